@@ -1,0 +1,162 @@
+"""From a model to an ONNX graph: trace, add the operators' bodies, simplify, check."""
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Optional
+
+import onnx
+import torch
+from mmdet.models.detectors import TwoStageDetector
+from onnxsim import simplify
+from torch import Tensor, nn
+
+from export.functions import DOMAIN_VERSION, functions_for
+from patches import applied, patches_for
+from patches.operators import DOMAIN, paste_masks
+from patches.tracing import dynamic_size as tracing_dynamic_size
+from runtime.metadata import KEY, ModelMetadata
+
+MIN_OPSET = 16
+MAX_OPSET = 20
+
+
+@dataclass(frozen=True)
+class GraphOptions:
+    """What the graph looks like.
+
+    Attributes:
+        size: (height, width) in px that the trace runs at; the graph's own unless ``dynamic_size``.
+        dynamic_size: keep height and width dynamic.
+        masks: ``crop``, ``full`` or ``none``.
+        opset: of ONNX's own operators.
+    """
+
+    size: tuple[int, int]
+    dynamic_size: bool = False
+    masks: str = "crop"
+    opset: int = MIN_OPSET
+
+    def __post_init__(self) -> None:
+        if not MIN_OPSET <= self.opset <= MAX_OPSET:
+            raise ValueError(
+                f"--opset: expected {MIN_OPSET} to {MAX_OPSET}, found {self.opset}: RoiAlign's half_pixel mode begins "
+                f"at opset {MIN_OPSET}, and PyTorch's TorchScript exporter ends at {MAX_OPSET}"
+            )
+
+
+class DetectorGraph(nn.Module):
+    """The function that is traced: the patched model, its outputs in the order of the contract.
+
+    Args of ``forward``:
+        images: (B, 3, H, W) float32, normalised and padded bottom and right.
+        image_sizes: (B, 2) float32, each image's (height, width) inside its padding in px.
+
+    Returns of ``forward``:
+        num_dets (B,) int32, dets (B, K, 5) float32, labels (B, K) int32 and, unless ``masks`` is ``none``, masks:
+        (B, K, h, w) float32 probabilities for ``crop``, (B, K, H, W) uint8 for ``full``.
+    """
+
+    def __init__(self, model: TwoStageDetector, masks: str) -> None:
+        super().__init__()
+        self.model = model
+        self.masks = masks
+
+    def forward(self, images: Tensor, image_sizes: Tensor) -> tuple[Tensor, ...]:
+        found = self.model.predict(images, image_sizes)
+        dets = torch.cat([found.boxes, found.scores[..., None]], dim=-1)
+        outputs = (found.num_dets, dets, found.labels)
+        if self.masks == "none":
+            return outputs
+        if self.masks == "crop":
+            return (*outputs, found.masks)
+        threshold = float(self.model.test_cfg.rcnn.mask_thr_binary)
+        return (*outputs, paste_masks(found.masks, found.boxes, images, threshold=threshold))
+
+
+def onnx_from_model(model: TwoStageDetector, options: GraphOptions) -> onnx.ModelProto:
+    """Trace the patched model and add the portable operators' bodies.
+
+    Args:
+        model: in evaluation mode; it is as it was afterwards.
+        options: see ``GraphOptions``.
+
+    Raises:
+        patches.selection.UnsupportedModelError: before anything is traced.
+    """
+    patches = patches_for(model)
+    device = next(model.parameters()).device
+    images = torch.zeros(1, 3, *options.size, device=device)
+    image_sizes = torch.tensor([options.size], dtype=torch.float32, device=device)
+    buffer = io.BytesIO()
+    with (
+        applied(patches),
+        tracing_dynamic_size(options.dynamic_size),
+        torch.no_grad(),
+        warnings.catch_warnings(),
+    ):
+        # mmdet's Python checks of shapes look data-dependent to the tracer, and the exporter calls itself legacy.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            DetectorGraph(model, options.masks),
+            (images, image_sizes),
+            buffer,
+            dynamo=False,
+            opset_version=options.opset,
+            input_names=["images", "image_sizes"],
+            output_names=_output_names(options.masks),
+            dynamic_axes=_dynamic_axes(options),
+            custom_opsets={DOMAIN: DOMAIN_VERSION},
+        )
+    graph = onnx.load_from_string(buffer.getvalue())
+    graph.functions.extend(functions_for(graph.graph.node, options.opset))
+    return graph
+
+
+def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with constants folded and shapes inferred.
+
+    Raises:
+        RuntimeError: onnxsim found that its result computes something else.
+    """
+    # Shapes come from the functions, through onnx. onnxsim itself mixes up two calls of one function with different
+    # attributes (it took GroupedNMS's 1000 rows for the second call's 100), so it does not get to see the bodies.
+    bare = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    functions = list(bare.functions)
+    del bare.functions[:]
+    result, matches = simplify(bare)
+    if not matches:
+        raise RuntimeError(
+            "onnxsim: expected an equal graph, found a different one; export with --no-simplify"
+        )
+    result.functions.extend(functions)
+    return result
+
+
+def with_metadata(model: onnx.ModelProto, metadata: ModelMetadata) -> onnx.ModelProto:
+    """Return a copy of the model that carries the metadata and names its producer."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    onnx.helper.set_model_props(copy, {KEY: metadata.to_json()})
+    copy.producer_name = "maskrcnn-deploy"
+    copy.producer_version = metadata.versions.get("maskrcnn-deploy", "")
+    return copy
+
+
+def _output_names(masks: str) -> list[str]:
+    names = ["num_dets", "dets", "labels"]
+    return names if masks == "none" else [*names, "masks"]
+
+
+def _dynamic_axes(options: GraphOptions) -> dict[str, dict[int, str]]:
+    axes = {name: {0: "batch"} for name in ("images", "image_sizes", *_output_names(options.masks))}
+    if options.dynamic_size:
+        axes["images"].update({2: "height", 3: "width"})
+        if options.masks == "full":
+            axes["masks"].update({2: "height", 3: "width"})
+    return axes
+
+
+def num_nodes(model: onnx.ModelProto, op_type: Optional[str] = None) -> int:
+    """Count the main graph's nodes, of one type or all."""
+    return sum(op_type is None or node.op_type == op_type for node in model.graph.node)

@@ -1,0 +1,92 @@
+"""An mmdet model, built from its config and filled from its checkpoint."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from torch import nn
+
+import patches  # noqa: F401  (makes mmdet importable without mmcv's compiled ops; comes first)
+from export.checkpoint import Checkpoint, load_weights, read_checkpoint
+from export.config import load_config
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with where it came from.
+
+    Attributes:
+        model: the detector in evaluation mode.
+        config: its config.
+        name: the config's name.
+        checkpoint: None for random weights.
+    """
+
+    model: nn.Module
+    config: Config
+    name: str
+    checkpoint: Optional[Checkpoint]
+
+
+def load_model(
+    config: str,
+    checkpoint: Optional[Path],
+    *,
+    device: str = "cpu",
+    max_per_img: Optional[int] = None,
+    trust_pickle: bool = False,
+    allow_mismatch: bool = False,
+) -> LoadedModel:
+    """Build the config's model and load the checkpoint into it.
+
+    Args:
+        config: a path or a shipped config's bare name.
+        checkpoint: the weights, or None for the initialisation that the config asks for.
+        device: where the model runs.
+        max_per_img: most detections per image; None for the config's.
+        trust_pickle, allow_mismatch: see ``export.checkpoint``.
+
+    Raises:
+        FileNotFoundError, ValueError: see ``export.config`` and ``export.checkpoint``.
+    """
+    cfg = load_config(config)
+    if max_per_img is not None and "rcnn" in cfg.model.get("test_cfg", {}):
+        cfg.model.test_cfg.rcnn.max_per_img = max_per_img
+    content = None if checkpoint is None else read_checkpoint(checkpoint, trust_pickle=trust_pickle)
+    model = model_from_config(cfg)
+    if content is None:
+        _init_weights(model)
+    else:
+        load_weights(model, content, allow_mismatch=allow_mismatch)
+    return LoadedModel(model.to(torch.device(device)), cfg, Path(config).stem, content)
+
+
+def model_from_config(config: Config) -> nn.Module:
+    """Build the model in evaluation mode with gradients off.
+
+    Raises:
+        ValueError: mmdet cannot build it.
+    """
+    register_all_modules(init_default_scope=True)
+    try:
+        model = MODELS.build(config.model)
+    except Exception as error:
+        raise ValueError(f"config: expected a model that mmdet can build, found: {error}") from error
+    return model.eval().requires_grad_(False)
+
+
+def _init_weights(model: nn.Module) -> None:
+    # mmengine logs a paragraph per parameter.
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        model.init_weights()
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,117 @@
+"""The exported file against the model it came from: onnxruntime and unpatched PyTorch on the same pixels."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from torch import nn
+
+from runtime.compare import DetectionArrays, Difference, Tolerance, compare
+from runtime.detector import Detector
+from runtime.metadata import ModelMetadata
+from runtime.postprocess import detections_from_outputs
+from runtime.preprocess import Batch, prepare
+
+
+@dataclass(frozen=True)
+class Case:
+    """One batch's comparison.
+
+    Attributes:
+        batch: number of images.
+        image: index within the batch.
+        size: (height, width) of the image inside its padding, px.
+        difference: of its detections.
+    """
+
+    batch: int
+    image: int
+    size: tuple[int, int]
+    difference: Difference
+
+    def within(self, tolerance: Tolerance) -> bool:
+        """Return whether this image's results agree."""
+        return self.difference.within(tolerance)
+
+
+def verify(path: Path, model: nn.Module, batches: Sequence[Sequence[np.ndarray]]) -> list[Case]:
+    """Compare the file with the model.
+
+    Args:
+        path: the ONNX file.
+        model: the unpatched detector in evaluation mode.
+        batches: lists of (H, W, 3) uint8 BGR images; each list is run as one batch.
+
+    Returns:
+        A case per image. Masks are compared at the original image's resolution, as mmdet pastes them; a file with
+        ``full`` masks at the network's, where it pastes them itself.
+    """
+    cases = []
+    with Detector(path, "onnxruntime") as detector:
+        for images in batches:
+            batch = prepare(images, detector.metadata)
+            outputs = detector.backend.run(batch.images, batch.image_sizes)
+            expected = reference_detections(model, batch, detector.metadata)
+            found = exported_detections(outputs, batch, detector.metadata)
+            sizes = [(int(h), int(w)) for h, w in batch.image_sizes]
+            for i, difference in enumerate(compare(expected, found)):
+                cases.append(Case(len(batch), i, sizes[i], difference))
+    return cases
+
+
+def reference_detections(model: nn.Module, batch: Batch, metadata: ModelMetadata) -> list[DetectionArrays]:
+    """Run mmdet's own ``predict``.
+
+    Returns:
+        Per image, in original px with masks at original resolution; for ``full`` masks in network px.
+    """
+    device = next(model.parameters()).device
+    images = torch.from_numpy(batch.images).to(device)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        samples = model.predict(images, _data_samples(batch), rescale=metadata.masks != "full")
+    return [_arrays(sample.pred_instances, metadata) for sample in samples]
+
+
+def exported_detections(
+    outputs: dict[str, np.ndarray], batch: Batch, metadata: ModelMetadata
+) -> list[DetectionArrays]:
+    """Bring the graph's outputs to where ``reference_detections`` are."""
+    if metadata.masks != "full":
+        return [
+            DetectionArrays(d.boxes, d.scores, d.labels, d.masks if d.has_masks else None)
+            for d in detections_from_outputs(outputs, batch, metadata)
+        ]
+    found = []
+    for i, count in enumerate(outputs["num_dets"]):
+        height, width = (int(v) for v in batch.image_sizes[i])
+        dets = outputs["dets"][i, :count]
+        masks = outputs["masks"][i, :count, :height, :width]
+        found.append(DetectionArrays(dets[:, :4], dets[:, 4], outputs["labels"][i, :count], masks))
+    return found
+
+
+def _data_samples(batch: Batch) -> list[DetDataSample]:
+    samples = []
+    for size, factors, original in zip(batch.image_sizes, batch.scale_factors, batch.original_sizes):
+        shape = (int(size[0]), int(size[1]))
+        meta = {
+            "img_shape": shape,
+            "ori_shape": tuple(original),
+            "scale_factor": tuple(float(f) for f in factors),
+            "batch_input_shape": batch.images.shape[2:],
+            "pad_shape": batch.images.shape[2:],
+        }
+        samples.append(DetDataSample(metainfo=meta))
+    return samples
+
+
+def _arrays(instances: object, metadata: ModelMetadata) -> DetectionArrays:
+    masks = instances.masks.cpu().numpy() if metadata.masks != "none" else None
+    return DetectionArrays(
+        instances.bboxes.cpu().numpy(), instances.scores.cpu().numpy(), instances.labels.cpu().numpy(), masks
+    )

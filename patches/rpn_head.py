@@ -1,0 +1,113 @@
+"""``RPNHead``: proposals of the whole batch, NMS per level before the cut, fixed size."""
+
+from typing import Any, Optional
+
+import torch
+import torch.nn.functional as F
+from mmdet.models.dense_heads import RPNHead
+from torch import Tensor
+
+from patches.operators import NO_CANDIDATE, grouped_nms
+from patches.padded import Proposals, take_rows
+from patches.patch import Patch
+from patches.tracing import constant, is_dynamic_size, spatial_size
+
+# Every probability is above it, ``NO_CANDIDATE`` is not: mmdet's RPN has no score threshold.
+ANY_SCORE = -0.5
+
+
+def _scores(self: RPNHead, cls_score: Tensor) -> Tensor:
+    """Return (B, H * W * A) objectness from (B, A * classes, H, W) logits, anchors fastest."""
+    logits = cls_score.permute(0, 2, 3, 1)
+    if self.use_sigmoid_cls:
+        return logits.flatten(1).sigmoid()
+    logits = logits.reshape(logits.shape[0], -1, self.cls_out_channels)
+    return logits.softmax(-1)[..., 0]
+
+
+def _select_top(
+    scores: Tensor, deltas: Tensor, priors: Tensor, nms_pre: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keep the ``nms_pre`` best of a level per image.
+
+    With a dynamic size nobody knows whether the level has so many: padding makes the result's size constant,
+    and TensorRT's TopK takes no k computed in the graph.
+    """
+    num_priors = scores.shape[1]
+    if is_dynamic_size():
+        padded = F.pad(scores, (0, nms_pre), value=NO_CANDIDATE)
+        scores, index = padded.topk(nms_pre, dim=1)
+        index = torch.minimum(index, torch.as_tensor(num_priors - 1, device=index.device))
+    elif 0 < nms_pre < constant(num_priors):
+        scores, index = scores.topk(nms_pre, dim=1)
+    else:
+        return scores, deltas, priors.expand(deltas.shape[0], -1, 4)
+    return scores, take_rows(deltas, index), priors[index]
+
+
+def rpn_head__predict_by_feat(
+    self: RPNHead,
+    cls_scores: list[Tensor],
+    bbox_preds: list[Tensor],
+    score_factors: Optional[list[Tensor]] = None,
+    batch_img_metas: Optional[Tensor] = None,
+    cfg: Any = None,
+    rescale: bool = False,
+    with_nms: bool = True,
+) -> Proposals:
+    """Turn RPN's outputs into proposals.
+
+    Args:
+        cls_scores: L logits (B, A, H_l, W_l) float32.
+        bbox_preds: L deltas (B, A * 4, H_l, W_l) float32.
+        score_factors: not used, as in mmdet.
+        batch_img_metas: ``image_sizes`` (B, 2) float32, (height, width) in input px.
+        cfg: test settings, the head's own by default.
+        rescale, with_nms: as mmdet calls it for a two-stage detector: False, True.
+
+    Returns:
+        Proposals, P = ``max_per_img`` (fewer where the image has fewer anchors).
+    """
+    cfg = cfg or self.test_cfg
+    priors = self.prior_generator.grid_priors(
+        [spatial_size(s) for s in cls_scores], dtype=cls_scores[0].dtype, device=cls_scores[0].device
+    )
+    levels = []
+    for cls_score, bbox_pred, prior in zip(cls_scores, bbox_preds, priors):
+        deltas = bbox_pred.permute(0, 2, 3, 1).reshape(bbox_pred.shape[0], -1, 4)
+        levels.append(_select_top(_scores(self, cls_score), deltas, prior, cfg.get("nms_pre", -1)))
+    scores, deltas, priors = (torch.cat(parts, dim=1) for parts in zip(*levels))
+    sizes = [constant(s.shape[1]) for s, _, _ in levels]
+    groups = torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(torch.tensor(sizes))
+    boxes = self.bbox_coder.decode(priors, deltas, max_shape=batch_img_metas[:, None, :])
+    return _nms(cfg, boxes, scores, groups[None].to(boxes.device))
+
+
+def _nms(cfg: Any, boxes: Tensor, scores: Tensor, groups: Tensor) -> Proposals:
+    min_size = cfg.get("min_bbox_size", -1)
+    if min_size >= 0:
+        width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+        large_enough = (width > min_size) & (height > min_size)
+        scores = torch.where(large_enough, scores, scores.new_tensor(NO_CANDIDATE))
+    max_output = cfg.max_per_img
+    if not is_dynamic_size():
+        max_output = min(max_output, constant(scores.shape[1]))
+    indices, _ = grouped_nms(
+        boxes,
+        scores,
+        torch.zeros_like(groups) if cfg.nms.get("class_agnostic", False) else groups,
+        iou_threshold=cfg.nms.iou_threshold,
+        score_threshold=ANY_SCORE,
+        max_output=max_output,
+    )
+    return Proposals(take_rows(boxes, indices), indices >= 0)
+
+
+PATCHES = (
+    Patch(
+        RPNHead,
+        "predict_by_feat",
+        rpn_head__predict_by_feat,
+        "it loops over the images in Python and returns as many proposals as each happens to have",
+    ),
+)

@@ -1,0 +1,135 @@
+"""Which patches a model needs, and whether it is one they were written for."""
+
+from mmcv.ops import RoIAlign
+from mmdet.models.dense_heads import RPNHead
+from mmdet.models.detectors import TwoStageDetector
+from mmdet.models.roi_heads import StandardRoIHead
+from mmdet.models.roi_heads.bbox_heads import BBoxHead
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
+from mmdet.models.task_modules.prior_generators import AnchorGenerator
+from torch import nn
+
+from patches import (
+    anchor_generator,
+    base_roi_head,
+    bbox_head,
+    delta_xywh_bbox_coder,
+    fcn_mask_head,
+    rpn_head,
+    single_roi_extractor,
+    standard_roi_head,
+    two_stage_detector,
+)
+from patches.patch import Patch
+
+
+class UnsupportedModelError(ValueError):
+    """The model has a part whose patched counterpart does not exist: its name, and what is supported."""
+
+
+def patches_for(model: nn.Module) -> tuple[Patch, ...]:
+    """Return the patches under which ``model.predict(images, image_sizes)`` can be traced.
+
+    Raises:
+        UnsupportedModelError: a part of the model is outside what the patches cover; nothing has been changed.
+    """
+    check_supported(model)
+    patches = (
+        *two_stage_detector.PATCHES,
+        *anchor_generator.PATCHES,
+        *rpn_head.PATCHES,
+        *delta_xywh_bbox_coder.PATCHES,
+        *base_roi_head.PATCHES,
+        *standard_roi_head.PATCHES,
+        *single_roi_extractor.PATCHES,
+        *bbox_head.PATCHES,
+    )
+    if model.roi_head.with_mask:
+        patches += (*standard_roi_head.MASK_PATCHES, *fcn_mask_head.PATCHES)
+    return patches
+
+
+def check_supported(model: nn.Module) -> None:
+    """Raise UnsupportedModelError for the first part that the patches do not cover."""
+    if not isinstance(model, TwoStageDetector):
+        raise UnsupportedModelError(
+            f"expected a two-stage detector such as Mask R-CNN or Faster R-CNN, found {type(model).__name__}. "
+            "One-stage and query-based models are outside this tool's scope."
+        )
+    if not (model.with_rpn and model.with_roi_head):
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: expected an RPN and a RoI head, found a model without "
+            f"{'an RPN' if not model.with_rpn else 'a RoI head'}."
+        )
+    _check_rpn(model)
+    _check_roi_head(model)
+
+
+def _check_rpn(model: nn.Module) -> None:
+    head = model.rpn_head
+    _check_uses(head, RPNHead, "predict_by_feat", "rpn_head")
+    _check_uses(
+        head.prior_generator, AnchorGenerator, "single_level_grid_priors", "rpn_head.anchor_generator"
+    )
+    _check_uses(head.bbox_coder, DeltaXYWHBBoxCoder, "decode", "rpn_head.bbox_coder")
+    _check_nms(model.test_cfg.rpn, "test_cfg.rpn")
+
+
+def _check_roi_head(model: nn.Module) -> None:
+    head = model.roi_head
+    for name in ("predict", "predict_bbox"):
+        _check_uses(head, StandardRoIHead, name, "roi_head")
+    if not head.with_bbox:
+        raise UnsupportedModelError("roi_head: expected a bbox_head, found none.")
+    _check_extractor(head.bbox_roi_extractor, "roi_head.bbox_roi_extractor")
+    _check_uses(head.bbox_head, BBoxHead, "predict_by_feat", "roi_head.bbox_head")
+    _check_uses(head.bbox_head, BBoxHead, "_predict_by_feat_single", "roi_head.bbox_head")
+    _check_uses(head.bbox_head.bbox_coder, DeltaXYWHBBoxCoder, "decode", "roi_head.bbox_head.bbox_coder")
+    _check_nms(model.test_cfg.rcnn, "test_cfg.rcnn")
+    if head.with_mask:
+        _check_uses(head, StandardRoIHead, "predict_mask", "roi_head")
+        _check_extractor(head.mask_roi_extractor, "roi_head.mask_roi_extractor")
+        _check_uses(head.mask_head, FCNMaskHead, "predict_by_feat", "roi_head.mask_head")
+        _check_uses(head.mask_head, FCNMaskHead, "_predict_by_feat_single", "roi_head.mask_head")
+        if model.test_cfg.rcnn.mask_thr_binary < 0:
+            raise UnsupportedModelError(
+                "test_cfg.rcnn.mask_thr_binary: expected a threshold of 0 or more, "
+                f"found {model.test_cfg.rcnn.mask_thr_binary} (mmdet's debugging output)."
+            )
+
+
+def _check_extractor(extractor: nn.Module, where: str) -> None:
+    _check_uses(extractor, SingleRoIExtractor, "forward", where)
+    layer = extractor.roi_layers[0]
+    if type(layer) is not RoIAlign:
+        raise UnsupportedModelError(f"{where}.roi_layer: expected RoIAlign, found {type(layer).__name__}.")
+    if layer.pool_mode != "avg":
+        raise UnsupportedModelError(
+            f"{where}.roi_layer.pool_mode: expected avg, found {layer.pool_mode}: "
+            "onnxruntime's maximum is taken over other samples than mmcv's."
+        )
+
+
+def _check_uses(part: object, owner: type, name: str, where: str) -> None:
+    """The part must get ``name`` from the class that is patched, not from a subclass that overrides it."""
+    found = type(part)
+    if isinstance(part, owner) and getattr(found, name) is getattr(owner, name):
+        return
+    raise UnsupportedModelError(
+        f"{where}: expected {owner.__name__} (or a subclass that keeps its {name}), found {found.__name__}."
+    )
+
+
+def _check_nms(cfg: dict, where: str) -> None:
+    """Only plain NMS, with the settings that the operator has."""
+    nms = dict(cfg.nms)
+    kind = nms.pop("type", "nms")
+    unknown = set(nms) - {"iou_threshold", "iou_thr", "class_agnostic", "split_thr"}
+    if kind not in ("nms",) or unknown or "iou_threshold" not in nms:
+        raise UnsupportedModelError(
+            f"{where}.nms: expected dict(type='nms', iou_threshold=...), found {dict(cfg.nms)}."
+        )
+    if cfg.max_per_img < 1:
+        raise UnsupportedModelError(f"{where}.max_per_img: expected at least 1, found {cfg.max_per_img}.")
