@@ -37,6 +37,7 @@ reference = Pybind11Extension(
     cxx_std=17,
     # No contraction into FMA: the reference is compared with NumPy and torch to the last bit where that is possible.
     extra_compile_args=["-O3", "-ffp-contract=off", "-Wall", "-Wextra"],
+    extra_link_args=["-pthread"],
     optional=True,
 )
 

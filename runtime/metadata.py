@@ -82,6 +82,12 @@ class ModelMetadata:
         for name in ("classes", "mean", "std", "size"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
+        for name, length in (("mean", 3), ("std", 3), ("size", 2)):
+            value = getattr(self, name)
+            if value is not None and len(value) != length:
+                raise ValueError(f"{name}: expected {length} numbers, found {value}")
+        if self.size_divisor < 1:
+            raise ValueError(f"size_divisor: expected at least 1, found {self.size_divisor}")
 
     def to_json(self) -> str:
         """Return the JSON that ``from_json`` reads, with the format's number in it."""
@@ -111,5 +117,9 @@ class ModelMetadata:
         if missing:
             raise ValueError(f"model metadata: missing {', '.join(missing)}; export the model again")
         values = {k: v for k, v in data.items() if k in known}
-        values["resize"] = ResizeRule(**values["resize"])
-        return cls(**values)
+        try:
+            values["resize"] = ResizeRule(**values["resize"])
+            return cls(**values)
+        except TypeError as error:
+            # A field of another JSON type, e.g. a number for the list of classes.
+            raise ValueError(f"model metadata: malformed field ({error}); export the model again") from error
