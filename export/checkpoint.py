@@ -96,7 +96,8 @@ def _load(path: Path, trust_pickle: bool) -> Any:
             ) from error
         if not trust_pickle:
             raise ValueError(
-                f"checkpoint {path}: expected tensors and plain values only, found a pickle that wants to run code ({reason}) "
+                f"checkpoint {path}: expected tensors and plain values only, "
+                f"found a pickle that wants to run code ({reason}). "
                 "If you trust whoever made it, give --trust-checkpoint."
             ) from error
     return torch.load(path, map_location="cpu", weights_only=False)

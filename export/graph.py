@@ -110,7 +110,26 @@ def onnx_from_model(model: TwoStageDetector, options: GraphOptions) -> onnx.Mode
         )
     graph = onnx.load_from_string(buffer.getvalue())
     graph.functions.extend(functions_for(graph.graph.node, options.opset))
+    _infer_output_sizes(graph, options)
     return graph
+
+
+def _infer_output_sizes(model: onnx.ModelProto, options: GraphOptions) -> None:
+    """Replace the names that the exporter invents for sizes it does not know by those that follow from the bodies."""
+    inputs = {dim.dim_param for value in model.graph.input for dim in value.type.tensor_type.shape.dim}
+    del model.graph.value_info[:]
+    for output in model.graph.output:
+        for dim in output.type.tensor_type.shape.dim:
+            if dim.dim_param not in inputs:
+                dim.Clear()
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    del model.graph.output[:]
+    model.graph.output.extend(inferred.graph.output)
+    if options.masks == "full":
+        # Inference does not see through Range; the canvas is the images' own size.
+        images, masks = model.graph.input[0], model.graph.output[-1]
+        for axis in (2, 3):
+            masks.type.tensor_type.shape.dim[axis].CopyFrom(images.type.tensor_type.shape.dim[axis])
 
 
 def simplified(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -137,7 +137,8 @@ def _parser() -> argparse.ArgumentParser:
 def _check_pair(args: argparse.Namespace) -> None:
     if args.config is not None and args.checkpoint is None:
         raise ValueError(
-            f"expected CONFIG and CHECKPOINT, found only {args.config}; give the checkpoint, or `none` for random weights"
+            f"expected CONFIG and CHECKPOINT, found only {args.config}; "
+            "give the checkpoint, or `none` for random weights"
         )
     if args.max_per_img is not None and args.max_per_img < 1:
         raise ValueError(f"--max-per-img: expected at least 1, found {args.max_per_img}")

@@ -12,7 +12,6 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from torch import nn
 
-import patches  # noqa: F401  (makes mmdet importable without mmcv's compiled ops; comes first)
 from export.checkpoint import Checkpoint, load_weights, read_checkpoint
 from export.config import load_config
 

@@ -207,7 +207,7 @@ def _reference() -> types.ModuleType:
 def _torchvision_op(name: str) -> Callable[..., Any]:
     try:
         importlib.import_module("torchvision")
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another PyTorch
         raise RuntimeError(
             f"torchvision: expected it for {name} on CUDA, found none that can be imported ({error});"
             f" install the torchvision that belongs to this PyTorch, or {_REMEDY}"

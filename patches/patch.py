@@ -50,7 +50,8 @@ def applied(patches: Sequence[Patch]) -> Iterator[dict[Patch, int]]:
     if unused:
         raise RuntimeError(
             f"expected every patch to be called, found {len(unused)} never called: {', '.join(unused)}. "
-            "The model does not use this code, or calls it by another way: choose the patches with `patches_for(model)`."
+            "The model does not use this code, or calls it by another way: "
+            "choose the patches with `patches_for(model)`."
         )
 
 

@@ -18,11 +18,14 @@ class Tolerance:
         box_px: largest difference of a coordinate, px.
         score: largest difference of a score.
         mask: largest share of an image's mask pixels (union of both sides) that differ.
+        mask_px: this many pixels per image may differ in any case: in a small object one pixel, whose probability
+            is the threshold but for rounding, is more than the share.
     """
 
     box_px: float = 0.01
     score: float = 1e-4
     mask: float = 1e-4
+    mask_px: int = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,7 @@ class Difference:
         expected, found, matched: numbers of detections.
         box_px, score: largest difference among the matched, 0 without any.
         mask: share of differing mask pixels among the matched; None without masks.
+        mask_px: number of differing mask pixels among the matched.
         worst: where the largest box difference is, in words.
     """
 
@@ -59,6 +63,7 @@ class Difference:
     box_px: float
     score: float
     mask: Optional[float]
+    mask_px: int
     worst: str
 
     def within(self, tolerance: Tolerance) -> bool:
@@ -67,7 +72,7 @@ class Difference:
             self.expected == self.found == self.matched
             and self.box_px <= tolerance.box_px
             and self.score <= tolerance.score
-            and (self.mask is None or self.mask <= tolerance.mask)
+            and (self.mask is None or self.mask <= tolerance.mask or self.mask_px <= tolerance.mask_px)
         )
 
 
@@ -99,13 +104,16 @@ def compare_image(expected: DetectionArrays, found: DetectionArrays) -> Differen
     left, right = [i for i, _ in pairs], [j for _, j in pairs]
     boxes = np.abs(expected.boxes[left] - found.boxes[right]).max(axis=1, initial=0.0)
     scores = np.abs(expected.scores[left] - found.scores[right])
+    different, union = _mask_pixels(expected, found, pairs)
+    has_masks = expected.masks is not None and found.masks is not None
     return Difference(
         expected=len(expected.boxes),
         found=len(found.boxes),
         matched=len(pairs),
         box_px=float(boxes.max(initial=0.0)),
         score=float(scores.max(initial=0.0)),
-        mask=_mask_difference(expected, found, pairs),
+        mask=different / max(union, 1) if has_masks else None,
+        mask_px=different,
         worst=_worst(expected, found, pairs, boxes),
     )
 
@@ -123,17 +131,18 @@ def compare(expected: Sequence[DetectionArrays], found: Sequence[DetectionArrays
     return [compare_image(a, b) for a, b in zip(expected, found)]
 
 
-def _mask_difference(
+def _mask_pixels(
     expected: DetectionArrays, found: DetectionArrays, pairs: Sequence[tuple[int, int]]
-) -> Optional[float]:
-    if expected.masks is None or found.masks is None:
-        return None
+) -> tuple[int, int]:
+    """Count the pixels in which the pairs' masks differ, and those that either has."""
     different = union = 0
+    if expected.masks is None or found.masks is None:
+        return different, union
     for i, j in pairs:
         a, b = expected.masks[i].astype(bool), found.masks[j].astype(bool)
         different += int(np.count_nonzero(a ^ b))
         union += int(np.count_nonzero(a | b))
-    return different / max(union, 1)
+    return different, union
 
 
 def _worst(

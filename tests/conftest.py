@@ -13,7 +13,9 @@ def test_data() -> Path:
     """The folder with the trained R50-FPN and its evaluation set; tests that need it skip without it."""
     value = os.environ.get(DATA_VARIABLE)
     if not value:
-        pytest.skip(f"{DATA_VARIABLE} is not set: it names a folder with checkpoints/ and datasets/shapes_val/")
+        pytest.skip(
+            f"{DATA_VARIABLE} is not set: it names a folder with checkpoints/ and datasets/shapes_val/"
+        )
     root = Path(value)
     for needed in ("checkpoints/mask-rcnn_r50_fpn_shapes.pth", "datasets/shapes_val/annotations.json"):
         if not (root / needed).is_file():

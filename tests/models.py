@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-import patches  # noqa: F401  (first: makes mmdet importable)
 import torch
-from export.model import model_from_config
 from mmengine.config import Config
 from torch import Tensor, nn
+
+import patches  # noqa: F401  (first: makes mmdet importable)
+from export.model import model_from_config
 
 NUM_CLASSES = 5
 
@@ -34,7 +35,10 @@ def tiny_config(*, masks: bool = True, class_agnostic: bool = False, sigmoid_rpn
         },
     }
     if masks:
-        roi_head["mask_roi_extractor"] = {**extractor, "roi_layer": {**extractor["roi_layer"], "output_size": 14}}
+        roi_head["mask_roi_extractor"] = {
+            **extractor,
+            "roi_layer": {**extractor["roi_layer"], "output_size": 14},
+        }
         roi_head["mask_head"] = {
             "type": "FCNMaskHead",
             "num_convs": 1,
@@ -53,7 +57,13 @@ def tiny_config(*, masks: bool = True, class_agnostic: bool = False, sigmoid_rpn
             "bgr_to_rgb": True,
             "pad_size_divisor": 32,
         },
-        "backbone": {"type": "ResNet", "depth": 18, "base_channels": 8, "norm_eval": True, "style": "pytorch"},
+        "backbone": {
+            "type": "ResNet",
+            "depth": 18,
+            "base_channels": 8,
+            "norm_eval": True,
+            "style": "pytorch",
+        },
         "neck": {"type": "FPN", "in_channels": [8, 16, 32, 64], "out_channels": 16, "num_outs": 5},
         "rpn_head": {
             "type": "RPNHead",
@@ -85,7 +95,11 @@ def tiny_config(*, masks: bool = True, class_agnostic: bool = False, sigmoid_rpn
         {"type": "Resize", "scale": (192, 128), "keep_ratio": True},
         {"type": "PackDetInputs"},
     ]
-    dataset = {"type": "CocoDataset", "pipeline": pipeline, "metainfo": {"classes": ("a", "b", "c", "d", "e")}}
+    dataset = {
+        "type": "CocoDataset",
+        "pipeline": pipeline,
+        "metainfo": {"classes": ("a", "b", "c", "d", "e")},
+    }
     return Config({"model": model, "test_dataloader": {"dataset": dataset}})
 
 

@@ -5,10 +5,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from export.functions import DOMAIN, functions_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+
+from export.functions import DOMAIN, functions_for
 
 OPSETS = (16, 17, 18, 19, 20)
 
@@ -19,7 +20,9 @@ ROI_ATOL = 1e-5
 NEAR_THRESHOLD = 1e-5
 
 
-def session_for(node: onnx.NodeProto, inputs: dict, outputs: dict, opset: int = 16) -> onnxruntime.InferenceSession:
+def session_for(
+    node: onnx.NodeProto, inputs: dict, outputs: dict, opset: int = 16
+) -> onnxruntime.InferenceSession:
     """Return a session for a graph of this one node."""
     values = [[helper.make_tensor_value_info(k, *v) for k, v in each.items()] for each in (inputs, outputs)]
     graph = helper.make_graph([node], "test", *values)
@@ -167,7 +170,9 @@ def axis_weights(positions: np.ndarray, size: int) -> np.ndarray:
     return weights
 
 
-def roi_align_oracle(feature: np.ndarray, roi: np.ndarray, scale: float, aligned: bool, ratio: int) -> np.ndarray:
+def roi_align_oracle(
+    feature: np.ndarray, roi: np.ndarray, scale: float, aligned: bool, ratio: int
+) -> np.ndarray:
     """RoIAlign of one RoI into 3 x 2 bins in float64, from its definition (He et al. 2017; aligned: detectron2)."""
     image = feature[int(roi[0])].astype(np.float64)
     means = []
@@ -193,9 +198,13 @@ def level_oracle(roi: np.ndarray, num_levels: int) -> int:
 @pytest.mark.parametrize("num_levels", [1, 4])
 def test_multi_level_roi_align(aligned, ratio, num_levels):
     rng = np.random.default_rng(3)
-    features = [rng.standard_normal((2, 3, 64 // 2**i, 80 // 2**i)).astype(np.float32) for i in range(num_levels)]
+    features = [
+        rng.standard_normal((2, 3, 64 // 2**i, 80 // 2**i)).astype(np.float32) for i in range(num_levels)
+    ]
     corners = rng.uniform(-40, 300, (60, 2))
-    sizes = rng.choice([0, 3, 20, 111.99, 112, 130, 224, 447, 448, 500], (60, 2)) * rng.uniform(0.9, 1.1, (60, 1))
+    sizes = rng.choice([0, 3, 20, 111.99, 112, 130, 224, 447, 448, 500], (60, 2)) * rng.uniform(
+        0.9, 1.1, (60, 1)
+    )
     rois = np.concatenate([rng.integers(0, 2, (60, 1)), corners, corners + sizes], 1).astype(np.float32)
     boundary = np.float32([[1, 0, 0, s, s] for s in (0, 111.9999, 112, 223.9999, 224, 448, 449, 2000)])
     rois = np.concatenate([rois, boundary])
@@ -273,7 +282,9 @@ def test_two_numbers_of_feature_maps_are_refused():
     nodes = [
         helper.make_node("MultiLevelRoiAlign", ["r", *"abcd"[:n]], [f"o{n}"], domain=DOMAIN) for n in (2, 4)
     ]
-    with pytest.raises(ValueError, match="expected the same number of feature maps in every node, found 2 and 4"):
+    with pytest.raises(
+        ValueError, match="expected the same number of feature maps in every node, found 2 and 4"
+    ):
         functions_for(nodes, 16)
 
 

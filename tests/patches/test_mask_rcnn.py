@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 from mmdet.structures import DetDataSample
+from torch import Tensor
+
+from export.model import model_from_config
 from patches import applied, patches_for
 from patches.padded import Instances, Proposals, rois_from_boxes, take_rows
 from patches.selection import UnsupportedModelError, check_supported
-from torch import Tensor
-
 from tests.models import NUM_CLASSES, structured_images, tiny_config, tiny_model
-from export.model import model_from_config
 
 SIZE = (128, 192)
 IMAGE_SIZES = ((128, 192), (100, 150), (128, 96))
@@ -25,7 +25,13 @@ SIGMOID_ATOL = 1e-6
 def metas(sizes: tuple) -> list[dict]:
     """Return mmdet's metadata for images of these sizes, unscaled."""
     return [
-        {"img_shape": s, "ori_shape": s, "scale_factor": (1.0, 1.0), "batch_input_shape": SIZE, "pad_shape": SIZE}
+        {
+            "img_shape": s,
+            "ori_shape": s,
+            "scale_factor": (1.0, 1.0),
+            "batch_input_shape": SIZE,
+            "pad_shape": SIZE,
+        }
         for s in sizes
     ]
 
@@ -35,7 +41,7 @@ def samples(sizes: tuple) -> list[DetDataSample]:
     return [DetDataSample(metainfo=meta) for meta in metas(sizes)]
 
 
-def run_patched(model: torch.nn.Module, function, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN201
+def run_patched(model: torch.nn.Module, function, *args, **kwargs):
     """Call a bound method's name on the model's part while the patches are applied (some of them unused)."""
     try:
         with applied(patches_for(model)), torch.no_grad():
@@ -97,7 +103,9 @@ def assert_same_instances(found: Instances, expected: list) -> None:
 def test_anchor_generator(model, feature_size):
     generator = model.rpn_head.prior_generator
     expected = generator.single_level_grid_priors(feature_size, level_idx=2, device="cpu")
-    found = run_patched(model, lambda: generator.single_level_grid_priors(feature_size, level_idx=2, device="cpu"))
+    found = run_patched(
+        model, lambda: generator.single_level_grid_priors(feature_size, level_idx=2, device="cpu")
+    )
     assert torch.equal(found, expected)
 
 
@@ -110,7 +118,9 @@ def test_delta_xywh_bbox_coder(model, part):
     deltas = torch.randn(2, 50, 4) * 3
     shapes = [(120, 180), (77, 90)]
     expected = [coder.decode(b, d, max_shape=s) for b, d, s in zip(boxes, deltas, shapes)]
-    found = run_patched(model, lambda: coder.decode(boxes, deltas, max_shape=torch.tensor(shapes).float()[:, None]))
+    found = run_patched(
+        model, lambda: coder.decode(boxes, deltas, max_shape=torch.tensor(shapes).float()[:, None])
+    )
     assert torch.equal(found, torch.stack(expected))
     single = run_patched(model, lambda: coder.decode(boxes[0], deltas[0], max_shape=shapes[0]))
     assert torch.equal(single, expected[0])
@@ -119,7 +129,8 @@ def test_delta_xywh_bbox_coder(model, part):
 def test_rpn_head(model, features, proposals):
     outputs = model.rpn_head(features)
     found = run_patched(
-        model, lambda: model.rpn_head.predict_by_feat(*outputs, batch_img_metas=torch.tensor(IMAGE_SIZES).float())
+        model,
+        lambda: model.rpn_head.predict_by_feat(*outputs, batch_img_metas=torch.tensor(IMAGE_SIZES).float()),
     )
     for i, expected in enumerate(proposals):
         assert int(found.valid[i].sum()) == len(expected)
@@ -207,7 +218,9 @@ def test_a_batch_equals_its_images(model, images):
     for i, single in enumerate(alone):
         count = int(single.num_dets[0])
         assert int(together.num_dets[i]) == count
-        torch.testing.assert_close(together.boxes[i, :count], single.boxes[0, :count], rtol=0, atol=BATCH_ATOL)
+        torch.testing.assert_close(
+            together.boxes[i, :count], single.boxes[0, :count], rtol=0, atol=BATCH_ATOL
+        )
 
 
 @pytest.mark.parametrize("threshold", [2.0, 0.999999])
@@ -241,11 +254,20 @@ def test_take_rows_pads_with_zeros():
 
 
 REFUSALS = [
-    ({"test_cfg.rcnn.nms": {"type": "soft_nms", "iou_threshold": 0.5}}, r"test_cfg.rcnn.nms: .*found .*soft_nms"),
-    ({"test_cfg.rpn.nms": {"type": "nms", "iou_threshold": 0.7, "max_num": 5}}, r"test_cfg.rpn.nms: .*max_num"),
+    (
+        {"test_cfg.rcnn.nms": {"type": "soft_nms", "iou_threshold": 0.5}},
+        r"test_cfg.rcnn.nms: .*found .*soft_nms",
+    ),
+    (
+        {"test_cfg.rpn.nms": {"type": "nms", "iou_threshold": 0.7, "max_num": 5}},
+        r"test_cfg.rpn.nms: .*max_num",
+    ),
     ({"test_cfg.rcnn.max_per_img": -1}, r"max_per_img: expected at least 1, found -1"),
     ({"test_cfg.rcnn.mask_thr_binary": -1}, r"mask_thr_binary: expected a threshold of 0 or more"),
-    ({"roi_head.mask_roi_extractor.type": "GenericRoIExtractor"}, r"expected SingleRoIExtractor .*GenericRoIExtractor"),
+    (
+        {"roi_head.mask_roi_extractor.type": "GenericRoIExtractor"},
+        r"expected SingleRoIExtractor .*GenericRoIExtractor",
+    ),
     ({"roi_head.bbox_roi_extractor.roi_layer.pool_mode": "max"}, r"pool_mode: expected avg, found max"),
     ({"roi_head.bbox_head.bbox_coder.type": "TBLRBBoxCoder"}, r"bbox_coder: expected DeltaXYWHBBoxCoder"),
 ]

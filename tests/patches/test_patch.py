@@ -1,6 +1,7 @@
 """``applied``: everything is restored, whatever happened, and every patch is known to have been used."""
 
 import pytest
+
 from patches.patch import Patch, applied
 
 

@@ -1,0 +1,191 @@
+"""The exported graph against the unpatched model: any batch, any number of detections, both kinds of masks."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from torch import nn
+
+from export.graph import (
+    MAX_OPSET,
+    MIN_OPSET,
+    GraphOptions,
+    num_nodes,
+    onnx_from_model,
+    simplified,
+    with_metadata,
+)
+from export.metadata import metadata_from_model
+from export.model import LoadedModel
+from export.verify import verify
+from runtime.compare import Tolerance
+from tests.models import structured_images, tiny_config, tiny_model
+
+SIZE = (128, 192)
+TOLERANCE = Tolerance()
+
+
+def photos(*sizes: tuple[int, int], seed: int = 0) -> list[np.ndarray]:
+    """Return a different uint8 BGR image of each size."""
+    found = []
+    for i, size in enumerate(sizes):
+        values = structured_images(1, size, seed + i)[0].permute(1, 2, 0).numpy()
+        found.append(np.clip(values * 50 + 120, 0, 255).astype(np.uint8))
+    return found
+
+
+def export(
+    model: nn.Module,
+    path: Path,
+    *,
+    masks: str = "crop",
+    size: tuple[int, int] = SIZE,
+    dynamic_size: bool = False,
+    opset: int = MIN_OPSET,
+    simplify: bool = True,
+    **options: bool,
+) -> onnx.ModelProto:
+    """Export to ``path`` and return what was written."""
+    loaded = LoadedModel(model, tiny_config(**options), "tiny", None)
+    metadata = metadata_from_model(
+        loaded, size=None if dynamic_size else size, dynamic_size=dynamic_size, masks=masks
+    )
+    settings = GraphOptions(size=size, dynamic_size=dynamic_size, masks=metadata.masks, opset=opset)
+    graph = onnx_from_model(model, settings)
+    if simplify:
+        graph = simplified(graph)
+    graph = with_metadata(graph, metadata)
+    onnx.checker.check_model(graph, full_check=True)
+    onnx.save(graph, str(path))
+    return graph
+
+
+def assert_equal(path: Path, model: nn.Module, *batches: list[np.ndarray]) -> list:
+    cases = verify(path, model, batches)
+    for case in cases:
+        d = case.difference
+        assert case.within(TOLERANCE), (
+            f"{d.matched} of {d.expected}, {d.found}; {d.box_px} {d.score} {d.mask} {d.worst}"
+        )
+    return cases
+
+
+PHOTOS = photos((128, 192), (150, 100), (64, 200))
+
+
+@pytest.mark.parametrize("masks", ["crop", "full"])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_batches_of_different_images(tmp_path, masks, dynamic):
+    """Traced at batch 1; run at 1, 2 and 3, portrait and landscape together."""
+    model = tiny_model()
+    export(model, tmp_path / "m.onnx", masks=masks, dynamic_size=dynamic)
+    cases = assert_equal(tmp_path / "m.onnx", model, PHOTOS[:1], PHOTOS[1:], PHOTOS)
+    assert all(case.difference.matched > 3 for case in cases)
+
+
+def test_dynamic_size_takes_sizes_it_was_not_traced_at(tmp_path):
+    model = tiny_model()
+    export(model, tmp_path / "m.onnx", dynamic_size=True, size=(64, 64))
+    cases = assert_equal(
+        tmp_path / "m.onnx", model, *[[p] for p in photos((40, 40), (300, 70), (90, 400), seed=7)]
+    )
+    assert len({case.size for case in cases}) == 3
+
+
+@pytest.mark.parametrize("options", [{"masks": False}, {"class_agnostic": True}, {"sigmoid_rpn": False}])
+def test_variants(tmp_path, options):
+    model = tiny_model(**options)
+    graph = export(model, tmp_path / "m.onnx", **({} if "masks" in options else options))
+    assert [o.name for o in graph.graph.output][3:] == ([] if "masks" in options else ["masks"])
+    assert_equal(tmp_path / "m.onnx", model, PHOTOS[:1], PHOTOS[1:])
+
+
+@pytest.mark.parametrize("opset", [17, 18, MAX_OPSET])
+def test_other_opsets(tmp_path, opset):
+    model = tiny_model()
+    graph = export(model, tmp_path / "m.onnx", opset=opset)
+    assert {o.domain: o.version for o in graph.opset_import}[""] == opset
+    assert_equal(tmp_path / "m.onnx", model, PHOTOS[:2])
+
+
+def test_without_simplification(tmp_path):
+    model = tiny_model()
+    export(model, tmp_path / "m.onnx", simplify=False)
+    assert_equal(tmp_path / "m.onnx", model, PHOTOS[:2])
+
+
+def scored(model: nn.Module, *, threshold: float, rows: int = 100) -> nn.Module:
+    for cfg in (model.test_cfg.rcnn, model.roi_head.test_cfg):
+        cfg.score_thr = threshold
+        cfg.max_per_img = rows
+    return model
+
+
+@pytest.mark.parametrize("masks", ["crop", "full"])
+@pytest.mark.parametrize(("threshold", "rows", "expected"), [(0.9999999, 100, 0), (0.05, 1, 1), (0.05, 7, 7)])
+def test_no_one_and_k_detections(tmp_path, masks, threshold, rows, expected):
+    model = scored(tiny_model(), threshold=threshold, rows=rows)
+    export(model, tmp_path / "m.onnx", masks=masks)
+    cases = assert_equal(tmp_path / "m.onnx", model, PHOTOS)
+    assert [case.difference.found for case in cases] == [expected] * 3
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory) -> onnx.ModelProto:
+    return export(tiny_model(), tmp_path_factory.mktemp("graph") / "m.onnx", masks="full")
+
+
+def test_the_operators_are_nodes_with_bodies(graph):
+    assert {f.name for f in graph.functions} == {"MultiLevelRoiAlign", "GroupedNMS", "PasteMasks"}
+    found = {name: num_nodes(graph, name) for name in ("MultiLevelRoiAlign", "GroupedNMS", "PasteMasks")}
+    assert found == {"MultiLevelRoiAlign": 2, "GroupedNMS": 2, "PasteMasks": 1}
+
+
+def test_the_contract(graph):
+    def described(values) -> dict:
+        return {
+            v.name: (
+                onnx.TensorProto.DataType.Name(v.type.tensor_type.elem_type),
+                [d.dim_param or d.dim_value for d in v.type.tensor_type.shape.dim],
+            )
+            for v in values
+        }
+
+    assert described(graph.graph.input) == {
+        "images": ("FLOAT", ["batch", 3, *SIZE]),
+        "image_sizes": ("FLOAT", ["batch", 2]),
+    }
+    assert described(graph.graph.output) == {
+        "num_dets": ("INT32", ["batch"]),
+        "dets": ("FLOAT", ["batch", 100, 5]),
+        "labels": ("INT32", ["batch", 100]),
+        "masks": ("UINT8", ["batch", 100, *SIZE]),
+    }
+
+
+def test_no_shape_depends_on_data_outside_the_bodies(graph):
+    """TensorRT with the plugins then never waits for the host."""
+    data_dependent = {"NonZero", "NonMaxSuppression", "Unique", "Compress", "Loop", "If", "Scan", "TopK"}
+    found = {node.op_type for node in graph.graph.node} & data_dependent
+    assert found <= {"TopK"}
+    constants = {i.name for i in graph.graph.initializer}
+    constants |= {o for n in graph.graph.node if n.op_type == "Constant" for o in n.output}
+    assert all(n.input[1] in constants for n in graph.graph.node if n.op_type == "TopK")
+
+
+def test_shapes_are_known_but_for_the_batch(graph):
+    """In the main graph of a fixed size every intermediate has a rank, and only batch-sized dimensions are free."""
+    inferred = onnx.shape_inference.infer_shapes(graph, data_prop=True)
+    known = {v.name: v for v in [*inferred.graph.value_info, *inferred.graph.output]}
+    for node in inferred.graph.node:
+        for name in node.output:
+            assert not name or known[name].type.tensor_type.HasField("shape"), (
+                f"{node.op_type} {name} has no rank"
+            )
+
+
+@pytest.mark.parametrize("opset", [MIN_OPSET - 1, MAX_OPSET + 1])
+def test_an_opset_out_of_range_is_refused(opset):
+    with pytest.raises(ValueError, match=f"--opset: expected {MIN_OPSET} to {MAX_OPSET}, found {opset}"):
+        GraphOptions(size=SIZE, opset=opset)
