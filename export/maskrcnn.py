@@ -27,7 +27,6 @@ from export.metadata import metadata_from_model
 from export.model import LoadedModel, load_model
 from export.steps import Steps
 from export.verify import Case, verify
-from patches.selection import check_supported
 from runtime.compare import Tolerance
 from runtime.images import read_image
 from runtime.metadata import ModelMetadata
@@ -58,7 +57,6 @@ def export(args: argparse.Namespace, console: Console) -> int:
     images = [] if args.no_verify else _verification_images(args.images)
     with steps(f"load {Path(args.config or EMBEDDED_CONFIG).stem}"):
         loaded = _load(args)
-        check_supported(loaded.model)
         metadata = metadata_from_model(
             loaded, size=args.size, dynamic_size=args.dynamic_size, masks=args.masks
         )
@@ -202,8 +200,8 @@ def _keep_failed(partial: Path, output: Path, console: Console) -> int:
 
 def _report(cases: Sequence[Case], console: Console) -> bool:
     tolerance = Tolerance()
-    table = Table(title="worst difference between onnxruntime and PyTorch", box=box.SIMPLE_HEAD)
-    for heading in ("batch", "image", "size", "detections", "matched", "box px", "score", "mask px", ""):
+    table = Table(title="onnxruntime and PyTorch: worst difference", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("batch", "image", "size", "matched", "box px", "score", "masks", ""):
         table.add_column(heading, justify="right", no_wrap=True)
     for case in cases:
         d = case.difference
@@ -211,8 +209,7 @@ def _report(cases: Sequence[Case], console: Console) -> bool:
             str(case.batch),
             str(case.image),
             f"{case.size[0]}x{case.size[1]}",
-            f"{d.found} of {d.expected}" if d.found != d.expected else str(d.found),
-            str(d.matched),
+            f"{d.matched} of {d.expected}" + (f", found {d.found}" if d.found != d.expected else ""),
             f"{d.box_px:.1e}",
             f"{d.score:.1e}",
             "-" if d.mask is None else f"{d.mask:.1e}",

@@ -1,6 +1,5 @@
 """An mmdet model, built from its config and filled from its checkpoint."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -9,11 +8,15 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from torch import nn
 
 from export.checkpoint import Checkpoint, load_weights, read_checkpoint
 from export.config import load_config
+from export.random_weights import randomize
+from patches.selection import check_supported
+
+# Of the image that random weights are fitted to, (height, width) px.
+RANDOM_WEIGHTS_SIZE = (256, 384)
 
 
 @dataclass(frozen=True)
@@ -46,21 +49,23 @@ def load_model(
 
     Args:
         config: a path or a shipped config's bare name.
-        checkpoint: the weights, or None for the initialisation that the config asks for.
+        checkpoint: the weights, or None for random ones (``export.random_weights``).
         device: where the model runs.
         max_per_img: most detections per image; None for the config's.
         trust_pickle, allow_mismatch: see ``export.checkpoint``.
 
     Raises:
         FileNotFoundError, ValueError: see ``export.config`` and ``export.checkpoint``.
+        patches.selection.UnsupportedModelError: not a detector that can be exported.
     """
     cfg = load_config(config)
     if max_per_img is not None and "rcnn" in cfg.model.get("test_cfg", {}):
         cfg.model.test_cfg.rcnn.max_per_img = max_per_img
     content = None if checkpoint is None else read_checkpoint(checkpoint, trust_pickle=trust_pickle)
     model = model_from_config(cfg)
+    check_supported(model)
     if content is None:
-        _init_weights(model)
+        randomize(model, seed=0, size=RANDOM_WEIGHTS_SIZE)
     else:
         load_weights(model, content, allow_mismatch=allow_mismatch)
     return LoadedModel(model.to(torch.device(device)), cfg, Path(config).stem, content)
@@ -78,14 +83,3 @@ def model_from_config(config: Config) -> nn.Module:
     except Exception as error:
         raise ValueError(f"config: expected a model that mmdet can build, found: {error}") from error
     return model.eval().requires_grad_(False)
-
-
-def _init_weights(model: nn.Module) -> None:
-    # mmengine logs a paragraph per parameter.
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        model.init_weights()
-    finally:
-        logger.setLevel(level)

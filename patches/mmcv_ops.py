@@ -8,6 +8,7 @@ Half precision and float64 tensors on the CPU are computed in float32 and cast b
 """
 
 import importlib
+import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
@@ -39,16 +40,8 @@ def ensure_mmcv_ops() -> str:
     return "stand-in"
 
 
-class _Loader:
+class _Loader(importlib.abc.Loader):
     """What the stand-in's ``__spec__`` names as its loader: tools ask whether there is one."""
-
-    @staticmethod
-    def create_module(spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        return sys.modules.get(spec.name) or _StandIn()
-
-    @staticmethod
-    def exec_module(module: types.ModuleType) -> None:
-        """Do nothing, so that ``importlib.reload`` keeps the stand-in as it is."""
 
 
 class _StandIn(types.ModuleType):
@@ -56,8 +49,10 @@ class _StandIn(types.ModuleType):
 
     def __init__(self) -> None:
         super().__init__(_NAME, "Stand-in for mmcv's compiled operators, from maskrcnn-deploy.")
-        self.__spec__ = importlib.machinery.ModuleSpec(_NAME, _Loader, origin="maskrcnn-deploy, patches/mmcv_ops.py")
-        self.__loader__ = _Loader
+        self.__spec__ = importlib.machinery.ModuleSpec(
+            _NAME, _Loader(), origin="maskrcnn-deploy, patches/mmcv_ops.py"
+        )
+        self.__loader__ = self.__spec__.loader
         self.__package__ = "mmcv"
         self.nms = nms
         self.roi_align_forward = roi_align_forward

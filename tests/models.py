@@ -1,13 +1,14 @@
-"""Models for tests: tiny ones, and random weights under which scores spread and NMS has work to do."""
+"""Tiny models for tests."""
 
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
-from torch import Tensor, nn
+from torch import nn
 
-import patches  # noqa: F401  (first: makes mmdet importable)
 from export.model import model_from_config
+from export.random_weights import randomize, structured_images
+
+__all__ = ["structured_images", "tiny_config", "tiny_model", "write_config"]
 
 NUM_CLASSES = 5
 
@@ -110,71 +111,5 @@ def write_config(config: Config, path: Path) -> Path:
 
 
 def tiny_model(seed: int = 0, **options: bool) -> nn.Module:
-    """Return ``tiny_config``'s model with well-behaved random weights."""
-    return well_behaved(model_from_config(tiny_config(**options)), seed=seed, size=(128, 192))
-
-
-def well_behaved(model: nn.Module, *, seed: int, size: tuple[int, int]) -> nn.Module:
-    """Give a model random weights like a trained one's in what matters here: the spread of its outputs.
-
-    Batch statistics are those of a random image, and the last layers are scaled so that objectness, class scores,
-    deltas and mask logits vary.
-    """
-    torch.manual_seed(seed)
-    # mmdet starts residual branches at zero, which would leave a network of shortcuts.
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-    images = structured_images(1, size, seed)
-    with torch.no_grad():
-        _calibrate_batch_norm(model, images)
-        features = model.extract_feat(images)
-        _scale_rpn(model.rpn_head, features)
-        _scale_roi_head(model.roi_head, features)
-    return model.eval()
-
-
-def structured_images(num: int, size: tuple[int, int], seed: int) -> Tensor:
-    """Return (num, 3, H, W) normalised images with structure at several scales, no two alike."""
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.zeros(num, 3, *size)
-    for cells in (3, 8, 24):
-        noise = torch.randn(num, 3, cells, cells, generator=generator)
-        images += nn.functional.interpolate(noise, size, mode="bilinear", align_corners=False)
-    return images
-
-
-def _calibrate_batch_norm(model: nn.Module, images: Tensor) -> None:
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = 1.0
-        norm.training = True
-    model.extract_feat(torch.cat([images, images.flip(-1)]))
-    for norm in norms:
-        norm.training = False
-
-
-def _scale_rpn(head: nn.Module, features: tuple[Tensor, ...]) -> None:
-    scores, deltas = head(features)
-    _rescale(head.rpn_cls, scores, 2.0)
-    _rescale(head.rpn_reg, deltas, 0.4)
-
-
-def _scale_roi_head(head: nn.Module, features: tuple[Tensor, ...]) -> None:
-    centers = torch.rand(200, 2) * torch.tensor([features[0].shape[3] * 4.0, features[0].shape[2] * 4.0])
-    sizes = torch.rand(200, 2) * 90 + 6
-    rois = torch.cat([torch.zeros(200, 1), centers - sizes / 2, centers + sizes / 2], dim=1)
-    outputs = head._bbox_forward(features, rois)
-    _rescale(head.bbox_head.fc_cls, [outputs["cls_score"]], 2.5)
-    _rescale(head.bbox_head.fc_reg, [outputs["bbox_pred"]], 0.7)
-    if head.with_mask:
-        _rescale(head.mask_head.conv_logits, [head._mask_forward(features, rois)["mask_preds"]], 3.0)
-
-
-def _rescale(layer: nn.Module, outputs: list[Tensor], spread: float) -> None:
-    values = torch.cat([o.flatten() for o in outputs])
-    layer.weight.mul_(spread / values.std().clamp(min=1e-6))
-    if layer.bias is not None:
-        layer.bias.mul_(0)
+    """Return ``tiny_config``'s model with random weights."""
+    return randomize(model_from_config(tiny_config(**options)), seed=seed, size=(128, 192))

@@ -1,6 +1,7 @@
 """The exported graph against the unpatched model: any batch, any number of detections, both kinds of masks."""
 
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import onnx
@@ -36,23 +37,29 @@ def photos(*sizes: tuple[int, int], seed: int = 0) -> list[np.ndarray]:
 
 
 def export(
-    model: nn.Module,
+    model: nn.Module, path: Path, *, size: tuple[int, int] = SIZE, **options: object
+) -> onnx.ModelProto:
+    """Export a tiny model to ``path`` and return what was written."""
+    return export_loaded(LoadedModel(model, tiny_config(), "tiny", None), path, size=size, **options)
+
+
+def export_loaded(
+    loaded: LoadedModel,
     path: Path,
     *,
     masks: str = "crop",
-    size: tuple[int, int] = SIZE,
+    size: Optional[tuple[int, int]] = None,
     dynamic_size: bool = False,
     opset: int = MIN_OPSET,
     simplify: bool = True,
-    **options: bool,
 ) -> onnx.ModelProto:
     """Export to ``path`` and return what was written."""
-    loaded = LoadedModel(model, tiny_config(**options), "tiny", None)
     metadata = metadata_from_model(
         loaded, size=None if dynamic_size else size, dynamic_size=dynamic_size, masks=masks
     )
-    settings = GraphOptions(size=size, dynamic_size=dynamic_size, masks=metadata.masks, opset=opset)
-    graph = onnx_from_model(model, settings)
+    traced_at = size or metadata.size or SIZE
+    settings = GraphOptions(size=traced_at, dynamic_size=dynamic_size, masks=metadata.masks, opset=opset)
+    graph = onnx_from_model(loaded.model, settings)
     if simplify:
         graph = simplified(graph)
     graph = with_metadata(graph, metadata)
@@ -96,7 +103,7 @@ def test_dynamic_size_takes_sizes_it_was_not_traced_at(tmp_path):
 @pytest.mark.parametrize("options", [{"masks": False}, {"class_agnostic": True}, {"sigmoid_rpn": False}])
 def test_variants(tmp_path, options):
     model = tiny_model(**options)
-    graph = export(model, tmp_path / "m.onnx", **({} if "masks" in options else options))
+    graph = export(model, tmp_path / "m.onnx")
     assert [o.name for o in graph.graph.output][3:] == ([] if "masks" in options else ["masks"])
     assert_equal(tmp_path / "m.onnx", model, PHOTOS[:1], PHOTOS[1:])
 

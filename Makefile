@@ -1,0 +1,48 @@
+# The two commands of the README: `make demo` and `make test`. Everything is installed into .venv.
+#
+#   PYTHON=python3.12       another Python (3.10 or newer)
+#   PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu'
+#                           PyTorch without CUDA: 200 MB instead of gigabytes
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_FLAGS ?=
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
+SOURCES := $(wildcard plugins/*.cpp plugins/*/*.h)
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help demo test test-slow lint install clean
+
+help:
+	@echo "make demo       install, export the embedded model, detect in the embedded images; results in out/"
+	@echo "make test       install, run the test suite (CPU)"
+	@echo "make test-slow  the tests that take minutes: every config of mmdet's configs/mask_rcnn"
+	@echo "make lint       ruff, and clang-format where it is installed"
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.py pyproject.toml constraints.txt $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) pip setuptools wheel pybind11
+	$(PIP) --no-build-isolation -e '.[export,mmcv-lite,test]'
+# mmengine asks for the OpenCV that needs a desktop's libraries (libGL). The headless build has the same module.
+	$(PIP) --force-reinstall --no-deps opencv-python-headless
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python -m export.maskrcnn
+	$(BIN)/python -m runtime.infer --batch 2
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf build out *.egg-info plugins/_reference*.so

@@ -1,0 +1,106 @@
+"""Random weights for trying a config out, or for testing one without its checkpoint."""
+
+import logging
+
+import torch
+from mmengine.logging import MMLogger
+from torch import Tensor, nn
+
+RESIDUAL_SCALE = 0.1
+
+
+def randomize(model: nn.Module, *, seed: int, size: tuple[int, int]) -> nn.Module:
+    """Give a detector random weights that behave like trained ones: scores spread, and NMS has work to do.
+
+    Batch statistics are those of a random image, and the last layers are scaled so that objectness, class scores,
+    deltas and mask logits vary. mmdet's own initialisation gives equal scores everywhere and no detections.
+
+    Args:
+        model: a two-stage detector of stock parts; a head without the usual last layers keeps its initialisation.
+        seed: of torch's generator, which is left as it was.
+        size: (height, width) of the image in px, multiples of 32.
+
+    Returns:
+        The same model, in evaluation mode.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _init_weights(model)
+        _randomize(model, structured_images(1, size, seed).to(next(model.parameters()).device))
+    return model.eval()
+
+
+def _init_weights(model: nn.Module) -> None:
+    # mmengine logs a paragraph per parameter.
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        model.init_weights()
+    finally:
+        logger.setLevel(level)
+
+
+def _randomize(model: nn.Module, images: Tensor) -> None:
+    for module in model.modules():
+        # mmdet starts residual branches at zero, which would leave a network of shortcuts. At one, each block doubles
+        # the rounding errors of the one before, and nothing could be compared.
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.any():
+            nn.init.constant_(module.weight, RESIDUAL_SCALE)
+    with torch.no_grad():
+        _calibrate_batch_norm(model, images)
+        features = model.extract_feat(images)
+        _scale_rpn(model.rpn_head, features)
+        _scale_roi_head(model.roi_head, features)
+
+
+def structured_images(num: int, size: tuple[int, int], seed: int) -> Tensor:
+    """Return (num, 3, H, W) normalised images with structure at several scales, no two alike."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.zeros(num, 3, *size)
+    for cells in (3, 8, 24):
+        noise = torch.randn(num, 3, cells, cells, generator=generator)
+        images += nn.functional.interpolate(noise, size, mode="bilinear", align_corners=False)
+    return images
+
+
+def _calibrate_batch_norm(model: nn.Module, images: Tensor) -> None:
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = 1.0
+        norm.training = True
+    model.extract_feat(torch.cat([images, images.flip(-1)]))
+    for norm in norms:
+        norm.training = False
+
+
+def _scale_rpn(head: nn.Module, features: tuple[Tensor, ...]) -> None:
+    scores, deltas = head(features)
+    _rescale(head, "rpn_cls", scores, 2.0)
+    _rescale(head, "rpn_reg", deltas, 0.4)
+
+
+def _scale_roi_head(head: nn.Module, features: tuple[Tensor, ...]) -> None:
+    extent = (
+        torch.tensor([features[0].shape[3], features[0].shape[2]])
+        * head.bbox_roi_extractor.featmap_strides[0]
+    )
+    centers, sizes = torch.rand(200, 2) * extent, torch.rand(200, 2) * 90 + 6
+    rois = torch.cat([torch.zeros(200, 1), centers - sizes / 2, centers + sizes / 2], dim=1).to(features[0])
+    outputs = head._bbox_forward(features, rois)
+    _rescale(head.bbox_head, "fc_cls", [outputs["cls_score"]], 2.5)
+    _rescale(head.bbox_head, "fc_reg", [outputs["bbox_pred"]], 0.7)
+    if head.with_mask:
+        _rescale(head.mask_head, "conv_logits", [head._mask_forward(features, rois)["mask_preds"]], 8.0)
+
+
+def _rescale(head: nn.Module, name: str, outputs: list[Tensor], spread: float) -> None:
+    """Scale a linear layer so that its outputs have the standard deviation ``spread``."""
+    layer = getattr(head, name, None)
+    if layer is None or not isinstance(getattr(layer, "weight", None), Tensor):
+        return
+    values = torch.cat([o.flatten() for o in outputs])
+    layer.weight.mul_(spread / values.std().clamp(min=1e-6))
+    if layer.bias is not None:
+        layer.bias.mul_(0)

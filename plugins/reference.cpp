@@ -1,0 +1,265 @@
+// The CPU reference of the operators, as the Python module plugins._reference: argument checks and bindings. The maths
+// is in <op>/<op>_math.h, which the CUDA kernels share, the loops are in <op>/<op>_reference.h.
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "plugins/common/numpy_arrays.h"
+#include "plugins/grouped_nms/grouped_nms_reference.h"
+#include "plugins/multi_level_roi_align/multi_level_roi_align_math.h"
+#include "plugins/paste_masks/paste_masks_reference.h"
+#include "plugins/roi_align/roi_align_reference.h"
+
+namespace maskrcnn {
+namespace {
+
+py::array_t<int64_t> nms_binding(const py::array& boxes, const py::array& scores, float iou_threshold, int offset) {
+  const auto* box_data = checked_data<float>("boxes", boxes, {kAny, 4});
+  const auto* score_data = checked_data<float>("scores", scores, {boxes.shape(0)});
+  check(offset == 0 || offset == 1, "offset: expected 0 or 1, found " + std::to_string(offset));
+  std::vector<int64_t> kept;
+  {
+    const py::gil_scoped_release release;
+    kept = nms(box_data, score_data, boxes.shape(0), iou_threshold, static_cast<float>(offset));
+  }
+  return py::array_t<int64_t>(static_cast<py::ssize_t>(kept.size()), kept.data());
+}
+
+py::tuple grouped_nms_binding(const py::array& boxes, const py::array& scores, const py::array& groups,
+                              float iou_threshold, float score_threshold, int64_t max_output) {
+  const auto* box_data = checked_data<float>("boxes", boxes, {kAny, kAny, 4});
+  const auto batch = boxes.shape(0);
+  const auto num_boxes = boxes.shape(1);
+  const auto* score_data = checked_data<float>("scores", scores, {batch, num_boxes});
+  const auto* group_data = checked_data<int32_t>("groups", groups, {batch, num_boxes});
+  check(max_output >= 1, "max_output: expected at least 1, found " + std::to_string(max_output));
+  check(num_boxes <= std::numeric_limits<int32_t>::max(),
+        "boxes: expected at most 2147483647 per image, as indices are int32, found " + std::to_string(num_boxes));
+  auto indices = new_array<int32_t>({batch, static_cast<py::ssize_t>(max_output)});
+  auto counts = new_array<int32_t>({batch});
+  auto* index_data = indices.mutable_data();
+  auto* count_data = counts.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    grouped_nms({box_data, score_data, group_data, num_boxes, iou_threshold, score_threshold, max_output}, batch,
+                index_data, count_data);
+  }
+  return py::make_tuple(indices, counts);
+}
+
+RoiAlignParams checked_params(int64_t output_height, int64_t output_width, int sampling_ratio, const std::string& mode,
+                              bool aligned) {
+  constexpr int64_t kMaxBins = std::numeric_limits<int16_t>::max();
+  check(output_height >= 1 && output_height <= kMaxBins && output_width >= 1 && output_width <= kMaxBins,
+        "output_height, output_width: expected 1 to " + std::to_string(kMaxBins) + ", found " +
+            std::to_string(output_height) + ", " + std::to_string(output_width));
+  check(sampling_ratio <= kMaxSamplesPerAxis, "sampling_ratio: expected at most " + std::to_string(kMaxSamplesPerAxis) +
+                                                  " (0: adaptive), found " + std::to_string(sampling_ratio));
+  check(mode == "avg" || mode == "max", "mode: expected 'avg' or 'max', found '" + mode + "'");
+  return {static_cast<int>(output_height), static_cast<int>(output_width), sampling_ratio,
+          mode == "avg" ? PoolMode::kAvg : PoolMode::kMax, aligned};
+}
+
+FeatureMap checked_map(const float* data, int64_t batch, int64_t channels, int64_t height, int64_t width,
+                       double spatial_scale) {
+  constexpr int64_t kMaxSize = 1 << 24;  // up to here float32 holds every pixel index
+  check(batch >= 0 && channels >= 0 && height >= 1 && height <= kMaxSize && width >= 1 && width <= kMaxSize,
+        "features: expected batch and channels >= 0, height and width from 1 to " + std::to_string(kMaxSize) +
+            ", found " + std::to_string(batch) + ", " + std::to_string(channels) + ", " + std::to_string(height) +
+            ", " + std::to_string(width));
+  check(spatial_scale > 0. && std::isfinite(spatial_scale),
+        "spatial_scale: expected a positive number, found " + std::to_string(spatial_scale));
+  return {data, batch, channels, static_cast<int>(height), static_cast<int>(width), static_cast<float>(spatial_scale)};
+}
+
+FeatureMap checked_features(const py::array& features, double spatial_scale) {
+  const auto* data = checked_data<float>("features", features, {kAny, kAny, kAny, kAny});
+  return checked_map(data, features.shape(0), features.shape(1), features.shape(2), features.shape(3), spatial_scale);
+}
+
+// The results of RoIAlign as NumPy arrays; the argmax ones are empty in average mode.
+struct RoiAlignArrays {
+  RoiAlignArrays(int64_t num_rois, int64_t channels, const RoiAlignParams& params)
+      : values(new_array<float>({num_rois, channels, params.output_height, params.output_width})) {
+    const bool is_max = params.mode == PoolMode::kMax;
+    const auto like_values = [&] {
+      return is_max ? new_array<float>({num_rois, channels, params.output_height, params.output_width})
+                    : new_array<float>({0});
+    };
+    argmax_y = like_values();
+    argmax_x = like_values();
+    out = {values.mutable_data(), argmax_y.mutable_data(), argmax_x.mutable_data()};
+  }
+  py::array_t<float> values;
+  py::array_t<float> argmax_y;
+  py::array_t<float> argmax_x;
+  RoiAlignOutput out{};
+};
+
+py::tuple roi_align_forward_binding(const py::array& features, const py::array& rois, int64_t output_height,
+                                    int64_t output_width, double spatial_scale, int sampling_ratio,
+                                    const std::string& mode, bool aligned) {
+  const RoiAlignParams params = checked_params(output_height, output_width, sampling_ratio, mode, aligned);
+  const FeatureMap map = checked_features(features, spatial_scale);
+  const auto* roi_data = checked_data<float>("rois", rois, {kAny, 5});
+  const auto num_rois = rois.shape(0);
+  RoiAlignArrays arrays(num_rois, map.channels, params);
+  {
+    const py::gil_scoped_release release;
+    roi_align(roi_data, num_rois, map.channels, [&](const float*) { return map; }, params, arrays.out);
+  }
+  return py::make_tuple(arrays.values, arrays.argmax_y, arrays.argmax_x);
+}
+
+py::array_t<float> roi_align_backward_binding(const py::array& grad_output, const py::array& rois,
+                                              const py::array& argmax_y, const py::array& argmax_x, int64_t batch,
+                                              int64_t channels, int64_t height, int64_t width, double spatial_scale,
+                                              int sampling_ratio, const std::string& mode, bool aligned) {
+  const FeatureMap map = checked_map(nullptr, batch, channels, height, width, spatial_scale);
+  const auto* roi_data = checked_data<float>("rois", rois, {kAny, 5});
+  const auto num_rois = rois.shape(0);
+  const auto* grad_data = checked_data<float>("grad_output", grad_output, {num_rois, channels, kAny, kAny});
+  const RoiAlignParams params =
+      checked_params(grad_output.shape(2), grad_output.shape(3), sampling_ratio, mode, aligned);
+  RoiAlignGradients gradients{grad_data, nullptr, nullptr, nullptr};
+  if (params.mode == PoolMode::kMax) {
+    const auto shape = {num_rois, static_cast<py::ssize_t>(channels), grad_output.shape(2), grad_output.shape(3)};
+    gradients.argmax_y = checked_data<float>("argmax_y", argmax_y, shape);
+    gradients.argmax_x = checked_data<float>("argmax_x", argmax_x, shape);
+  }
+  auto grad_input = new_zeros<float>({batch, channels, height, width});
+  gradients.input = grad_input.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    roi_align_backward(roi_data, num_rois, map, params, gradients);
+  }
+  return grad_input;
+}
+
+std::vector<FeatureMap> checked_pyramid(const std::vector<py::array>& features,
+                                        const std::vector<double>& spatial_scales) {
+  check(!features.empty() && features.size() == spatial_scales.size(),
+        "features, spatial_scales: expected one scale per feature map and at least one, found " +
+            std::to_string(features.size()) + " maps, " + std::to_string(spatial_scales.size()) + " scales");
+  std::vector<FeatureMap> maps;
+  for (size_t i = 0; i < features.size(); ++i) {
+    maps.push_back(checked_features(features[i], spatial_scales[i]));
+    check(maps[i].batch == maps[0].batch && maps[i].channels == maps[0].channels,
+          "features: expected the same batch and channels on every level, found " + describe(features[0]) + " and " +
+              describe(features[i]));
+  }
+  return maps;
+}
+
+py::array_t<float> multi_level_roi_align_binding(const std::vector<py::array>& features, const py::array& rois,
+                                                 int64_t output_height, int64_t output_width,
+                                                 const std::vector<double>& spatial_scales, float finest_scale,
+                                                 int sampling_ratio, const std::string& mode, bool aligned) {
+  const RoiAlignParams params = checked_params(output_height, output_width, sampling_ratio, mode, aligned);
+  const std::vector<FeatureMap> maps = checked_pyramid(features, spatial_scales);
+  const auto* roi_data = checked_data<float>("rois", rois, {kAny, 5});
+  check(finest_scale > 0.f && std::isfinite(finest_scale),
+        "finest_scale: expected a positive number of px, found " + std::to_string(finest_scale));
+  const auto num_rois = rois.shape(0);
+  RoiAlignArrays arrays(num_rois, maps[0].channels, params);
+  const int num_levels = static_cast<int>(maps.size());
+  {
+    const py::gil_scoped_release release;
+    const auto map_of = [&](const float* roi) { return maps[roi_level(roi, finest_scale, num_levels)]; };
+    roi_align(roi_data, num_rois, maps[0].channels, map_of, params, arrays.out);
+  }
+  return arrays.values;
+}
+
+py::array_t<uint8_t> paste_masks_binding(const py::array& masks, const py::array& boxes, int64_t height, int64_t width,
+                                         float threshold) {
+  constexpr int64_t kMaxSize = 1 << 24;  // up to here float32 holds every pixel index
+  const auto* mask_data = checked_data<float>("masks", masks, {kAny, kAny, kAny});
+  const auto num_masks = masks.shape(0);
+  const auto* box_data = checked_data<float>("boxes", boxes, {num_masks, 4});
+  check(masks.shape(1) >= 1 && masks.shape(1) <= kMaxSize && masks.shape(2) >= 1 && masks.shape(2) <= kMaxSize,
+        "masks: expected at least 1 x 1 cells, found " + describe(masks));
+  check(height >= 0 && height <= kMaxSize && width >= 0 && width <= kMaxSize,
+        "height, width: expected 0 to " + std::to_string(kMaxSize) + ", found " + std::to_string(height) + ", " +
+            std::to_string(width));
+  check(threshold >= 0.f && threshold <= 1.f,
+        "threshold: expected a probability from 0 to 1, found " + std::to_string(threshold));
+  auto images = new_zeros<uint8_t>({num_masks, height, width});
+  auto* image_data = images.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    paste_masks({mask_data, box_data, static_cast<int>(masks.shape(1)), static_cast<int>(masks.shape(2)),
+                 static_cast<int>(height), static_cast<int>(width), threshold},
+                num_masks, image_data);
+  }
+  return images;
+}
+
+}  // namespace
+}  // namespace maskrcnn
+
+PYBIND11_MODULE(_reference, module) {
+  namespace py = pybind11;
+  using py::arg;
+  module.doc() = "CPU reference of the operators. Shapes, dtypes, units and sources: plugins/README.md.";
+  module.def("nms", &maskrcnn::nms_binding, arg("boxes"), arg("scores"), arg("iou_threshold"), arg("offset") = 0,
+             R"(Return the indices of the boxes that greedy NMS keeps, best score first: (K,) int64.
+
+boxes: (M, 4) float32 [x1, y1, x2, y2] in px. scores: (M,) float32. offset: 0, or 1 where x2 and y2 are the last
+pixel inside. A box goes if its IoU with a kept one is above iou_threshold. Equal scores keep their order; NaN scores
+sort last. M = 0 gives (0,). ValueError names the argument that has another shape or dtype.
+
+Source: mmcv/ops/csrc/pytorch/cpu/nms.cpp, which sorts NaN scores first.)");
+  module.def("grouped_nms", &maskrcnn::grouped_nms_binding, arg("boxes"), arg("scores"), arg("groups"),
+             arg("iou_threshold"), arg("score_threshold"), arg("max_output"),
+             R"(Return (indices, count) of greedy NMS within groups: (B, max_output) int32 padded with -1, (B,) int32.
+
+boxes: (B, M, 4) float32 [x1, y1, x2, y2] in px. scores: (B, M) float32. groups: (B, M) int32, any ids. Only scores
+above score_threshold take part (NaN does not), and only boxes of one group suppress each other. Indices are sorted by
+descending score, then ascending index. ValueError names the argument that has another shape or dtype.)");
+  module.def("roi_align_forward", &maskrcnn::roi_align_forward_binding, arg("features"), arg("rois"),
+             arg("output_height"), arg("output_width"), arg("spatial_scale") = 1.0, arg("sampling_ratio") = 0,
+             arg("mode") = "avg", arg("aligned") = true,
+             R"(Return (out, argmax_y, argmax_x), each (R, C, output_height, output_width) float32; the last two
+(0,) in mode 'avg', otherwise the position of each maximum in feature px, -1 where there is none.
+
+features: (N, C, H, W) float32. rois: (R, 5) float32, [batch_index, x1, y1, x2, y2] in input px. spatial_scale: feature
+px per input px. sampling_ratio: samples per bin and axis, at most 512; 0: adaptive. An RoI whose batch index is outside
+[0, N) or that has a NaN coordinate gives zeros. ValueError names the argument that has another shape, dtype or range.
+
+Source: mmcv/ops/csrc/pytorch/cpu/roi_align.cpp.)");
+  module.def("roi_align_backward", &maskrcnn::roi_align_backward_binding, arg("grad_output"), arg("rois"),
+             arg("argmax_y"), arg("argmax_x"), arg("batch"), arg("channels"), arg("height"), arg("width"),
+             arg("spatial_scale") = 1.0, arg("sampling_ratio") = 0, arg("mode") = "avg", arg("aligned") = true,
+             R"(Return the gradient of roi_align_forward's features: (batch, channels, height, width) float32.
+
+grad_output: (R, channels, output_height, output_width) float32. rois, and the other attributes, as in the forward call.
+argmax_y, argmax_x: what the forward call returned; unused in mode 'avg'. ValueError names the argument that has another
+shape, dtype or range.)");
+  module.def("multi_level_roi_align", &maskrcnn::multi_level_roi_align_binding, arg("features"), arg("rois"),
+             arg("output_height"), arg("output_width"), arg("spatial_scales"), arg("finest_scale") = 56.f,
+             arg("sampling_ratio") = 0, arg("mode") = "avg", arg("aligned") = true,
+             R"(Return RoIAlign of each RoI on its own pyramid level: (R, C, output_height, output_width) float32.
+
+features: list of (N, C, H_i, W_i) float32, finest first. spatial_scales: one per level. finest_scale: px; an RoI of
+side s is read from level floor(log2(s / finest_scale + 1e-6)), clamped to the levels. The rest is as in
+roi_align_forward.
+
+Source: mmdet's SingleRoIExtractor.)");
+  module.def("paste_masks", &maskrcnn::paste_masks_binding, arg("masks"), arg("boxes"), arg("height"), arg("width"),
+             arg("threshold") = 0.5f,
+             R"(Return masks pasted into images: (N, height, width) uint8, 1 where the probability >= threshold.
+
+masks: (N, h, w) float32 probabilities. boxes: (N, 4) float32 [x1, y1, x2, y2] in image px. threshold: 0 to 1. Pixels
+more than one px outside the box are 0, as are those where box or mask is NaN. ValueError names the argument that has
+another shape, dtype or range.
+
+Source: mmdet's _do_paste_mask with skip_empty=True.)");
+}

@@ -1,0 +1,186 @@
+"""onnxruntime: the default backend, on the CPU or through one of its execution providers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional, Union
+
+import numpy as np
+
+# Absolute: this module has the library's name, and inside the package `onnxruntime` is still the library.
+import onnxruntime
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from runtime.backends.base import (
+    EXPORT_COMMAND,
+    Tensor,
+    check_contract,
+    check_model_file,
+    check_run_inputs,
+    contract_inputs,
+    contract_outputs,
+)
+from runtime.metadata import KEY, ModelMetadata
+
+DEVICE_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_NUMPY_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+_LOG_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeBackend:
+    """An ONNX model in an onnxruntime session; fulfils ``runtime.backends.Backend``."""
+
+    def __init__(
+        self,
+        model: Union[str, Path],
+        *,
+        device: str = "cpu",
+        providers: Optional[Sequence[str]] = None,
+        threads: Optional[int] = None,
+    ) -> None:
+        """Open the model and check it against the contract.
+
+        Args:
+            model: path of the .onnx.
+            device: ``cpu`` or ``cuda``.
+            providers: onnxruntime's provider names in order of preference, instead of ``device``.
+            threads: threads inside an operator; None lets onnxruntime choose (all physical cores).
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not an ONNX, not a model of ours, or an unusable argument.
+            RuntimeError: the execution provider is not available.
+        """
+        path = check_model_file(model)
+        names = _provider_names(device, providers)
+        self._session: Optional[onnxruntime.InferenceSession] = _open_session(path, names, threads)
+        _check_active(names, self._session.get_providers())
+        self.metadata = _read_metadata(path, self._session)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        check_contract(path, "input", contract_inputs(self.metadata), _tensors(inputs))
+        check_contract(path, "output", contract_outputs(self.metadata), _tensors(outputs))
+        self._output_names = [output.name for output in outputs]
+
+    def run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarray]:
+        """Run one batch; see ``Backend.run``.
+
+        Raises:
+            ValueError: arrays of another rank, dtype or size.
+            RuntimeError: the backend is closed, or onnxruntime failed (out of memory, for example).
+        """
+        if self._session is None:
+            raise RuntimeError("model: expected an open one, found it closed; make a new Detector")
+        check_run_inputs(self.metadata, images, image_sizes)
+        feeds = {"images": images, "image_sizes": image_sizes}
+        try:
+            return dict(zip(self._output_names, self._session.run(self._output_names, feeds)))
+        except _RUN_ERRORS as error:
+            raise RuntimeError(
+                f"onnxruntime {onnxruntime.__version__} failed on images of shape {images.shape}: "
+                f"{_one_line(error)}; if memory ran out, use a smaller batch"
+            ) from error
+
+    def close(self) -> None:
+        """Release the session and its memory."""
+        self._session = None
+
+
+def _provider_names(device: str, providers: Optional[Sequence[str]]) -> list[str]:
+    if providers is None:
+        if device not in DEVICE_PROVIDERS:
+            raise ValueError(f"device: expected one of {', '.join(DEVICE_PROVIDERS)}, found {device!r}")
+        # The CPU follows for operators that CUDA lacks.
+        providers = list(dict.fromkeys((DEVICE_PROVIDERS[device], DEVICE_PROVIDERS["cpu"])))
+    available = onnxruntime.get_available_providers()
+    missing = [name for name in providers if name not in available]
+    if missing or not providers:
+        raise RuntimeError(
+            f"onnxruntime {onnxruntime.__version__}: expected the execution providers "
+            f"{', '.join(providers) or '(none named)'}, found {', '.join(available)}; "
+            "for CUDA `pip uninstall onnxruntime && pip install onnxruntime-gpu`, or use --device cpu"
+        )
+    return list(providers)
+
+
+def _check_active(wanted: Sequence[str], active: Sequence[str]) -> None:
+    """Refuse a session that fell back: onnxruntime only logs it when CUDA's libraries do not load."""
+    if wanted[0] not in active:
+        raise RuntimeError(
+            f"onnxruntime {onnxruntime.__version__}: expected to run on {wanted[0]}, "
+            f"found {', '.join(active)}; the libraries that it needs (CUDA, cuDNN) did not load, "
+            "see onnxruntime's log above"
+        )
+
+
+def _open_session(path: Path, providers: list[str], threads: Optional[int]) -> "onnxruntime.InferenceSession":
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads: expected at least 1, found {threads}")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except ort_errors.InvalidProtobuf as error:
+        raise ValueError(
+            f"model {path}: expected an ONNX file, found {_first_bytes(path)}; "
+            f"make one with `{EXPORT_COMMAND}`"
+        ) from error
+    except _LOAD_ERRORS as error:
+        raise ValueError(
+            f"model {path}: onnxruntime {onnxruntime.__version__} cannot load it: {_one_line(error)}; "
+            f"export it again with `{EXPORT_COMMAND}`, or use a newer onnxruntime"
+        ) from error
+
+
+# onnxruntime's exceptions share no base class but Exception.
+_RUN_ERRORS = (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.RuntimeException)
+_LOAD_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.NoModel,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+
+def _first_bytes(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(24)
+    return f"{path.stat().st_size} bytes starting {start!r}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _read_metadata(path: Path, session: "onnxruntime.InferenceSession") -> ModelMetadata:
+    found = session.get_modelmeta().custom_metadata_map
+    if KEY not in found:
+        keys = ", ".join(sorted(found)) or "none"
+        raise ValueError(
+            f"model {path}: expected the metadata key {KEY!r} that `{EXPORT_COMMAND}` writes, "
+            f"found the keys: {keys}; export the checkpoint with `{EXPORT_COMMAND}`"
+        )
+    try:
+        return ModelMetadata.from_json(found[KEY])
+    except ValueError as error:
+        raise ValueError(f"model {path}: {error}") from error
+
+
+def _tensors(arguments: Sequence["onnxruntime.NodeArg"]) -> dict[str, Tensor]:
+    """Return name -> tensor; a dimension with a name, or none, is free."""
+    return {
+        argument.name: Tensor(
+            _NUMPY_DTYPES.get(argument.type, argument.type),
+            tuple(v if isinstance(v, int) and v >= 0 else None for v in argument.shape),
+        )
+        for argument in arguments
+    }

@@ -1,0 +1,279 @@
+"""Detect objects in image files: ``python -m runtime.infer [SOURCE ...]``.
+
+Prints a table, and writes overlays (PNG) and COCO results (JSON; see ``runtime.results``). The exit status is
+0, 1 if images were skipped because they cannot be read, or 2 if nothing could be done.
+"""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain, count, islice
+from pathlib import Path
+from typing import Optional
+
+import cv2
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from runtime.backends import BACKENDS
+from runtime.detections import Detections
+from runtime.detector import Detector
+from runtime.draw import draw_detections
+from runtime.images import find_images, read_image
+from runtime.metadata import ModelMetadata
+from runtime.postprocess import detections_from_outputs
+from runtime.preprocess import network_size, prepare
+from runtime.results import IMAGES, RESULTS, ResultsWriter
+
+# `examples` lies beside `runtime`, in the repository as in an installation.
+DEFAULT_IMAGES = Path(__file__).resolve().parent.parent / "examples" / "images"
+DEFAULT_MODEL = Path("out") / "maskrcnn.onnx"
+EXIT_OK, EXIT_SKIPPED, EXIT_ERROR = 0, 1, 2
+_NUM_CLASSES_SHOWN = 4
+# Without a terminal, rich assumes 80 columns and folds the table.
+_WIDTH_WITHOUT_TERMINAL = 140
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedImage:
+    """One readable image of the run: its COCO id, its path and its (H, W, 3) uint8 BGR pixels."""
+
+    image_id: int
+    path: Path
+    pixels: np.ndarray
+
+
+@dataclass
+class Report:
+    """What a run has done so far: table rows, the reasons for skipped images, and seconds per stage."""
+
+    rows: list[tuple[str, str, str, str]] = field(default_factory=list)
+    num_detections: int = 0
+    skipped: list[str] = field(default_factory=list)
+    seconds: Counter = field(default_factory=Counter)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time spent inside to the stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command; return its exit status."""
+    args = _parse_arguments(argv)
+    try:
+        paths = find_images(args.sources or [str(DEFAULT_IMAGES)])
+        overlays = overlay_paths(paths, args.out)
+        with Detector(args.model, args.backend, device=args.device, threads=args.threads) as detector:
+            args.out.mkdir(parents=True, exist_ok=True)
+            report = _process(paths, overlays, detector, args)
+    except (OSError, ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    _print_report(report, args)
+    return EXIT_SKIPPED if report.skipped else EXIT_OK
+
+
+def overlay_paths(paths: Sequence[Path], folder: Path) -> list[Path]:
+    """Return a PNG in the folder for each image: its stem, or where that is taken with its folder or a number.
+
+    No two are equal, on a file system that ignores case neither, and none is one of the images themselves.
+    """
+    taken = {str(path.resolve()).casefold() for path in paths}
+    overlays = []
+    for path in paths:
+        stems = chain(
+            (path.stem, f"{path.resolve().parent.name}_{path.stem}"),
+            (f"{path.stem}_{number}" for number in count(2)),
+        )
+        candidates = (folder / f"{stem}.png" for stem in stems)
+        overlay = next(p for p in candidates if str(p.resolve()).casefold() not in taken)
+        taken.add(str(overlay.resolve()).casefold())
+        overlays.append(overlay)
+    return overlays
+
+
+def _process(
+    paths: Sequence[Path], overlays: Sequence[Path], detector: Detector, args: argparse.Namespace
+) -> Report:
+    """Stream the images through the detector, batch by batch, and write what it finds."""
+    report = Report()
+    classes = detector.metadata.classes
+    with ResultsWriter(args.out, classes) as results, _progress() as progress:
+        # Files, not images found readable: a skipped one counts as done.
+        ticking = progress.track(paths, description="detecting")
+        images = _readable_images(ticking, detector.metadata, report)
+        for batch in _batches(images, args.batch):
+            for image, detections in zip(batch, _detect(batch, detector, report)):
+                with report.stage("postprocess"):
+                    kept = detections.filter(args.json_score)
+                    results.add(kept, image.image_id, _shown(image.path))
+                shown = detections.filter(args.score)
+                _add_row(report, image, shown)
+                if args.overlays:
+                    with report.stage("overlays"):
+                        _write_overlay(overlays[image.image_id - 1], image, shown)
+    return report
+
+
+def _readable_images(paths: Iterable[Path], metadata: ModelMetadata, report: Report) -> Iterator[LoadedImage]:
+    """Yield the images that can be read and fit the model; report the others."""
+    for image_id, path in enumerate(paths, 1):
+        try:
+            with report.stage("read"):
+                pixels = read_image(path)
+            network_size(pixels.shape[0], pixels.shape[1], metadata)
+        except (OSError, ValueError) as error:
+            message = str(error) if str(path) in str(error) else f"{path}: {error}"
+            report.skipped.append(message)
+            continue
+        yield LoadedImage(image_id, path, pixels)
+
+
+def _batches(images: Iterable[LoadedImage], size: int) -> Iterator[list[LoadedImage]]:
+    """Yield lists of ``size`` images; the last may be shorter."""
+    iterator = iter(images)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def _detect(images: Sequence[LoadedImage], detector: Detector, report: Report) -> list[Detections]:
+    """Do what ``Detector.__call__`` does, timing its three stages."""
+    with report.stage("preprocess"):
+        batch = prepare([image.pixels for image in images], detector.metadata)
+    with report.stage("model"):
+        outputs = detector.backend.run(batch.images, batch.image_sizes)
+    with report.stage("postprocess"):
+        return detections_from_outputs(outputs, batch, detector.metadata)
+
+
+def _write_overlay(path: Path, image: LoadedImage, detections: Detections) -> None:
+    done, data = cv2.imencode(".png", draw_detections(image.pixels, detections))
+    if not done:
+        raise RuntimeError(f"{path}: OpenCV cannot encode the overlay as PNG")
+    # Not cv2.imwrite: it returns False instead of saying that the disk is full.
+    path.write_bytes(data.tobytes())
+
+
+def _add_row(report: Report, image: LoadedImage, detections: Detections) -> None:
+    height, width = detections.image_size
+    report.num_detections += len(detections)
+    report.rows.append((_shown(image.path), f"{width}x{height}", str(len(detections)), _classes(detections)))
+
+
+def _classes(detections: Detections) -> str:
+    """Return the classes with the best scores, how often each was found, and its best score."""
+    counts = Counter(detections.names)
+    best: dict[str, float] = {}
+    for name, score in zip(detections.names, detections.scores):
+        best[name] = max(best.get(name, 0.0), float(score))
+    names = sorted(best, key=lambda name: -best[name])
+    parts = [f"{counts[name]} {name} ({best[name]:.2f})" for name in names[:_NUM_CLASSES_SHOWN]]
+    if len(names) > _NUM_CLASSES_SHOWN:
+        parts.append(f"{len(names) - _NUM_CLASSES_SHOWN} more classes")
+    return ", ".join(parts) or "-"
+
+
+def _shown(path: Path) -> str:
+    """Return the path relative to the working directory where it lies inside."""
+    try:
+        return path.resolve().relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return path.as_posix()
+
+
+def _progress() -> Progress:
+    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+def _print_report(report: Report, args: argparse.Namespace) -> None:
+    for message in report.skipped:
+        print(f"skipped: {message}", file=sys.stderr)
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL, highlight=False)
+    table = Table("image", "size (w x h)")
+    table.add_column("detections", justify="right")
+    table.add_column("classes (best score)")
+    for row in report.rows:
+        # Text, not str: a file name with brackets is not rich's markup.
+        table.add_row(*(Text(cell, overflow="fold") for cell in row))
+    console.print(table)
+    for line in _totals(report, args):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _totals(report: Report, args: argparse.Namespace) -> list[str]:
+    num_images = len(report.rows)
+    lines = [
+        f"{_counted(report.num_detections, 'detection')} of score {args.score:g} or more "
+        f"in {_counted(num_images, 'image')}"
+    ]
+    if report.skipped:
+        lines[0] += f", {len(report.skipped)} skipped"
+    stages = ("preprocess", "model", "postprocess")
+    total = sum(report.seconds[stage] for stage in stages)
+    if num_images:
+        parts = ", ".join(f"{s} {report.seconds[s] / num_images * 1e3:.1f}" for s in stages)
+        others = ", ".join(f"{s} {report.seconds[s] / num_images * 1e3:.1f}" for s in ("read", "overlays"))
+        lines.append(f"{num_images / total:.2f} images/s: ms per image: {parts} (besides: {others})")
+    written = f"{RESULTS} and {IMAGES}" + (f", {_counted(num_images, 'overlay')}" if args.overlays else "")
+    lines.append(f"wrote {written} to {args.out}")
+    return lines
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m runtime.infer", description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help="image files, folders and glob patterns (default: the embedded examples/images)",
+    )
+    parser.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="default: %(default)s")
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="default: by the model's suffix")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    parser.add_argument(
+        "--threads", type=_positive, help="CPU threads of the model (default: as many as there are cores)"
+    )
+    parser.add_argument("--batch", type=_positive, default=1, help="images at once (default: %(default)s)")
+    parser.add_argument(
+        "--score", type=_score, default=0.3, help="least score in table and overlays (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--json-score", type=_score, default=0.05, help=f"least score in {RESULTS} (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder (default: %(default)s)")
+    parser.add_argument("--no-overlays", dest="overlays", action="store_false", help="write no PNGs")
+    return parser.parse_args(argv)
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {value}")
+    return value
+
+
+def _score(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected 0 to 1, found {value:g}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FORBIDDEN = (
+    "mmdet",
+    "mmcv",
+    "mmengine",
+    "torch",
+    "torchvision",
+    "onnx",
+    "export",
+    "patches",
+    "plugins",
+    "examples",
+)
+LAZY = ("onnxruntime", "pycocotools", "tensorrt")
+
+
+def _modules_after(code: str) -> set[str]:
+    """Return the top-level modules that a fresh interpreter has loaded after the code."""
+    program = f"{code}\nimport sys\nprint(','.join({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split("\n")[-2].split(","))
+
+
+def test_the_runtime_imports_no_framework_and_not_the_exporter(fake_model: Path) -> None:
+    """Every module of the package, and a whole detection with run lengths."""
+    modules = ["runtime", "runtime.backends"] + [
+        f"{folder.replace('/', '.')}.{path.stem}"
+        for folder in ("runtime", "runtime/backends")
+        for path in sorted((ROOT / folder).glob("[!_]*.py"))
+    ]
+    code = (
+        f"import {', '.join(modules)}\nimport numpy\n"
+        f"(found,) = runtime.Detector({str(fake_model)!r})([numpy.full((40, 50, 3), 200, numpy.uint8)])\n"
+        "assert len(found) == 3 and found.masks.any() and len(found.rle()) == 3"
+    )
+    assert not _modules_after(code) & set(FORBIDDEN)
+
+
+def test_importing_the_runtime_loads_no_backend() -> None:
+    assert not _modules_after("from runtime import Detector, Detections") & {*LAZY, "rich"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "runtime").rglob("*.py")), ids=lambda p: p.stem)
+def test_the_runtime_is_python_3_9(path: Path) -> None:
+    """TensorRT 8.x has bindings for Python 3.10 at most, and boxes with 3.9 run it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 9))
+    unions = [a for a in _annotations(tree) if any(isinstance(n, ast.BitOr) for n in ast.walk(a))]
+    assert not unions, (
+        f"{path}:{unions[0].lineno}: `X | Y` is evaluated by Python 3.9, write Optional or Union"
+    )
+
+
+def _annotations(tree: ast.AST) -> Iterator[ast.expr]:
+    for node in ast.walk(tree):
+        for name in ("annotation", "returns"):
+            if getattr(node, name, None) is not None:
+                yield getattr(node, name)

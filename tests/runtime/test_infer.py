@@ -1,0 +1,194 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from runtime import infer
+from tests.runtime import fakes
+
+ROOT = Path(__file__).parents[2]
+
+
+def _write(path: Path, image: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
+    return path
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Five images of mixed sizes, one without detections."""
+    folder = tmp_path / "images"
+    for index, (height, width) in enumerate([(64, 96), (96, 64), (200, 333), (33, 41)]):
+        _write(folder / f"{index}.png", fakes.random_image(height, width, index))
+    _write(folder / "dark.jpg", np.zeros((50, 60, 3), np.uint8))
+    return folder
+
+
+def _run(*arguments: object) -> int:
+    return infer.main([str(a) for a in arguments])
+
+
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_a_folder_is_detected_drawn_and_written(
+    batch: int, images: Path, fake_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    assert _run(images, "--model", fake_model, "--batch", batch, "--out", out, "--threads", 1) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "333x200" in printed.out
+    assert "1 square (0.90), 1 circle (0.50)" in printed.out
+    assert "8 detections of score 0.3 or more in 5 images\n" in printed.out
+    assert "images/s: ms per image: preprocess" in printed.out
+    assert sorted(p.name for p in out.iterdir()) == sorted(
+        ["0.png", "1.png", "2.png", "3.png", "dark.png", "images.json", "results.json"]
+    )
+    results = COCO(str(out / "images.json")).loadRes(str(out / "results.json"))
+    assert len(results.getAnnIds()) == 12  # --json-score keeps the third detection of score 0.2
+    sizes = {i["id"]: (i["width"], i["height"]) for i in results.dataset["images"]}
+    assert sizes == {1: (96, 64), 2: (64, 96), 3: (333, 200), 4: (41, 33), 5: (60, 50)}
+    assert {r["file_name"] for r in json.loads((out / "results.json").read_text())} == {
+        (images / f"{i}.png").as_posix() for i in range(4)
+    }
+
+
+def test_scores_and_overlays_can_be_chosen(
+    images: Path, fake_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    options = ("--score", 0.6, "--json-score", 0.4, "--no-overlays", "--out", out)
+    assert _run(f"{images}/*.png", "--model", fake_model, *options) == 0
+    assert "4 detections of score 0.6 or more in 4 images" in capsys.readouterr().out
+    assert len(json.loads((out / "results.json").read_text())) == 8
+    assert not list(out.glob("*.png"))
+
+
+def test_a_corrupt_image_is_reported_and_the_others_are_done(
+    images: Path, fake_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (images / "1.png").write_bytes(b"not an image")
+    out = tmp_path / "out"
+    assert _run(images, "--model", fake_model, "--batch", 2, "--out", out) == 1
+    printed = capsys.readouterr()
+    assert f"skipped: {images / '1.png'}: expected an image, found 12 bytes" in printed.err
+    assert "6 detections of score 0.3 or more in 4 images, 1 skipped" in printed.out
+    assert not (out / "1.png").exists()
+    # Ids count the files, so that they do not move when one is damaged; each overlay is its own image's.
+    assert [i["id"] for i in json.loads((out / "images.json").read_text())["images"]] == [1, 3, 4, 5]
+    assert cv2.imread(str(out / "2.png")).shape[:2] == (400, 666)
+
+
+def test_an_image_too_large_for_a_fixed_model_is_skipped(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    facts = fakes.metadata(resize=fakes.ResizeRule("keep_ratio", (96, 64)))
+    model = fakes.save(tmp_path / "m.onnx", facts)
+    assert _run(images / "0.png", images / "1.png", "--model", model, "--out", tmp_path / "out") == 1
+    assert f"skipped: {images / '1.png'}: image of 96x64 px" in capsys.readouterr().err
+
+
+def test_only_corrupt_images_still_write_valid_files(fake_model: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"")
+    assert _run(bad, "--model", fake_model, "--out", tmp_path / "out") == 1
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == []
+
+
+def test_the_embedded_images_are_the_default(
+    images: Path,
+    fake_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    assert infer.DEFAULT_IMAGES == ROOT / "examples" / "images"
+    monkeypatch.setattr(infer, "DEFAULT_IMAGES", images)
+    assert _run("--model", fake_model, "--out", tmp_path / "out") == 0
+    assert "in 5 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.jpg"], "error: none.jpg: expected an image, a folder or a glob pattern"),
+        (["{tmp}/*.tiff"], "expected images .*found none"),
+        (["{tmp}/empty"], "folder .*empty: expected images .*found none"),
+        (["{images}", "--model", "{tmp}/no.onnx"], "no.onnx: .*make it with `python -m export.maskrcnn`"),
+        (["{images}", "--model", "{images}/0.png"], "expected a name ending in .onnx, found '.png'"),
+        (
+            ["{images}", "--model", "{images}/0.png", "--backend", "onnxruntime"],
+            "expected an ONNX file, found",
+        ),
+        (["{images}", "--backend", "tensorrt"], "the TensorRT backend is not part of this version"),
+        (["{images}", "--out", "{images}/0.png"], "error: .*0.png"),
+    ],
+)
+def test_what_cannot_begin_exits_with_two(
+    arguments: list[str],
+    message: str,
+    images: Path,
+    fake_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    (tmp_path / "empty").mkdir()
+    filled = [a.format(tmp=tmp_path, images=images) for a in arguments]
+    if "--model" not in filled:
+        filled += ["--model", str(fake_model)]
+    if "--out" not in filled:
+        filled += ["--out", str(tmp_path / "out")]
+    assert infer.main(filled) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.strip().split("\n")) == 1
+    assert re.search(message, printed.err)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--batch", "0"], ["--score", "1.5"], ["--backend", "x"], ["--threads", "no"]]
+)
+def test_wrong_arguments_exit_with_two(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        infer.main(arguments)
+    assert exit_info.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_overlays_of_equal_names_do_not_collide(tmp_path: Path) -> None:
+    paths = [tmp_path / n for n in ("x/a.jpg", "y/a.jpg", "y/A.png", "z/y/a.bmp", "x/a-b.jpg")]
+    names = [p.name for p in infer.overlay_paths(paths, tmp_path / "out")]
+    # y/A.png: neither A.png nor y_A.png differs from its neighbours' where case is ignored.
+    assert names == ["a.png", "y_a.png", "A_2.png", "a_3.png", "a-b.png"]
+
+
+def test_an_overlay_never_replaces_an_input(images: Path, fake_model: Path) -> None:
+    before = {p: p.read_bytes() for p in images.iterdir()}
+    assert _run(images, "--model", fake_model, "--out", images) == 0
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert (images / "images_0.png").exists()
+
+
+def test_the_command_runs_as_a_module(images: Path, fake_model: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "runtime.infer",
+        str(images / "*.png"),
+        "--model",
+        str(fake_model),
+        "--batch",
+        "3",
+    ]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    # No progress bar where there is no terminal.
+    assert done.stderr == ""
+    assert "8 detections of score 0.3 or more in 4 images" in done.stdout
