@@ -12,7 +12,7 @@ from setuptools import setup
 ROOT = Path(__file__).parent
 
 RUNTIME = [
-    "numpy>=1.23",
+    "numpy>=1.24",
     "opencv-python-headless>=4.8",
     "onnxruntime>=1.17",
     "pycocotools>=2.0.6",

@@ -6,9 +6,6 @@ from pathlib import Path
 import mmdet
 from mmengine.config import Config, ConfigDict
 
-EMBEDDED_CONFIG = Path(__file__).parent.parent / "examples" / "tiny-mask-rcnn_r18_fpn_shapes.py"
-EMBEDDED_CHECKPOINT = EMBEDDED_CONFIG.with_suffix(".pth")
-
 
 def shipped_configs() -> dict[str, Path]:
     """Return every config that the installed mmdet ships, by bare name.

@@ -98,7 +98,8 @@ def onnx_from_model(model: TwoStageDetector, options: GraphOptions) -> onnx.Mode
         # mmdet's Python checks of shapes look data-dependent to the tracer, and the exporter calls itself legacy.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            DetectorGraph(model, options.masks),
+            # In evaluation mode already: the exporter switches to it and afterwards back, for every module inside.
+            DetectorGraph(model, options.masks).eval(),
             (images, image_sizes),
             buffer,
             dynamo=False,

@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from export.config import EMBEDDED_CHECKPOINT, EMBEDDED_CONFIG
+from examples import CHECKPOINT_PATH, CONFIG_PATH, IMAGES_DIR
 from export.graph import (
     MAX_OPSET,
     MIN_OPSET,
@@ -32,7 +32,6 @@ from runtime.images import read_image
 from runtime.metadata import ModelMetadata
 
 DEFAULT_OUTPUT = Path("out/maskrcnn.onnx")
-EMBEDDED_IMAGES = EMBEDDED_CONFIG.parent / "images"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
 EXIT_DIFFERENT = 1
@@ -55,7 +54,7 @@ def export(args: argparse.Namespace, console: Console) -> int:
     steps = Steps(console)
     _check_pair(args)
     images = [] if args.no_verify else _verification_images(args.images)
-    with steps(f"load {Path(args.config or EMBEDDED_CONFIG).stem}"):
+    with steps(f"load {Path(args.config or CONFIG_PATH).stem}"):
         loaded = _load(args)
         metadata = metadata_from_model(
             loaded, size=args.size, dynamic_size=args.dynamic_size, masks=args.masks
@@ -147,7 +146,7 @@ def _check_pair(args: argparse.Namespace) -> None:
 def _load(args: argparse.Namespace) -> LoadedModel:
     config, checkpoint = args.config, args.checkpoint
     if config is None:
-        config, checkpoint = str(EMBEDDED_CONFIG), EMBEDDED_CHECKPOINT
+        config, checkpoint = str(CONFIG_PATH), CHECKPOINT_PATH
     elif str(checkpoint) == "none":
         checkpoint = None
     return load_model(
@@ -170,7 +169,7 @@ def _graph_options(args: argparse.Namespace, metadata: ModelMetadata) -> GraphOp
 def _verification_images(paths: Optional[Sequence[Path]]) -> list[np.ndarray]:
     """Return two images of different size or more."""
     if paths is None:
-        paths = sorted(p for p in EMBEDDED_IMAGES.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        paths = sorted(p for p in IMAGES_DIR.glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     images = [read_image(path) for path in paths]
     for second in images[1:]:
         if second.shape != images[0].shape:

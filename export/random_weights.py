@@ -26,7 +26,7 @@ def randomize(model: nn.Module, *, seed: int, size: tuple[int, int]) -> nn.Modul
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _init_weights(model)
-        _randomize(model, structured_images(1, size, seed).to(next(model.parameters()).device))
+        _randomize(model, _network_images(model, size, seed))
     return model.eval()
 
 
@@ -62,6 +62,15 @@ def structured_images(num: int, size: tuple[int, int], seed: int) -> Tensor:
         noise = torch.randn(num, 3, cells, cells, generator=generator)
         images += nn.functional.interpolate(noise, size, mode="bilinear", align_corners=False)
     return images
+
+
+def _network_images(model: nn.Module, size: tuple[int, int], seed: int) -> Tensor:
+    """Return an image as the model gets them; without a division by std its values are fifty times as large."""
+    pixels = (structured_images(1, size, seed) * 50 + 120).clamp(0, 255).to(next(model.parameters()).device)
+    preprocessor = model.data_preprocessor
+    if not getattr(preprocessor, "_enable_normalize", False):
+        return pixels
+    return (pixels - preprocessor.mean) / preprocessor.std
 
 
 def _calibrate_batch_norm(model: nn.Module, images: Tensor) -> None:

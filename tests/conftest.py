@@ -4,6 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores; two that use all of them each take longer than one after the other.
+    torch.set_num_threads(1)
 
 DATA_VARIABLE = "MASKRCNN_TEST_DATA"
 

@@ -6,6 +6,7 @@ from typing import Optional
 import numpy as np
 import onnx
 import pytest
+import torch
 from torch import nn
 
 from export.graph import (
@@ -196,3 +197,14 @@ def test_shapes_are_known_but_for_the_batch(graph):
 def test_an_opset_out_of_range_is_refused(opset):
     with pytest.raises(ValueError, match=f"--opset: expected {MIN_OPSET} to {MAX_OPSET}, found {opset}"):
         GraphOptions(size=SIZE, opset=opset)
+
+
+def test_the_model_is_as_it_was(tmp_path):
+    """Its batch normalisation too: mmdet's ResNet holds it in evaluation mode only where norm_eval says so."""
+    model = tiny_model()
+    model.backbone.norm_eval = False
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    export(model, tmp_path / "m.onnx")
+    assert not any(module.training for module in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert_equal(tmp_path / "m.onnx", model, PHOTOS[:1])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from export.config import EMBEDDED_CHECKPOINT, EMBEDDED_CONFIG
+from examples import CHECKPOINT_PATH, CONFIG_PATH, IMAGES_DIR
 from export.model import LoadedModel, load_model
 from export.verify import verify
 from runtime.compare import Tolerance
@@ -31,8 +31,8 @@ def assert_exact(path: Path, loaded: LoadedModel, *batches: list[Path]) -> None:
 
 @VARIANTS
 def test_embedded(tmp_path, masks, dynamic):
-    loaded = load_model(str(EMBEDDED_CONFIG), EMBEDDED_CHECKPOINT)
-    images = sorted((EMBEDDED_CONFIG.parent / "images").iterdir())
+    loaded = load_model(str(CONFIG_PATH), CHECKPOINT_PATH)
+    images = sorted(IMAGES_DIR.iterdir())
     export_loaded(loaded, tmp_path / "m.onnx", masks=masks, dynamic_size=dynamic)
     assert_exact(tmp_path / "m.onnx", loaded, images[:1], images[1:3], images[3:6])
 

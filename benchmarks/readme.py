@@ -1,0 +1,101 @@
+"""``python -m benchmarks.readme``: write README's tables from the committed results.
+
+A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; NAME is a function of this module.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def cpu_latency() -> str:
+    """onnxruntime next to PyTorch eager."""
+    data = json.loads((RESULTS / "cpu_latency.json").read_text())
+    rows = []
+    for row in data["measured"]:
+        seconds = {name: value["median"] for name, value in row["seconds_per_image"].items()}
+        rows.append(
+            [
+                row["batch"],
+                f"{seconds['pytorch']:.2f} s",
+                f"{seconds['onnxruntime']:.2f} s",
+                f"{seconds['pytorch'] / seconds['onnxruntime']:.1f}×",
+            ]
+        )
+    versions = data["versions"]
+    table = _table(["batch", "PyTorch eager, per image", "onnxruntime, per image", "faster"], rows)
+    return (
+        f"{table}\n{data['config']}, {data['size'][0]}×{data['size'][1]}, {data['threads']} threads of "
+        f"{data['cpu']}; medians of {data['measured'][0]['images']} images, masks pasted at original resolution "
+        f"on both sides; torch {versions['torch']}, onnxruntime {versions['onnxruntime']}.\n"
+    )
+
+
+def configs() -> str:
+    """Every config of configs/mask_rcnn with random weights."""
+    data = json.loads((RESULTS / "configs.json").read_text())
+    rows = [
+        [
+            f"`{r['config']}`",
+            r["result"],
+            f"{sum(r['matched'])} of {sum(r['detections'])}",
+            f"{r['box_px']:.1e}",
+            f"{r['score']:.1e}",
+            f"{r['mask']:.1e}",
+            r["nodes"],
+        ]
+        for r in data
+    ]
+    heading = ["config", "", "detections matched", "worst box, px", "worst score", "mask pixels", "nodes"]
+    return _table(heading, rows)
+
+
+def embedded() -> str:
+    """The embedded model's accuracy."""
+    data = json.loads((ROOT / "examples" / "metrics.json").read_text())
+    row = [f"{data[f'{kind}_{metric}']:.3f}" for kind in ("box", "mask") for metric in ("AP", "AP50", "AP75")]
+    return _table(["box AP", "AP50", "AP75", "mask AP", "AP50", "AP75"], [row])
+
+
+TABLES = {"cpu_latency": cpu_latency, "configs": configs, "embedded": embedded}
+
+
+def updated(text: str) -> str:
+    """Return the README with every table made anew.
+
+    Raises:
+        KeyError: a table of a name that this module does not have.
+    """
+    return MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}{match[3]}", text)
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Rewrite the README, or with ``--check`` return 1 if that would change it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit 1 where a table is out of date"
+    )
+    args = parser.parse_args(argv)
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    new = updated(text)
+    if args.check:
+        return int(new != text)
+    readme.write_text(new)
+    return 0
+
+
+def _table(heading: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
