@@ -99,9 +99,9 @@ def _scale_roi_head(head: nn.Module, features: tuple[Tensor, ...]) -> None:
     rois = torch.cat([torch.zeros(200, 1), centers - sizes / 2, centers + sizes / 2], dim=1).to(features[0])
     outputs = head._bbox_forward(features, rois)
     _rescale(head.bbox_head, "fc_cls", [outputs["cls_score"]], 2.5)
-    _rescale(head.bbox_head, "fc_reg", [outputs["bbox_pred"]], 0.7)
+    _rescale(head.bbox_head, "fc_reg", [outputs["bbox_pred"]], 0.4)
     if head.with_mask:
-        _rescale(head.mask_head, "conv_logits", [head._mask_forward(features, rois)["mask_preds"]], 8.0)
+        _rescale(head.mask_head, "conv_logits", [head._mask_forward(features, rois)["mask_preds"]], 16.0)
 
 
 def _rescale(head: nn.Module, name: str, outputs: list[Tensor], spread: float) -> None:
