@@ -6,6 +6,8 @@ python -m examples.evaluate --coco FOLDER --scale 1333 800
 
 from __future__ import annotations
 
+import patches  # isort: skip  # noqa: F401  makes mmdet importable without mmcv's compiled operators
+
 import argparse
 import contextlib
 import hashlib

@@ -6,6 +6,8 @@ python -m examples.train --max-iterations 2 --batch 2 --device cpu --workers 0 -
 
 from __future__ import annotations
 
+import patches  # isort: skip  # noqa: F401  makes mmdet importable without mmcv's compiled operators
+
 import argparse
 import math
 import time

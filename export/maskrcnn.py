@@ -9,8 +9,10 @@ from typing import Optional
 
 import numpy as np
 import onnx
+import torch
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from examples import CHECKPOINT_PATH, CONFIG_PATH, IMAGES_DIR
@@ -44,15 +46,15 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     console = Console()
     try:
         return export(args, console)
-    except (FileNotFoundError, ValueError, NotImplementedError) as error:
-        console.print(f"[bold red]error[/] {error}", highlight=False, markup=True, soft_wrap=True)
+    except (OSError, ValueError, NotImplementedError) as error:
+        console.print(f"[bold red]error[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return EXIT_REFUSED
 
 
 def export(args: argparse.Namespace, console: Console) -> int:
     """Config and checkpoint -> patched model -> ONNX -> verified file."""
     steps = Steps(console)
-    _check_pair(args)
+    _check_arguments(args)
     images = [] if args.no_verify else _verification_images(args.images)
     with steps(f"load {Path(args.config or CONFIG_PATH).stem}"):
         loaded = _load(args)
@@ -76,7 +78,8 @@ def export(args: argparse.Namespace, console: Console) -> int:
         if not _report(cases, console):
             return _keep_failed(partial, args.output, console)
     os.replace(partial, args.output)
-    console.print(_summary(args.output, metadata, loaded), highlight=False)
+    _failed(args.output).unlink(missing_ok=True)
+    console.print(_summary(args.output, metadata, loaded), highlight=False, soft_wrap=True)
     return 0
 
 
@@ -131,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_pair(args: argparse.Namespace) -> None:
+def _check_arguments(args: argparse.Namespace) -> None:
     if args.config is not None and args.checkpoint is None:
         raise ValueError(
             f"expected CONFIG and CHECKPOINT, found only {args.config}; "
@@ -139,6 +142,10 @@ def _check_pair(args: argparse.Namespace) -> None:
         )
     if args.max_per_img is not None and args.max_per_img < 1:
         raise ValueError(f"--max-per-img: expected at least 1, found {args.max_per_img}")
+    if torch.device(args.device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"--device: expected a device that PyTorch sees, found {args.device}; leave it out for the CPU"
+        )
     if args.size is not None:
         args.size = tuple(args.size)
 
@@ -188,11 +195,17 @@ def _write(model: onnx.ModelProto, output: Path) -> Path:
     return partial
 
 
+def _failed(output: Path) -> Path:
+    return output.with_name(f"{output.stem}.failed.onnx")
+
+
 def _keep_failed(partial: Path, output: Path, console: Console) -> int:
-    failed = output.with_name(f"{output.stem}.failed.onnx")
+    failed = _failed(output)
     os.replace(partial, failed)
     console.print(
-        f"[bold red]error[/] the exported file differs from PyTorch; it is kept as {failed}", highlight=False
+        f"[bold red]error[/] the exported file differs from PyTorch; it is kept as {escape(str(failed))}",
+        highlight=False,
+        soft_wrap=True,
     )
     return EXIT_DIFFERENT
 
@@ -217,19 +230,20 @@ def _report(cases: Sequence[Case], console: Console) -> bool:
     console.print(table)
     failed = [case for case in cases if not case.within(tolerance)]
     for case in failed:
-        console.print(f"batch {case.batch}, image {case.image}: {case.difference.worst}", highlight=False)
+        console.print(
+            f"batch {case.batch}, image {case.image}: {escape(case.difference.worst)}", highlight=False
+        )
     return not failed
 
 
 def _summary(output: Path, metadata: ModelMetadata, loaded: LoadedModel) -> str:
     size = "x".join(map(str, metadata.size)) if metadata.size else "dynamic"
-    weights = (
-        "random weights" if loaded.checkpoint is None else f"checkpoint {metadata.checkpoint_sha256[:12]}"
-    )
-    megabytes = output.stat().st_size / 1e6
+    weights = "random weights" if loaded.checkpoint is None else f"checkpoint {metadata.checkpoint_sha256[:12]}"
+    facts = f"{output.stat().st_size / 1e6:.1f} MB, batch dynamic, size {size}, {len(metadata.classes)} classes"
+    path = escape(str(output))
     return (
-        f"[bold]{output}[/]  {megabytes:.1f} MB, batch dynamic, size {size}, {len(metadata.classes)} classes, "
-        f"masks {metadata.masks}, {weights}\nrun it: python -m runtime.infer --model {output} --batch 2 IMAGE..."
+        f"[bold]{path}[/]  {facts}, masks {metadata.masks}, {weights}\n"
+        f"run it: python -m runtime.infer --model {path} --batch 2 IMAGE..."
     )
 
 

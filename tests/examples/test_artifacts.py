@@ -4,6 +4,8 @@ import patches  # isort: skip  # noqa: F401  makes mmdet importable without mmcv
 
 import hashlib
 import json
+import subprocess
+import sys
 
 import cv2
 import pytest
@@ -93,3 +95,13 @@ def test_unreadable_image_is_named(tmp_path):
     _, images = folder_set(tmp_path)
     with pytest.raises(RuntimeError, match=r"gone\.jpg"):
         next(images)
+
+
+@pytest.mark.parametrize("module", ["examples.shapes", "examples.train", "examples.evaluate"])
+def test_commands_start_on_their_own(module):
+    """In a fresh process: nothing else has made mmdet importable there."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--seed" in done.stdout

@@ -44,6 +44,8 @@ def refusal(capsys, *arguments: object) -> str:
 
 def test_export_writes_a_verified_file(files, tmp_path, capsys):
     output = tmp_path / "deep" / "m.onnx"
+    output.parent.mkdir()
+    (output.parent / "m.failed.onnx").write_bytes(b"of an earlier run")
     assert run(files, output) == 0
     shown = capsys.readouterr().out
     for step in ("load tiny", "trace", "simplify", "check", "verify", "equal"):
@@ -125,6 +127,11 @@ def test_a_checkpoint_of_another_model(files, tmp_path, capsys):
     [
         (["--opset", "13"], "--opset: expected 16 to 20, found 13"),
         (["--size", "100", "100"], "--size: expected multiples of 32"),
+        pytest.param(
+            ["--device", "cuda"],
+            "--device: expected a device that PyTorch sees, found cuda",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         (["--max-per-img", "0"], "--max-per-img: expected at least 1, found 0"),
     ],
 )
