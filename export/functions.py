@@ -286,4 +286,8 @@ def _reduce(op: str, opset: int):
 
 def _parse(body: str, opset: int) -> onnx.FunctionProto:
     header = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>'
-    return parser.parse_function(header + body)
+    function = parser.parse_function(header + body)
+    for node in function.node:
+        # onnxruntime before 1.20 derives the names of nodes it fuses from theirs, and refuses two that are equal.
+        node.name = f"{function.name}/{node.output[0]}"
+    return function

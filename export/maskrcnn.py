@@ -238,8 +238,12 @@ def _report(cases: Sequence[Case], console: Console) -> bool:
 
 def _summary(output: Path, metadata: ModelMetadata, loaded: LoadedModel) -> str:
     size = "x".join(map(str, metadata.size)) if metadata.size else "dynamic"
-    weights = "random weights" if loaded.checkpoint is None else f"checkpoint {metadata.checkpoint_sha256[:12]}"
-    facts = f"{output.stat().st_size / 1e6:.1f} MB, batch dynamic, size {size}, {len(metadata.classes)} classes"
+    weights = (
+        "random weights" if loaded.checkpoint is None else f"checkpoint {metadata.checkpoint_sha256[:12]}"
+    )
+    facts = (
+        f"{output.stat().st_size / 1e6:.1f} MB, batch dynamic, size {size}, {len(metadata.classes)} classes"
+    )
     path = escape(str(output))
     return (
         f"[bold]{path}[/]  {facts}, masks {metadata.masks}, {weights}\n"

@@ -291,3 +291,14 @@ def test_two_numbers_of_feature_maps_are_refused():
 def test_an_unknown_operator_is_refused():
     with pytest.raises(ValueError, match="found SoftNMS"):
         functions_for([helper.make_node("SoftNMS", ["a"], ["b"], domain=DOMAIN)], 16)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_the_nodes_of_a_body_have_names_of_their_own(opset):
+    """onnxruntime before 1.20 refuses a model in which two nodes that it fuses have none."""
+    ops = (("GroupedNMS", 3), ("MultiLevelRoiAlign", 5), ("PasteMasks", 3))
+    nodes = [helper.make_node(op, [f"i{k}" for k in range(num)], ["o"], domain=DOMAIN) for op, num in ops]
+    for function in functions_for(nodes, opset):
+        names = [node.name for node in function.node]
+        assert all(names)
+        assert len(set(names)) == len(names)
