@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import re
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,15 +85,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     console = Console()
     results = json.loads(args.output.read_text()) if args.output.is_file() else []
     done = {result["config"] for result in results}
-    scratch = args.output.with_suffix(".partial.onnx")
     for name in config_names(args.folder):
         if name in done:
             continue
-        results.append(check_config(name, scratch))
+        with tempfile.TemporaryDirectory() as folder:
+            results.append(check_config(name, Path(folder) / "model.onnx"))
         text = json.dumps(results, indent=1)
         args.output.write_text(re.sub(r"\n {3,}|\n  (?=\])", " ", text) + "\n")
         console.print(results[-1], soft_wrap=True)
-    scratch.unlink(missing_ok=True)
     return int(any(result["result"] != "exact" for result in results))
 
 
