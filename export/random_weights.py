@@ -7,6 +7,7 @@ from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 RESIDUAL_SCALE = 0.1
+OBJECTNESS_BIAS = -4.0
 
 
 def randomize(model: nn.Module, *, seed: int, size: tuple[int, int]) -> nn.Module:
@@ -88,6 +89,10 @@ def _scale_rpn(head: nn.Module, features: tuple[Tensor, ...]) -> None:
     scores, deltas = head(features)
     _rescale(head, "rpn_cls", scores, 2.0)
     _rescale(head, "rpn_reg", deltas, 0.4)
+    if isinstance(getattr(head, "rpn_cls", None), nn.Conv2d):
+        # Objects are rare. And float32 tells probabilities near 0 apart, but has few of them near 1: scores would tie,
+        # and which of two tied proposals mmdet keeps depends on the CPU, since it sorts without `stable`.
+        head.rpn_cls.bias[:: head.cls_out_channels] = OBJECTNESS_BIAS
 
 
 def _scale_roi_head(head: nn.Module, features: tuple[Tensor, ...]) -> None:
