@@ -1,6 +1,7 @@
 """Random weights for trying a config out, or for testing one without its checkpoint."""
 
 import logging
+from typing import Optional
 
 import torch
 from mmengine.logging import MMLogger
@@ -44,10 +45,9 @@ def _init_weights(model: nn.Module) -> None:
 
 def _randomize(model: nn.Module, images: Tensor) -> None:
     for module in model.modules():
-        # mmdet starts residual branches at zero, which would leave a network of shortcuts. At one, each block doubles
-        # the rounding errors of the one before, and nothing could be compared.
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.any():
-            nn.init.constant_(module.weight, RESIDUAL_SCALE)
+        norm = _last_norm(module)
+        if norm is not None:
+            nn.init.constant_(norm.weight, RESIDUAL_SCALE)
     with torch.no_grad():
         _calibrate_batch_norm(model, images)
         features = model.extract_feat(images)
@@ -63,6 +63,17 @@ def structured_images(num: int, size: tuple[int, int], seed: int) -> Tensor:
         noise = torch.randn(num, 3, cells, cells, generator=generator)
         images += nn.functional.interpolate(noise, size, mode="bilinear", align_corners=False)
     return images
+
+
+def _last_norm(block: nn.Module) -> Optional[nn.Module]:
+    """Return the normalisation that ends the residual branch of a block of mmdet's ResNets, None for other modules.
+
+    mmdet starts it at zero in some networks, which leaves nothing but shortcuts, and at one in others: then each
+    block doubles the rounding errors of the one before, and nothing could be compared.
+    """
+    if not (hasattr(block, "conv1") and hasattr(block, "downsample")):
+        return None
+    return getattr(block, "norm3" if hasattr(block, "norm3_name") else "norm2", None)
 
 
 def _network_images(model: nn.Module, size: tuple[int, int], seed: int) -> Tensor:
