@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from runtime.compare import DetectionArrays, Tolerance, compare, compare_image, match_detections
 
 TOLERANCE = Tolerance()
