@@ -64,14 +64,15 @@ def verify(path: Path, model: nn.Module, batches: Sequence[Sequence[np.ndarray]]
 
 
 def reference_detections(model: nn.Module, batch: Batch, metadata: ModelMetadata) -> list[DetectionArrays]:
-    """Run mmdet's own ``predict``.
+    """Run mmdet's own ``predict``, in float32.
 
     Returns:
         Per image, in original px with masks at original resolution; for ``full`` masks in network px.
     """
     device = next(model.parameters()).device
     images = torch.from_numpy(batch.images).to(device)
-    with torch.no_grad(), warnings.catch_warnings():
+    # PyTorch convolves in TF32 on a GPU unless told otherwise, which is no reference for float32.
+    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         samples = model.predict(images, _data_samples(batch), rescale=metadata.masks != "full")
     return [_arrays(sample.pred_instances, metadata) for sample in samples]
