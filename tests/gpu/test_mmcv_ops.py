@@ -53,7 +53,7 @@ def test_roi_align_forward_and_backward(aligned, ratio):
     weights = torch.randn(64, 8, 7, 7)
     results = []
     for device in ("cpu", "cuda"):
-        leaf = features.to(device).requires_grad_()
+        leaf = features.clone().to(device).requires_grad_()
         out = roi_align(leaf, rois.to(device), (7, 7), 0.25, ratio, "avg", aligned)
         (out * weights.to(device)).sum().backward()
         results.append((out.detach().cpu(), leaf.grad.cpu()))
