@@ -49,11 +49,21 @@ def configs() -> str:
             f"{r['box_px']:.1e}",
             f"{r['score']:.1e}",
             f"{r['mask']:.1e}",
+            f"{r['mask_of_all_pixels']:.1e}",
             r["nodes"],
         ]
         for r in data
     ]
-    heading = ["config", "", "detections matched", "worst box, px", "worst score", "mask pixels", "nodes"]
+    heading = [
+        "config",
+        "",
+        "detections matched",
+        "worst box, px",
+        "worst score",
+        "mask px of either",
+        "of all px",
+        "nodes",
+    ]
     return _table(heading, rows)
 
 

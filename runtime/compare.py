@@ -54,6 +54,7 @@ class Difference:
         box_px, score: largest difference among the matched, 0 without any.
         mask: share of differing mask pixels among the matched; None without masks.
         mask_px: number of differing mask pixels among the matched.
+        mask_size_px: number of pixels, n * H * W, of the matched masks.
         worst: where the largest box difference is, in words.
     """
 
@@ -64,6 +65,7 @@ class Difference:
     score: float
     mask: Optional[float]
     mask_px: int
+    mask_size_px: int
     worst: str
 
     def within(self, tolerance: Tolerance) -> bool:
@@ -114,6 +116,7 @@ def compare_image(expected: DetectionArrays, found: DetectionArrays) -> Differen
         score=float(scores.max(initial=0.0)),
         mask=different / max(union, 1) if has_masks else None,
         mask_px=different,
+        mask_size_px=expected.masks[left].size if has_masks else 0,
         worst=_worst(expected, found, pairs, boxes),
     )
 
