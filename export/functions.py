@@ -42,7 +42,8 @@ def grouped_nms_function(opset: int) -> onnx.FunctionProto:
             candidate_column = Unsqueeze (candidate, last)
             candidate_boxes = Where (candidate_column, boxes, zero)
             {maximum("largest", "candidate_boxes", "box_axes", [1, 2])}
-            {minimum("smallest", "candidate_boxes", "box_axes", [1, 2])}
+            {minimum("smallest_any", "candidate_boxes", "box_axes", [1, 2])}
+            smallest = Min (smallest_any, zero)
             extent = Sub (largest, smallest)
             stride = Add (extent, one)
             group = Cast <to = 1> (groups)

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import patches  # noqa: F401  (makes mmcv.ops and mmdet importable, in whatever order a test imports them)
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores; two that use all of them each take longer than one after the other.
     torch.set_num_threads(1)

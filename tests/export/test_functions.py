@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmcv.ops import batched_nms
 from onnx import TensorProto, helper
 
 from export.functions import DOMAIN, functions_for
@@ -97,6 +98,30 @@ def test_grouped_nms_is_greedy_nms_per_group(nms, seed, batch, num, shared_group
         expected = greedy(boxes[b], scores[b], np.broadcast_to(groups, (batch, num))[b], 0.5, 0.1, 6)
         assert count[b] == len(expected)
         assert indices[b].tolist() == expected + [-1] * (6 - len(expected))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_grouped_nms_rounds_as_mmcv_does(seed):
+    """mmcv shifts group 79 by 79 * (largest coordinate + 1), which costs a box a hundredth of a pixel.
+
+    No box touches zero, all are candidates, and each overlaps another by about the threshold: two boxes of one size,
+    a third of it apart.
+    """
+    rng = np.random.default_rng(seed)
+    size = rng.uniform(9, 11, (200, 2))
+    corner = np.stack([900 + 30 * (np.arange(200) % 20), 900 + 30 * (np.arange(200) // 20)], 1) + rng.random(
+        (200, 2)
+    )
+    moved = corner + np.stack([size[:, 0] / 3 * rng.uniform(0.9995, 1.0005, 200), np.zeros(200)], 1)
+    boxes = np.concatenate([np.concatenate([c, c + size], 1) for c in (corner, moved)]).astype(np.float32)[
+        None
+    ]
+    scores = rng.permutation(400).astype(np.float32)[None] / 400 + 1
+    groups = np.tile(rng.integers(70, 80, 200), 2).astype(np.int32)[None]
+    tensors = [torch.from_numpy(values[0]) for values in (boxes, scores, groups)]
+    _, expected = batched_nms(*tensors, {"type": "nms", "iou_threshold": 0.5})
+    found, count = nms_session(0.5, 0.0, 400).run(None, {"boxes": boxes, "scores": scores, "groups": groups})
+    assert found[0, : count[0]].tolist() == expected.tolist()
 
 
 NMS_CASES = {
