@@ -14,6 +14,8 @@ namespace maskrcnn {
 // (the made-up input that TensorRT times a plugin on) gets 512 samples, evenly spaced over its bin.
 constexpr int kMaxSamplesPerAxis = 512;
 
+enum class PoolMode { kMax, kAvg };  // in the order of mmcv's attribute: 0, 1
+
 // What mmcv starts max pooling with, and returns for a bin without samples.
 constexpr float kMaxPoolStart = -10000.f;
 // mmcv's mark for "no sample was the maximum". A maximum at exactly -1, the map's outermost position, looks the same

@@ -10,8 +10,6 @@
 
 namespace maskrcnn {
 
-enum class PoolMode { kMax, kAvg };
-
 struct RoiAlignParams {
   int output_height;
   int output_width;

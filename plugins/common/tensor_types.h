@@ -1,0 +1,15 @@
+// How a launcher's caller describes the data behind a pointer. Plain C++: TensorRT adapters, tests and kernels share it.
+#pragma once
+
+namespace maskrcnn {
+
+enum class ElementType { kFloat, kHalf, kInt8, kUint8, kBool };
+
+// The order of a (batch, channels, height, width) tensor's elements in memory.
+enum class TensorLayout {
+  kNchw,   // TensorRT's kLINEAR
+  kNhwc,   // TensorRT's kHWC: channels last, dense
+  kNhwc8,  // TensorRT's kHWC8: channels last, their number padded to a multiple of 8
+};
+
+}  // namespace maskrcnn
