@@ -1,0 +1,10 @@
+// The operator GroupedNMS.
+#pragma once
+
+#include "plugins/common/op.h"
+
+namespace maskrcnn {
+
+OpType grouped_nms_type();
+
+}  // namespace maskrcnn
