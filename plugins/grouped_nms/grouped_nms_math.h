@@ -15,7 +15,7 @@ MASKRCNN_HOST_DEVICE Box load_box(const float* corners) { return {corners[0], co
 
 // offset: 1 where x2 and y2 are the last pixel inside the box (mmdet 1.x), 0 where they are its edge.
 MASKRCNN_HOST_DEVICE float box_area(const Box& box, float offset) {
-  return (box.x2 - box.x1 + offset) * (box.y2 - box.y1 + offset);
+  return unfused_product(box.x2 - box.x1 + offset, box.y2 - box.y1 + offset);
 }
 
 // Whether `kept`, which ranks first, removes `other`. Operation by operation what mmcv's nms_cpu does
@@ -28,7 +28,7 @@ MASKRCNN_HOST_DEVICE bool suppresses(const Box& kept, const Box& other, float io
   const float y2 = other.y2 < kept.y2 ? other.y2 : kept.y2;
   const float width = x2 - x1 + offset;
   const float height = y2 - y1 + offset;
-  const float intersection = (width > 0.f ? width : 0.f) * (height > 0.f ? height : 0.f);
+  const float intersection = unfused_product(width > 0.f ? width : 0.f, height > 0.f ? height : 0.f);
   // Most pairs do not meet: skip the division, whose result would be 0 or NaN.
   if (!(intersection > 0.f) && iou_threshold >= 0.f) return false;
   // The divisor has no floor, as in mmcv: 0 / 0 is NaN, which fails the test.

@@ -36,10 +36,11 @@ struct MaskTap {
 
 // Where the centre of `pixel` falls on an axis of `mask_size` cells stretched over the box.
 MASKRCNN_HOST_DEVICE float mask_position(int pixel, float box_begin, float box_end, int mask_size) {
+  // Doubling is exact, fused or not.
   float relative = (static_cast<float>(pixel) + 0.5f - box_begin) / (box_end - box_begin) * 2.f - 1.f;
   // mmdet sends the infinities of a box without width to the mask's centre.
   if (relative == INFINITY || relative == -INFINITY) relative = 0.f;
-  return (relative + 1.f) * (static_cast<float>(mask_size) / 2.f) - 0.5f;
+  return unfused_product(relative + 1.f, static_cast<float>(mask_size) / 2.f) - 0.5f;
 }
 
 MASKRCNN_HOST_DEVICE MaskTap mask_tap(float position, int mask_size) {
@@ -54,12 +55,15 @@ MASKRCNN_HOST_DEVICE MaskTap mask_tap(float position, int mask_size) {
           high_inside ? high_weight : 0.f};
 }
 
-// mask: (height, width) with rows of `width` cells.
-MASKRCNN_HOST_DEVICE float sample_mask(const float* mask, int width, const MaskTap& y, const MaskTap& x) {
-  const float* row_low = mask + static_cast<int64_t>(y.low) * width;
-  const float* row_high = mask + static_cast<int64_t>(y.high) * width;
-  return row_low[x.low] * (x.low_weight * y.low_weight) + row_low[x.high] * (x.high_weight * y.low_weight) +
-         row_high[x.low] * (x.low_weight * y.high_weight) + row_high[x.high] * (x.high_weight * y.high_weight);
+// mask: (height, width) with rows of `width` cells; T converts to float.
+template <typename T>
+MASKRCNN_HOST_DEVICE float sample_mask(const T* mask, int width, const MaskTap& y, const MaskTap& x) {
+  const T* row_low = mask + static_cast<int64_t>(y.low) * width;
+  const T* row_high = mask + static_cast<int64_t>(y.high) * width;
+  return static_cast<float>(row_low[x.low]) * (x.low_weight * y.low_weight) +
+         static_cast<float>(row_low[x.high]) * (x.high_weight * y.low_weight) +
+         static_cast<float>(row_high[x.low]) * (x.low_weight * y.high_weight) +
+         static_cast<float>(row_high[x.high]) * (x.high_weight * y.high_weight);
 }
 
 }  // namespace maskrcnn

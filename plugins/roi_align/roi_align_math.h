@@ -40,8 +40,8 @@ MASKRCNN_HOST_DEVICE int num_axis_samples(float bin_size, int sampling_ratio) {
 MASKRCNN_HOST_DEVICE RoiAxis roi_axis(float begin, float end, float spatial_scale, bool aligned, int num_bins,
                                       int sampling_ratio) {
   const float offset = aligned ? 0.5f : 0.f;
-  const float start = begin * spatial_scale - offset;
-  float size = end * spatial_scale - offset - start;
+  const float start = unfused_product(begin, spatial_scale) - offset;
+  float size = unfused_product(end, spatial_scale) - offset - start;
   if (!aligned && !(size > 1.f)) size = 1.f;
   const float bin_size = size / static_cast<float>(num_bins);
   return {start, bin_size, num_axis_samples(bin_size, sampling_ratio)};
@@ -49,7 +49,7 @@ MASKRCNN_HOST_DEVICE RoiAxis roi_axis(float begin, float end, float spatial_scal
 
 // Where sample `sample` of bin `bin` lies. The order of the operations is mmcv's.
 MASKRCNN_HOST_DEVICE float sample_position(const RoiAxis& axis, int bin, int sample) {
-  return axis.start + static_cast<float>(bin) * axis.bin_size +
+  return axis.start + unfused_product(static_cast<float>(bin), axis.bin_size) +
          (static_cast<float>(sample) + 0.5f) * axis.bin_size / static_cast<float>(axis.num_samples);
 }
 

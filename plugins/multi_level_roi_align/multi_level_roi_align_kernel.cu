@@ -1,0 +1,444 @@
+// MultiLevelRoiAlign on the GPU.
+//
+// The average of bilinear samples is separable: sum over a bin = sum over its rows of weight_y * sum over its columns of
+// weight_x * pixel. A block therefore adds up, once per RoI, how much each pixel column and row weighs in each bin, and
+// then reads every pixel of a bin once instead of four times per sample. Maxima, and bins too many for the tables, are
+// computed sample by sample.
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include "plugins/multi_level_roi_align/multi_level_roi_align_kernel.h"
+#include "plugins/multi_level_roi_align/multi_level_roi_align_math.h"
+#include "plugins/roi_align/roi_align_math.h"
+
+namespace maskrcnn {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarp = 32;
+constexpr int kMaxGridX = 0x7fffffff;
+constexpr int kMaxGridY = 65535;
+
+constexpr int kMaxTableBins = 64;
+// All bins of an axis together: a map of 900 px and 60 bins fit, whatever the RoI; what does not fit goes sample by sample.
+constexpr int kMaxTableWeights = 1024;
+constexpr int kMaxStageBytes = 32768;  // with the tables below 48 KB, and six blocks on a multiprocessor of an H200
+constexpr int kLinearChannels = 64;    // per block, where the input is NCHW
+
+using Arguments = MultiLevelRoiAlignArguments;
+
+__device__ float to_float(float value) { return value; }
+__device__ float to_float(__half value) { return __half2float(value); }
+
+template <typename T>
+__device__ T from_float(float value);
+template <>
+__device__ float from_float<float>(float value) {
+  return value;
+}
+template <>
+__device__ __half from_float<__half>(float value) {
+  return __float2half_rn(value);
+}
+
+__host__ __device__ int64_t stored_channels(int64_t channels, TensorLayout layout) {
+  return layout == TensorLayout::kNhwc8 ? (channels + 7) / 8 * 8 : channels;
+}
+
+// Element offsets of a (batch, channels, height, width) tensor.
+struct Strides {
+  int64_t image, channel, row, column;
+};
+
+__host__ __device__ Strides strides_of(int64_t channels, int64_t height, int64_t width, TensorLayout layout) {
+  if (layout == TensorLayout::kNchw) return {channels * height * width, height * width, width, 1};
+  const int64_t stored = stored_channels(channels, layout);
+  return {height * width * stored, 1, width * stored, stored};
+}
+
+// What a block needs to know about its RoI.
+struct Roi {
+  bool valid;
+  const void* image;  // of the RoI's level and batch index
+  Strides strides;
+  int height, width;
+  RoiAxis y, x;
+};
+
+template <typename T>
+__device__ Roi find_roi(const Arguments& in, int64_t index) {
+  float roi[5];
+  for (int i = 0; i < 5; ++i) roi[i] = in.rois[index * 5 + i];
+  Roi out{};
+  out.valid = is_valid_roi(roi, in.batch);
+  if (!out.valid) return out;
+  const int number = in.num_levels > 1 ? roi_level(roi, in.finest_scale, in.num_levels) : 0;
+  // Indexing the kernel's parameters with a run-time number would copy them to local memory.
+  RoiAlignLevel level = in.levels[0];
+#pragma unroll
+  for (int i = 1; i < kMaxRoiAlignLevels; ++i) {
+    if (i == number) level = in.levels[i];
+  }
+  out.strides = strides_of(in.channels, level.height, level.width, in.feature_layout);
+  out.image = static_cast<const T*>(level.data) + static_cast<int64_t>(roi[0]) * out.strides.image;
+  out.height = level.height;
+  out.width = level.width;
+  out.y = roi_axis(roi[2], roi[4], level.spatial_scale, in.aligned, in.output_height, in.sampling_ratio);
+  out.x = roi_axis(roi[1], roi[3], level.spatial_scale, in.aligned, in.output_width, in.sampling_ratio);
+  return out;
+}
+
+__device__ float samples_per_bin(const Roi& roi) {
+  return static_cast<float>(max(roi.y.num_samples * roi.x.num_samples, 1));
+}
+
+// One element, sample by sample. A sample outside the map counts as 0: it adds nothing to an average, and a maximum
+// needs to see one of them only.
+template <typename T>
+__device__ float align_element(const Roi& roi, PoolMode mode, int64_t channel, int ph, int pw) {
+  const T* plane = static_cast<const T*>(roi.image) + channel * roi.strides.channel;
+  float sum = 0.f;
+  float best = kMaxPoolStart;
+  for (int i = 0; i < roi.y.num_samples; ++i) {
+    const AxisTap y = axis_tap(sample_position(roi.y, ph, i), roi.height);
+    if (!y.inside) {
+      if (roi.x.num_samples > 0) best = fmaxf(best, 0.f);
+      continue;
+    }
+    const T* low = plane + y.low * roi.strides.row;
+    const T* high = plane + y.high * roi.strides.row;
+    for (int j = 0; j < roi.x.num_samples; ++j) {
+      const AxisTap x = axis_tap(sample_position(roi.x, pw, j), roi.width);
+      if (!x.inside) {
+        best = fmaxf(best, 0.f);
+        continue;
+      }
+      const float value = y.low_weight * x.low_weight * to_float(low[x.low * roi.strides.column]) +
+                          y.low_weight * x.high_weight * to_float(low[x.high * roi.strides.column]) +
+                          y.high_weight * x.low_weight * to_float(high[x.low * roi.strides.column]) +
+                          y.high_weight * x.high_weight * to_float(high[x.high * roi.strides.column]);
+      sum += value;
+      if (value > best) best = value;
+    }
+  }
+  return mode == PoolMode::kAvg ? sum / samples_per_bin(roi) : best;
+}
+
+// Where an output element goes; kNhwc8's padding has channels of its own.
+__device__ int64_t output_offset(const Arguments& in, int64_t roi, int64_t channel, int ph, int pw) {
+  const Strides strides = strides_of(in.channels, in.output_height, in.output_width, in.output_layout);
+  return roi * strides.image + channel * strides.channel + ph * strides.row + pw * strides.column;
+}
+
+// Elements begin, begin + step, ... of RoI `roi_index`, counted as (channel, bin).
+template <typename In, typename Out>
+__device__ __noinline__ void align_elements(const Arguments& in, const Roi& roi, int64_t roi_index, int64_t begin,
+                                            int64_t end, int64_t step) {
+  const int64_t bins = static_cast<int64_t>(in.output_height) * in.output_width;
+  Out* output = static_cast<Out*>(in.output);
+  for (int64_t i = begin; i < end; i += step) {
+    const int64_t channel = i / bins;
+    const int bin = static_cast<int>(i % bins);
+    const int ph = bin / in.output_width;
+    const int pw = bin % in.output_width;
+    const bool computed = roi.valid && channel < in.channels;
+    const float value = computed ? align_element<In>(roi, in.mode, channel, ph, pw) : 0.f;
+    output[output_offset(in, roi_index, channel, ph, pw)] = from_float<Out>(value);
+  }
+}
+
+// Block x, y: RoI x, and every gridDim.y-th share of its elements.
+template <typename In, typename Out>
+__global__ void __launch_bounds__(kThreads) align_by_samples(const __grid_constant__ Arguments in) {
+  __shared__ Roi roi;
+  if (threadIdx.x == 0) roi = find_roi<In>(in, blockIdx.x);
+  __syncthreads();
+  const int64_t bins = static_cast<int64_t>(in.output_height) * in.output_width;
+  align_elements<In, Out>(in, roi, blockIdx.x, static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x,
+                          stored_channels(in.channels, in.output_layout) * bins,
+                          static_cast<int64_t>(gridDim.y) * kThreads);
+}
+
+// How much each pixel of an axis weighs in each bin: those of bin b are weights[begin[b]] ... weights[begin[b + 1] - 1],
+// for the pixels from first[b] on.
+struct AxisTable {
+  float weights[kMaxTableWeights];
+  int begin[kMaxTableBins + 1];
+  int first[kMaxTableBins];
+};
+
+struct Tables {
+  AxisTable y, x;
+};
+
+__device__ int find_pixels(const RoiAxis& axis, int bin, int size, int& first) {
+  int low = size;
+  int high = -1;
+  for (int i = 0; i < axis.num_samples; ++i) {
+    const AxisTap tap = axis_tap(sample_position(axis, bin, i), size);
+    if (!tap.inside) continue;
+    low = min(low, tap.low);
+    high = max(high, tap.high);
+  }
+  first = low;
+  return max(high - low + 1, 0);
+}
+
+__device__ void add_weights(const RoiAxis& axis, int bin, int size, int first, float* weights, int count) {
+  for (int i = 0; i < count; ++i) weights[i] = 0.f;
+  for (int i = 0; i < axis.num_samples; ++i) {
+    const AxisTap tap = axis_tap(sample_position(axis, bin, i), size);
+    if (!tap.inside) continue;
+    weights[tap.low - first] += tap.low_weight;
+    weights[tap.high - first] += tap.high_weight;
+  }
+}
+
+// One thread per bin and axis. Returns false, for all threads alike, where the weights do not fit.
+__device__ bool fill_tables(Tables& tables, const Roi& roi, int num_y, int num_x) {
+  const int thread = threadIdx.x;
+  const bool is_y = thread < num_y;
+  const int bin = is_y ? thread : thread - num_y;
+  const bool has_bin = thread < num_y + num_x;
+  AxisTable& table = is_y ? tables.y : tables.x;
+  const RoiAxis axis = is_y ? roi.y : roi.x;
+  const int size = is_y ? roi.height : roi.width;
+  if (has_bin) table.begin[bin + 1] = find_pixels(axis, bin, size, table.first[bin]);
+  __syncthreads();
+  if (thread < 2) {
+    AxisTable& sums = thread == 0 ? tables.y : tables.x;
+    const int num_bins = thread == 0 ? num_y : num_x;
+    int64_t sum = 0;
+    sums.begin[0] = 0;
+    for (int b = 0; b < num_bins; ++b) {
+      sum += sums.begin[b + 1];
+      sums.begin[b + 1] = static_cast<int>(sum <= kMaxTableWeights ? sum : kMaxTableWeights + 1);
+    }
+  }
+  __syncthreads();
+  if (tables.y.begin[num_y] > kMaxTableWeights || tables.x.begin[num_x] > kMaxTableWeights) return false;
+  if (has_bin) {
+    const int begin = table.begin[bin];
+    add_weights(axis, bin, size, table.first[bin], table.weights + begin, table.begin[bin + 1] - begin);
+  }
+  __syncthreads();
+  return true;
+}
+
+// kVector channels of one bin, added up from channels-last features. pixel: the image's first, of the first channel.
+template <typename T, int kVector>
+__device__ void sum_pixels(float (&sums)[kVector], const T* image, const Roi& roi, const Tables& tables, int ph,
+                           int pw) {
+  struct alignas(sizeof(T) * kVector) Pack {
+    T values[kVector];
+  };
+  const int y_begin = tables.y.begin[ph];
+  const int y_count = tables.y.begin[ph + 1] - y_begin;
+  const int x_begin = tables.x.begin[pw];
+  const int x_count = tables.x.begin[pw + 1] - x_begin;
+  const T* row = image + tables.y.first[ph] * roi.strides.row + tables.x.first[pw] * roi.strides.column;
+  const int64_t step = roi.strides.column;
+  for (int i = 0; i < y_count; ++i, row += roi.strides.row) {
+    const float y_weight = tables.y.weights[y_begin + i];
+    const T* pixel = row;
+#pragma unroll 4
+    for (int j = 0; j < x_count; ++j, pixel += step) {
+      const float weight = y_weight * tables.x.weights[x_begin + j];
+      const Pack pack = *reinterpret_cast<const Pack*>(pixel);
+#pragma unroll
+      for (int k = 0; k < kVector; ++k) sums[k] += weight * to_float(pack.values[k]);
+    }
+  }
+}
+
+// Copies `count` staged elements to their place, 16 bytes at a time where that is aligned.
+template <typename T>
+__device__ void copy_out(T* to, const T* staged, int count) {
+  constexpr int kPerStore = 16 / sizeof(T);
+  int done = 0;
+  if (reinterpret_cast<uintptr_t>(to) % 16 == 0) {
+    done = count / kPerStore * kPerStore;
+    for (int i = threadIdx.x; i < count / kPerStore; i += kThreads) {
+      reinterpret_cast<uint4*>(to)[i] = reinterpret_cast<const uint4*>(staged)[i];
+    }
+  }
+  for (int i = done + threadIdx.x; i < count; i += kThreads) to[i] = staged[i];
+}
+
+// Averages from channels-last features. Block x, y: RoI x, every gridDim.y-th run of kVector * lanes channels, where
+// `lanes` (a power of 2, at most 32) threads of a warp take one bin together. NCHW output is staged in shared memory,
+// as (channel, bin), which is the order of the output.
+template <typename In, typename Out, int kVector>
+__global__ void __launch_bounds__(kThreads) average_channels_last(const __grid_constant__ Arguments in,
+                                                                  int lanes) {
+  __shared__ Tables tables;
+  __shared__ Roi roi;
+  extern __shared__ uint4 stage_memory[];
+  Out* stage = reinterpret_cast<Out*>(stage_memory);
+  const int64_t roi_index = blockIdx.x;
+  if (threadIdx.x == 0) roi = find_roi<In>(in, roi_index);
+  __syncthreads();
+  const int bins = in.output_height * in.output_width;
+  const bool tabled = roi.valid && fill_tables(tables, roi, in.output_height, in.output_width);
+  const float scale = 1.f / samples_per_bin(roi);
+  const bool linear = in.output_layout == TensorLayout::kNchw;
+  const int64_t channels_out = stored_channels(in.channels, in.output_layout);
+  const int run = kVector * lanes;
+  const int team = threadIdx.x / lanes;
+  const int num_teams = kThreads / lanes;
+  const int channel_in_run = static_cast<int>(threadIdx.x) % lanes * kVector;
+  Out* output = static_cast<Out*>(in.output);
+
+  for (int64_t run_begin = static_cast<int64_t>(blockIdx.y) * run; run_begin < channels_out;
+       run_begin += static_cast<int64_t>(gridDim.y) * run) {
+    if (roi.valid && !tabled) {
+      const int64_t end = min(run_begin + run, channels_out) * bins;
+      align_elements<In, Out>(in, roi, roi_index, run_begin * bins + threadIdx.x, end, kThreads);
+      continue;
+    }
+    const int64_t channel = run_begin + channel_in_run;
+    for (int bin = team; bin < bins && channel < channels_out; bin += num_teams) {
+      const int ph = bin / in.output_width;
+      const int pw = bin - ph * in.output_width;
+      float sums[kVector] = {};
+      if (tabled && channel < in.channels) {
+        sum_pixels<In, kVector>(sums, static_cast<const In*>(roi.image) + channel, roi, tables, ph, pw);
+#pragma unroll
+        for (int k = 0; k < kVector; ++k) sums[k] *= scale;
+      }
+      if (linear) {
+#pragma unroll
+        for (int k = 0; k < kVector; ++k) stage[(channel_in_run + k) * bins + bin] = from_float<Out>(sums[k]);
+        continue;
+      }
+      Out* to = output + output_offset(in, roi_index, channel, ph, pw);
+#pragma unroll
+      for (int k = 0; k < kVector; ++k) {
+        if (channel + k < channels_out) to[k] = from_float<Out>(channel + k < in.channels ? sums[k] : 0.f);
+      }
+    }
+    if (!linear) continue;
+    __syncthreads();
+    const int channels_here = static_cast<int>(min(static_cast<int64_t>(run), in.channels - run_begin));
+    copy_out(output + (roi_index * in.channels + run_begin) * bins, stage, channels_here * bins);
+    __syncthreads();
+  }
+}
+
+// Averages from NCHW features: one thread per output element, neighbours on neighbouring bins.
+template <typename In, typename Out>
+__global__ void __launch_bounds__(kThreads) average_linear(const __grid_constant__ Arguments in) {
+  __shared__ Tables tables;
+  __shared__ Roi roi;
+  const int64_t roi_index = blockIdx.x;
+  if (threadIdx.x == 0) roi = find_roi<In>(in, roi_index);
+  __syncthreads();
+  const int bins = in.output_height * in.output_width;
+  const bool tabled = roi.valid && fill_tables(tables, roi, in.output_height, in.output_width);
+  const float scale = 1.f / samples_per_bin(roi);
+  const int64_t channels_out = stored_channels(in.channels, in.output_layout);
+  Out* output = static_cast<Out*>(in.output);
+  for (int64_t run_begin = static_cast<int64_t>(blockIdx.y) * kLinearChannels; run_begin < channels_out;
+       run_begin += static_cast<int64_t>(gridDim.y) * kLinearChannels) {
+    const int channels_here = static_cast<int>(min(static_cast<int64_t>(kLinearChannels), channels_out - run_begin));
+    if (roi.valid && !tabled) {
+      const int64_t begin = run_begin * bins;
+      align_elements<In, Out>(in, roi, roi_index, begin + threadIdx.x, begin + channels_here * bins, kThreads);
+      continue;
+    }
+    for (int i = threadIdx.x; i < channels_here * bins; i += kThreads) {
+      const int64_t channel = run_begin + i / bins;
+      const int bin = i % bins;
+      const int ph = bin / in.output_width;
+      const int pw = bin - ph * in.output_width;
+      float sums[1] = {0.f};
+      if (tabled && channel < in.channels) {
+        const In* plane = static_cast<const In*>(roi.image) + channel * roi.strides.channel;
+        sum_pixels<In, 1>(sums, plane, roi, tables, ph, pw);
+        sums[0] *= scale;
+      }
+      output[output_offset(in, roi_index, channel, ph, pw)] = from_float<Out>(sums[0]);
+    }
+  }
+}
+
+unsigned grid_y(int64_t count, int64_t per_block) {
+  const int64_t blocks = (count + per_block - 1) / per_block;
+  return static_cast<unsigned>(blocks < kMaxGridY ? blocks : kMaxGridY);
+}
+
+bool is_aligned(const Arguments& in, size_t bytes) {
+  for (int i = 0; i < in.num_levels; ++i) {
+    if (reinterpret_cast<uintptr_t>(in.levels[i].data) % bytes != 0) return false;
+  }
+  return true;
+}
+
+template <typename In, typename Out, int kVector>
+void launch_channels_last(const Arguments& in, int lanes, size_t stage_bytes, cudaStream_t stream) {
+  const int64_t channels_out = stored_channels(in.channels, in.output_layout);
+  const dim3 grid(static_cast<unsigned>(in.num_rois), grid_y(channels_out, static_cast<int64_t>(kVector) * lanes));
+  average_channels_last<In, Out, kVector><<<grid, kThreads, stage_bytes, stream>>>(in, lanes);
+}
+
+template <typename In, typename Out>
+void launch_typed(const Arguments& in, cudaStream_t stream) {
+  const int64_t bins = static_cast<int64_t>(in.output_height) * in.output_width;
+  const int64_t channels_out = stored_channels(in.channels, in.output_layout);
+  const bool fits_tables = in.output_height <= kMaxTableBins && in.output_width <= kMaxTableBins;
+  const unsigned rois = static_cast<unsigned>(in.num_rois);
+  if (in.mode == PoolMode::kMax || !fits_tables) {
+    align_by_samples<In, Out><<<dim3(rois, grid_y(channels_out * bins, kThreads * 4)), kThreads, 0, stream>>>(in);
+    return;
+  }
+  if (in.feature_layout == TensorLayout::kNchw) {
+    average_linear<In, Out><<<dim3(rois, grid_y(channels_out, kLinearChannels)), kThreads, 0, stream>>>(in);
+    return;
+  }
+  constexpr int kPerLoad = 16 / sizeof(In);
+  const bool vectors = stored_channels(in.channels, in.feature_layout) % kPerLoad == 0 && is_aligned(in, 16);
+  const int64_t vector = vectors ? kPerLoad : 1;
+  const bool staged = in.output_layout == TensorLayout::kNchw;
+  int lanes = kWarp;
+  while (lanes > 1 && ((lanes / 2) * vector >= channels_out ||
+                       (staged && lanes * vector * bins * static_cast<int64_t>(sizeof(Out)) > kMaxStageBytes))) {
+    lanes /= 2;
+  }
+  const size_t stage_bytes = staged ? (lanes * vector * bins * sizeof(Out) + 15) / 16 * 16 : 0;
+  if (stage_bytes > kMaxStageBytes) {
+    align_by_samples<In, Out><<<dim3(rois, grid_y(channels_out * bins, kThreads * 4)), kThreads, 0, stream>>>(in);
+  } else if (vectors) {
+    launch_channels_last<In, Out, kPerLoad>(in, lanes, stage_bytes, stream);
+  } else {
+    launch_channels_last<In, Out, 1>(in, lanes, stage_bytes, stream);
+  }
+}
+
+bool is_floating(ElementType type) { return type == ElementType::kFloat || type == ElementType::kHalf; }
+
+bool is_valid(const Arguments& in) {
+  if (in.num_levels < 1 || in.num_levels > kMaxRoiAlignLevels || in.batch < 0 || in.channels < 0) return false;
+  if (in.num_rois < 0 || in.num_rois > kMaxGridX) return false;
+  for (int i = 0; i < in.num_levels; ++i) {
+    if (in.levels[i].height < 1 || in.levels[i].width < 1) return false;
+  }
+  const bool bins_in_range = in.output_height >= 1 && in.output_height <= 32767 && in.output_width >= 1 &&
+                             in.output_width <= 32767;
+  return bins_in_range && is_floating(in.feature_type) && is_floating(in.output_type);
+}
+
+}  // namespace
+
+cudaError_t launch_multi_level_roi_align(const Arguments& in, cudaStream_t stream) {
+  if (!is_valid(in)) return cudaErrorInvalidValue;
+  if (in.num_rois == 0 || in.channels == 0) return cudaSuccess;
+  const bool half_in = in.feature_type == ElementType::kHalf;
+  const bool half_out = in.output_type == ElementType::kHalf;
+  if (half_in && half_out) launch_typed<__half, __half>(in, stream);
+  if (half_in && !half_out) launch_typed<__half, float>(in, stream);
+  if (!half_in && half_out) launch_typed<float, __half>(in, stream);
+  if (!half_in && !half_out) launch_typed<float, float>(in, stream);
+  return cudaGetLastError();
+}
+
+}  // namespace maskrcnn
