@@ -1,0 +1,242 @@
+"""Time the CUDA kernels next to their floors and to torchvision; writes JSON.
+
+    python -m benchmarks.kernels --out benchmarks/results/kernels_h200.json
+
+A kernel's time is that of replaying a CUDA graph of one call, launch gaps included: the median over groups of replays,
+by CUDA events. torchvision's batched_nms waits for the GPU, so that it cannot be captured: it, and for comparison our
+kernels, are also timed eagerly, from Python.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Callable
+
+import torch
+import torchvision
+from torch import Tensor
+
+from plugins import kernels
+
+NUM_WARMUP, NUM_GROUPS, NUM_PER_GROUP = 5, 15, 20
+IMAGE = (800, 1216)
+SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
+CHANNELS = 256
+
+
+def event_ms(call: Callable[[], object], *, per_group: int = NUM_PER_GROUP) -> float:
+    """Return the median time of a call in ms, over groups of calls between two events."""
+    for _ in range(NUM_WARMUP):
+        call()
+    times = []
+    for _ in range(NUM_GROUPS):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        for _ in range(per_group):
+            call()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / per_group)
+    return statistics.median(times)
+
+
+def graph_ms(call: Callable[[], object]) -> float:
+    """Return the time of a call replayed from a CUDA graph, in ms."""
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return event_ms(graph.replay)
+
+
+def copy_bandwidth() -> float:
+    """Return bytes read and written per ms by a copy of 2 GB."""
+    source = torch.randint(0, 255, (2 << 30,), dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() / event_ms(lambda: target.copy_(source), per_group=3)
+
+
+def random_boxes(num_boxes: int) -> Tensor:
+    """(num_boxes, 4): clusters around 30 objects and a third anywhere, as a detector's proposals."""
+    height, width = IMAGE
+    size = torch.tensor([width, height], device="cuda")
+    sides = torch.exp(torch.empty((30, 2), device="cuda").uniform_(3, 6))
+    objects = torch.cat([torch.rand((30, 2), device="cuda") * size, sides], dim=1)
+    own = objects[torch.randint(0, 30, (num_boxes,), device="cuda")]
+    centers = own[:, :2] + torch.randn((num_boxes, 2), device="cuda") * own[:, 2:] * 0.15
+    sides = own[:, 2:] * torch.exp(torch.randn((num_boxes, 2), device="cuda") * 0.3)
+    anywhere = torch.rand((num_boxes, 1), device="cuda") < 1 / 3
+    centers = torch.where(anywhere, torch.rand((num_boxes, 2), device="cuda") * size, centers)
+    boxes = torch.cat([centers - sides / 2, centers + sides / 2], dim=1)
+    return torch.minimum(boxes.clamp(min=0), torch.cat([size, size]))
+
+
+def rpn_inputs(batch: int) -> tuple[Tensor, Tensor, Tensor, dict]:
+    """1000 boxes of P2 ... P5 each and all 741 of P6, IoU 0.7, 1000 kept."""
+    per_level = [1000, 1000, 1000, 1000, 741]
+    num_boxes = sum(per_level)
+    boxes = torch.stack([random_boxes(num_boxes) for _ in range(batch)])
+    scores = torch.sigmoid(torch.randn((batch, num_boxes), device="cuda") * 3 - 2)
+    counts = torch.tensor(per_level, device="cuda")
+    groups = torch.repeat_interleave(torch.arange(5, device="cuda", dtype=torch.int32), counts)[None]
+    return boxes, scores, groups, {"iou_threshold": 0.7, "score_threshold": -0.5, "max_output": 1000}
+
+
+def multi_class_inputs(batch: int) -> tuple[Tensor, Tensor, Tensor, dict]:
+    """1000 RoIs x 80 classes with a box each, 1 % of the scores above 0.05, IoU 0.5, 100 kept."""
+    boxes = torch.stack([random_boxes(1000) for _ in range(batch)])[:, :, None]
+    boxes = (boxes + torch.randn((batch, 1000, 80, 4), device="cuda") * 3).reshape(batch, -1, 4).contiguous()
+    scores = torch.rand((batch, 80000), device="cuda") * 0.05
+    above = torch.rand((batch, 80000), device="cuda") < 0.01
+    scores = torch.where(above, 0.05 + 0.95 * torch.rand((batch, 80000), device="cuda") ** 3, scores)
+    groups = torch.arange(80, device="cuda", dtype=torch.int32).repeat(1000)[None].contiguous()
+    return boxes, scores, groups, {"iou_threshold": 0.5, "score_threshold": 0.05, "max_output": 100}
+
+
+def torchvision_nms(boxes: Tensor, scores: Tensor, groups: Tensor, settings: dict) -> None:
+    for b in range(len(boxes)):
+        found = scores[b] > settings["score_threshold"]
+        own = boxes[b][found], scores[b][found], groups[0][found]
+        torchvision.ops.batched_nms(*own, settings["iou_threshold"])[: settings["max_output"]]
+
+
+def time_nms() -> list[dict]:
+    rows = []
+    for name, inputs, batches in (("rpn", rpn_inputs, (1, 8)), ("multi_class", multi_class_inputs, (1, 8))):
+        for batch in batches:
+            *tensors, settings = inputs(batch)
+
+            def call(tensors=tensors, settings=settings):
+                return kernels.grouped_nms(*tensors, **settings)
+
+            rows.append(
+                {
+                    "op": "grouped_nms",
+                    "case": name,
+                    "batch": batch,
+                    "kept": call()[1].tolist(),
+                    "ms": graph_ms(call),
+                    "eager_ms": event_ms(call),
+                    "bar_ms": 0.15 if batch == 1 else 0.4,
+                    "torchvision_batched_nms_eager_ms": event_ms(
+                        lambda t=tensors, s=settings: torchvision_nms(*t, s), per_group=3
+                    ),
+                }
+            )
+    return rows
+
+
+def roi_inputs(batch: int, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
+    """FPN maps of an 800 x 1216 image, and 1000 RoIs per image."""
+    features = [
+        torch.randn((batch, CHANNELS, int(IMAGE[0] * s), int(IMAGE[1] * s)), device="cuda").to(dtype)
+        for s in SCALES
+    ]
+    boxes = torch.cat([random_boxes(1000) for _ in range(batch)])
+    image = torch.arange(batch, device="cuda").repeat_interleave(1000)[:, None].float()
+    return features, torch.cat([image, boxes], dim=1)
+
+
+def torchvision_roi_align(features: list[Tensor], rois_of_level: list[Tensor], bins: int) -> list[Tensor]:
+    return [
+        torchvision.ops.roi_align(feature, rois, (bins, bins), scale, -1, True)
+        for feature, rois, scale in zip(features, rois_of_level, SCALES)
+    ]
+
+
+def levels_of(rois: Tensor) -> Tensor:
+    size = ((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])).sqrt() / 56
+    return torch.log2(size + 1e-6).floor().clamp(0, 3)
+
+
+def time_roi_align(bandwidth: float) -> list[dict]:
+    rows = []
+    for batch, dtype, bins in [(b, d, 7) for b in (1, 8) for d in (torch.float16, torch.float32)] + [
+        (1, torch.float16, 14)
+    ]:
+        features, rois = roi_inputs(batch, dtype)
+        rois = rois[:100] if bins == 14 else rois
+        item = features[0].element_size()
+        output_bytes = len(rois) * CHANNELS * bins * bins * item
+        num_bytes = sum(feature.numel() for feature in features) * item + output_bytes + rois.numel() * 4
+        by_level = [rois[levels_of(rois) == level].to(dtype) for level in range(4)]
+        row = {
+            "op": "multi_level_roi_align",
+            "batch": batch,
+            "dtype": str(dtype).split(".")[1],
+            "rois": len(rois),
+            "bins": bins,
+            "floor_ms": num_bytes / bandwidth,
+            "floor": "every feature read once, the output written once",
+            "output_floor_ms": output_bytes / bandwidth,
+            "torchvision_roi_align_4_levels_graph_ms": graph_ms(
+                lambda f=features, r=by_level, n=bins: torchvision_roi_align(f, r, n)
+            ),
+        }
+        layouts = {"nchw": kernels.NCHW, "nhwc": kernels.NHWC8}
+        for name, layout in layouts.items():
+            stored = [kernels.to_layout(feature, layout) for feature in features]
+            for output_name, output_layout in layouts.items():
+                settings = {
+                    "channels": CHANNELS,
+                    "output_size": (bins, bins),
+                    "spatial_scales": SCALES,
+                    "layout": layout,
+                    "output_layout": output_layout,
+                }
+                row[f"{name}_to_{output_name}_ms"] = graph_ms(
+                    lambda f=stored, r=rois, s=settings: kernels.multi_level_roi_align(f, r, **s)
+                )
+        rows.append(row)
+    return rows
+
+
+def time_paste_masks(bandwidth: float) -> list[dict]:
+    rows = []
+    for batch in (1, 8):
+        masks = torch.rand((batch, 100, 28, 28), device="cuda")
+        boxes = torch.stack([random_boxes(100) for _ in range(batch)])
+        output = torch.empty((batch, 100, *IMAGE), dtype=torch.uint8, device="cuda")
+        sides = boxes[..., 2:] - boxes[..., :2]
+        fill_ms = graph_ms(lambda o=output: o.fill_(1))
+        ms = graph_ms(lambda m=masks, b=boxes: kernels.paste_masks(m, b, IMAGE))
+        rows.append(
+            {
+                "op": "paste_masks",
+                "batch": batch,
+                "masks": 100,
+                "size": IMAGE,
+                "share_of_pixels_in_boxes": (sides.prod(-1).mean() / (IMAGE[0] * IMAGE[1])).item(),
+                "ms": ms,
+                "write_output_ms": fill_ms,
+                "times_write": ms / fill_ms,
+                "bar_times_write": 2,
+                "floor_ms": output.numel() / bandwidth,
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/kernels_h200.json"))
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    bandwidth = copy_bandwidth()
+    result = {
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "copy_bandwidth_tb_per_s": bandwidth / 1e9,
+        "rows": time_nms() + time_roi_align(bandwidth) + time_paste_masks(bandwidth),
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    for row in result["rows"]:
+        print({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()})
+
+
+if __name__ == "__main__":
+    main()

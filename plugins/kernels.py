@@ -1,0 +1,326 @@
+"""The CUDA kernels on torch tensors, without TensorRT: for tests and timings.
+
+``libmaskrcnn_kernels.so`` is looked for beside this file, or where ``MASKRCNN_KERNELS`` says. To build it by hand::
+
+    nvcc -std=c++17 -O3 -arch=native -shared -Xcompiler -fPIC -I. plugins/kernels_c_api.cpp plugins/*/*_kernel.cu \
+        -o plugins/libmaskrcnn_kernels.so
+
+All tensors are contiguous CUDA tensors on one device. Everything runs on torch's current stream; nothing waits for it.
+"""
+
+import ctypes
+import functools
+import os
+from collections.abc import Sequence
+from ctypes import POINTER, Structure, byref, c_bool, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+MAX_LEVELS = 8
+NCHW, NHWC, NHWC8 = 0, 1, 2
+_ELEMENT_TYPES = {torch.float32: 0, torch.float16: 1, torch.int8: 2, torch.uint8: 3, torch.bool: 4}
+_INTERPOLATIONS = {"bilinear": 0, "nearest": 1, "bicubic": 2}
+_PADDINGS = {"zeros": 0, "border": 1, "reflection": 2}
+
+
+class _GroupedNms(Structure):
+    _fields_ = [
+        ("boxes", c_void_p),
+        ("scores", c_void_p),
+        ("groups", c_void_p),
+        ("batch", c_int32),
+        ("groups_batch", c_int32),
+        ("num_boxes", c_int32),
+        ("max_output", c_int32),
+        ("iou_threshold", c_float),
+        ("score_threshold", c_float),
+        ("shift_groups", c_bool),
+        ("indices", c_void_p),
+        ("count", c_void_p),
+    ]
+
+
+class _Level(Structure):
+    _fields_ = [("data", c_void_p), ("height", c_int), ("width", c_int), ("spatial_scale", c_float)]
+
+
+class _MultiLevelRoiAlign(Structure):
+    _fields_ = [
+        ("levels", _Level * MAX_LEVELS),
+        ("num_levels", c_int),
+        ("batch", c_int64),
+        ("channels", c_int64),
+        ("feature_type", c_int),
+        ("feature_layout", c_int),
+        ("rois", c_void_p),
+        ("num_rois", c_int64),
+        ("output", c_void_p),
+        ("output_type", c_int),
+        ("output_layout", c_int),
+        ("output_height", c_int),
+        ("output_width", c_int),
+        ("sampling_ratio", c_int),
+        ("mode", c_int),
+        ("aligned", c_bool),
+        ("finest_scale", c_float),
+    ]
+
+
+class _PasteMasks(Structure):
+    _fields_ = [
+        ("masks", c_void_p),
+        ("mask_type", c_int),
+        ("boxes", c_void_p),
+        ("num_masks", c_int64),
+        ("mask_height", c_int),
+        ("mask_width", c_int),
+        ("height", c_int),
+        ("width", c_int),
+        ("threshold", c_float),
+        ("output", c_void_p),
+        ("output_type", c_int),
+    ]
+
+
+class _GridSample(Structure):
+    _fields_ = [
+        ("input", c_void_p),
+        ("grid", c_void_p),
+        ("output", c_void_p),
+        ("type", c_int),
+        ("num_spatial", c_int),
+        ("batch", c_int64),
+        ("channels", c_int64),
+        ("in_size", c_int64 * 3),
+        ("out_size", c_int64 * 3),
+        ("interpolation", c_int),
+        ("padding", c_int),
+        ("align_corners", c_bool),
+    ]
+
+
+def library_path() -> Path:
+    """Return where the library is expected."""
+    default = Path(__file__).resolve().parent / "libmaskrcnn_kernels.so"
+    return Path(os.environ.get("MASKRCNN_KERNELS", default))
+
+
+@functools.cache
+def load_library() -> ctypes.CDLL:
+    """Load the kernels.
+
+    Raises:
+        RuntimeError: the library is missing, or was built from other sources than this module.
+    """
+    path = library_path()
+    if not path.exists():
+        raise RuntimeError(
+            f"kernels: expected {path}, which does not exist; build it as plugins/kernels.py says"
+        )
+    library = ctypes.CDLL(str(path))
+    library.maskrcnn_arguments_size.restype = c_size_t
+    for op, structure in enumerate((_GroupedNms, _MultiLevelRoiAlign, _PasteMasks, _GridSample)):
+        built = library.maskrcnn_arguments_size(op)
+        if built != ctypes.sizeof(structure):
+            raise RuntimeError(
+                f"{path}: expected arguments{structure.__name__} of {ctypes.sizeof(structure)} bytes, found {built};"
+                " rebuild the library"
+            )
+    library.maskrcnn_error_string.restype = ctypes.c_char_p
+    library.maskrcnn_grouped_nms_workspace_size.restype = c_size_t
+    library.maskrcnn_grouped_nms.argtypes = [POINTER(_GroupedNms), c_void_p, c_size_t, c_void_p]
+    for name, structure in (
+        ("multi_level_roi_align", _MultiLevelRoiAlign),
+        ("paste_masks", _PasteMasks),
+        ("grid_sample", _GridSample),
+    ):
+        getattr(library, f"maskrcnn_{name}").argtypes = [POINTER(structure), c_void_p]
+    return library
+
+
+def _launch(name: str, arguments: Structure, *workspace: object) -> None:
+    library = load_library()
+    stream = torch.cuda.current_stream().cuda_stream
+    error = getattr(library, f"maskrcnn_{name}")(byref(arguments), *workspace, stream)
+    if error:
+        raise RuntimeError(f"{name}: {library.maskrcnn_error_string(error).decode()}")
+
+
+def _check(name: str, tensor: Tensor, dtypes: Sequence[torch.dtype]) -> None:
+    if not tensor.is_cuda or not tensor.is_contiguous() or tensor.dtype not in dtypes:
+        found = f"{'contiguous' if tensor.is_contiguous() else 'strided'} {tensor.dtype} on {tensor.device}"
+        raise ValueError(f"{name}: expected a contiguous CUDA tensor of {list(dtypes)}, found {found}")
+
+
+def grouped_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    *,
+    iou_threshold: float,
+    score_threshold: float,
+    max_output: int,
+    shift_groups: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Greedy NMS within groups; see ``grouped_nms_kernel.h``.
+
+    boxes: (B, M, 4) float32. scores: (B, M) float32. groups: (B, M) or (1, M) int32.
+    Returns indices (B, max_output) int32 and count (B,) int32.
+    """
+    for name, tensor, dtype in (
+        ("boxes", boxes, torch.float32),
+        ("scores", scores, torch.float32),
+        ("groups", groups, torch.int32),
+    ):
+        _check(name, tensor, [dtype])
+    batch, num_boxes = scores.shape
+    indices = boxes.new_empty((batch, max_output), dtype=torch.int32)
+    count = boxes.new_empty((batch,), dtype=torch.int32)
+    size = load_library().maskrcnn_grouped_nms_workspace_size(batch, num_boxes)
+    workspace = boxes.new_empty((max(size, 1),), dtype=torch.uint8)
+    arguments = _GroupedNms(
+        boxes.data_ptr(),
+        scores.data_ptr(),
+        groups.data_ptr(),
+        batch,
+        groups.shape[0],
+        num_boxes,
+        max_output,
+        iou_threshold,
+        score_threshold,
+        shift_groups,
+        indices.data_ptr(),
+        count.data_ptr(),
+    )
+    _launch("grouped_nms", arguments, workspace.data_ptr(), size)
+    return indices, count
+
+
+def to_layout(tensor: Tensor, layout: int) -> Tensor:
+    """Return a contiguous tensor whose memory holds an NCHW tensor in a layout: (N, H, W, C or C padded to 8)."""
+    if layout == NCHW:
+        return tensor.contiguous()
+    channels = tensor.shape[1]
+    if layout == NHWC8:
+        # The padding may hold anything: NaN shows where it is read as data.
+        tensor = torch.nn.functional.pad(tensor, (0, 0, 0, 0, 0, -channels % 8), value=float("nan"))
+    return tensor.permute(0, 2, 3, 1).contiguous()
+
+
+def multi_level_roi_align(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    *,
+    channels: int,
+    output_size: tuple[int, int],
+    spatial_scales: Sequence[float],
+    finest_scale: float = 56.0,
+    sampling_ratio: int = 0,
+    mode: str = "avg",
+    aligned: bool = True,
+    layout: int = NCHW,
+    output_layout: int = NCHW,
+    output_dtype: "torch.dtype | None" = None,
+) -> Tensor:
+    """RoIAlign from the level that fits each RoI; see ``multi_level_roi_align_kernel.h``.
+
+    features: L float32 or float16 tensors in ``layout`` (see ``to_layout``), of ``channels`` channels.
+    rois: (R, 5) float32. Returns (R, C, *output_size), or (R, *output_size, C) in a channels-last layout.
+    """
+    _check("rois", rois, [torch.float32])
+    for feature in features:
+        _check("features", feature, [features[0].dtype] if features[0].dtype in _ELEMENT_TYPES else [])
+    dtype = output_dtype or features[0].dtype
+    stored = -(-channels // 8) * 8 if output_layout == NHWC8 else channels
+    num_rois = rois.shape[0]
+    shape = (num_rois, channels, *output_size) if output_layout == NCHW else (num_rois, *output_size, stored)
+    output = torch.empty(shape, dtype=dtype, device=rois.device)
+    levels = (_Level * MAX_LEVELS)()
+    for i, (feature, scale) in enumerate(zip(features, spatial_scales)):
+        height, width = feature.shape[2:] if layout == NCHW else feature.shape[1:3]
+        levels[i] = _Level(feature.data_ptr(), height, width, scale)
+    arguments = _MultiLevelRoiAlign(
+        levels,
+        len(features),
+        features[0].shape[0],
+        channels,
+        _ELEMENT_TYPES[features[0].dtype],
+        layout,
+        rois.data_ptr(),
+        num_rois,
+        output.data_ptr(),
+        _ELEMENT_TYPES[dtype],
+        output_layout,
+        *output_size,
+        sampling_ratio,
+        {"max": 0, "avg": 1}[mode],
+        aligned,
+        finest_scale,
+    )
+    _launch("multi_level_roi_align", arguments)
+    return output
+
+
+def paste_masks(
+    masks: Tensor,
+    boxes: Tensor,
+    size: tuple[int, int],
+    *,
+    threshold: float = 0.5,
+    dtype: torch.dtype = torch.uint8,
+) -> Tensor:
+    """Paste masks into their boxes; see ``paste_masks_kernel.h``.
+
+    masks: (B, K, h, w) float32 or float16. boxes: (B, K, 4) float32. Returns (B, K, *size) of 0 and 1.
+    """
+    _check("masks", masks, [torch.float32, torch.float16])
+    _check("boxes", boxes, [torch.float32])
+    output = torch.empty((*masks.shape[:2], *size), dtype=dtype, device=masks.device)
+    arguments = _PasteMasks(
+        masks.data_ptr(),
+        _ELEMENT_TYPES[masks.dtype],
+        boxes.data_ptr(),
+        masks.shape[0] * masks.shape[1],
+        *masks.shape[2:],
+        *size,
+        threshold,
+        output.data_ptr(),
+        _ELEMENT_TYPES[dtype],
+    )
+    _launch("paste_masks", arguments)
+    return output
+
+
+def grid_sample(
+    features: Tensor,
+    grid: Tensor,
+    *,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool,
+) -> Tensor:
+    """Do what ``torch.nn.functional.grid_sample`` does; see ``grid_sample_kernel.h``.
+
+    features: (N, C, H, W) or (N, C, D, H, W), float32 or float16. grid: (N, ..., 2 or 3), of the same dtype.
+    """
+    _check("features", features, [torch.float32, torch.float16])
+    _check("grid", grid, [features.dtype])
+    spatial = grid.shape[1:-1]
+    output = features.new_empty((*features.shape[:2], *spatial))
+    arguments = _GridSample(
+        features.data_ptr(),
+        grid.data_ptr(),
+        output.data_ptr(),
+        _ELEMENT_TYPES[features.dtype],
+        len(spatial),
+        *features.shape[:2],
+        (c_int64 * 3)(*[1] * (3 - len(spatial)), *features.shape[2:]),
+        (c_int64 * 3)(*[1] * (3 - len(spatial)), *spatial),
+        _INTERPOLATIONS[mode],
+        _PADDINGS[padding_mode],
+        align_corners,
+    )
+    _launch("grid_sample", arguments)
+    return output

@@ -1,0 +1,41 @@
+// The launchers as C functions, for plugins/kernels.py: kernels are tested and timed without TensorRT.
+#include "plugins/grid_sample/grid_sample_kernel.h"
+#include "plugins/grouped_nms/grouped_nms_kernel.h"
+#include "plugins/multi_level_roi_align/multi_level_roi_align_kernel.h"
+#include "plugins/paste_masks/paste_masks_kernel.h"
+
+#define MASKRCNN_EXPORT extern "C" __attribute__((visibility("default")))
+
+using namespace maskrcnn;
+
+// The sizes of the argument structures, which plugins/kernels.py declares again: a mismatch is found when it loads.
+MASKRCNN_EXPORT size_t maskrcnn_arguments_size(int op) {
+  const size_t sizes[] = {sizeof(GroupedNmsArguments), sizeof(MultiLevelRoiAlignArguments), sizeof(PasteMasksArguments),
+                          sizeof(GridSampleArguments)};
+  return op >= 0 && op < 4 ? sizes[op] : 0;
+}
+
+MASKRCNN_EXPORT const char* maskrcnn_error_string(int error) {
+  return cudaGetErrorString(static_cast<cudaError_t>(error));
+}
+
+MASKRCNN_EXPORT size_t maskrcnn_grouped_nms_workspace_size(int32_t batch, int32_t num_boxes) {
+  return grouped_nms_workspace_size(batch, num_boxes);
+}
+
+MASKRCNN_EXPORT int maskrcnn_grouped_nms(const GroupedNmsArguments* arguments, void* workspace, size_t workspace_size,
+                                         void* stream) {
+  return launch_grouped_nms(*arguments, workspace, workspace_size, static_cast<cudaStream_t>(stream));
+}
+
+MASKRCNN_EXPORT int maskrcnn_multi_level_roi_align(const MultiLevelRoiAlignArguments* arguments, void* stream) {
+  return launch_multi_level_roi_align(*arguments, static_cast<cudaStream_t>(stream));
+}
+
+MASKRCNN_EXPORT int maskrcnn_paste_masks(const PasteMasksArguments* arguments, void* stream) {
+  return launch_paste_masks(*arguments, static_cast<cudaStream_t>(stream));
+}
+
+MASKRCNN_EXPORT int maskrcnn_grid_sample(const GridSampleArguments* arguments, void* stream) {
+  return launch_grid_sample(*arguments, static_cast<cudaStream_t>(stream));
+}

@@ -1,0 +1,110 @@
+"""Run the kernels on garbage: NaN, Inf, huge and tiny numbers, any index. For compute-sanitizer, and for a test.
+
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck python -m tests.gpu.fuzz_kernels
+
+Without torch's memory pool every tensor is an allocation of its own, so that a read or write past its end is seen.
+"""
+
+import sys
+from typing import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plugins import kernels
+
+SPECIAL = np.array(
+    [np.nan, np.inf, -np.inf, 0, -0.0, 1, -1, 1e-45, 3e38, -3e38, 1e9, -1e9, 1e5, 16777217, 2**31, 0.5, 100],
+    np.float32,
+)
+NUM_ROUNDS = 5
+
+
+def garbage(rng: np.random.Generator, shape: tuple, *, special: float = 0.5) -> Tensor:
+    values = (rng.standard_normal(shape) * 10.0 ** rng.integers(-2, 4, shape)).astype(np.float32)
+    mask = rng.random(shape) < special
+    values[mask] = rng.choice(SPECIAL, int(mask.sum()))
+    return torch.from_numpy(values).cuda()
+
+
+def fuzz_grouped_nms(rng: np.random.Generator) -> None:
+    batch, num_boxes = int(rng.integers(1, 4)), int(rng.choice([1, 33, 513, 1500]))
+    groups = rng.integers(-(2**31), 2**31, (batch, num_boxes)) // int(rng.choice([1, 2**30]))
+    kernels.grouped_nms(
+        garbage(rng, (batch, num_boxes, 4)),
+        garbage(rng, (batch, num_boxes), special=0.1),
+        torch.from_numpy(groups.astype(np.int32)).cuda(),
+        iou_threshold=float(rng.choice([-1, 0, 0.5, 1])),
+        score_threshold=float(rng.choice([-np.inf, np.nan, 0, 1])),
+        max_output=int(rng.choice([1, 100, 2000])),
+        shift_groups=bool(rng.random() < 0.5),
+    )
+
+
+def fuzz_multi_level_roi_align(rng: np.random.Generator) -> None:
+    channels, layout, output_layout = int(rng.choice([3, 8, 20])), *rng.integers(0, 3, 2).tolist()
+    dtype = torch.float16 if rng.random() < 0.5 else torch.float32
+    sizes = rng.integers(1, 40, (3, 2)).tolist()
+    features = [garbage(rng, (2, channels, *size), special=0.01).to(dtype) for size in sizes]
+    kernels.multi_level_roi_align(
+        [kernels.to_layout(feature, layout) for feature in features],
+        garbage(rng, (40, 5), special=0.3),
+        channels=channels,
+        output_size=(int(rng.integers(1, 9)), int(rng.choice([1, 7, 70]))),
+        spatial_scales=(0.25, 0.125, 1.0),
+        sampling_ratio=int(rng.choice([0, 2, 40])),
+        mode=str(rng.choice(["avg", "max"])),
+        aligned=bool(rng.random() < 0.5),
+        layout=layout,
+        output_layout=output_layout,
+    )
+
+
+def fuzz_paste_masks(rng: np.random.Generator) -> None:
+    num_masks, (height, width) = 20, rng.choice([1, 16, 33, 64], 2).tolist()
+    dtype = torch.float16 if rng.random() < 0.5 else torch.float32
+    mask_size = rng.choice([1, 28, 400, 6500], 2, p=[0.2, 0.6, 0.1, 0.1]).tolist()
+    mask_size = mask_size if mask_size[0] * mask_size[1] < 300000 else [28, 28]
+    kernels.paste_masks(
+        garbage(rng, (1, num_masks, *mask_size), special=0.1).to(dtype),
+        garbage(rng, (1, num_masks, 4), special=0.3),
+        (height, width),
+        threshold=float(rng.choice([0, 0.5, 1])),
+        dtype=[torch.uint8, torch.float16, torch.float32][int(rng.integers(0, 3))],
+    )
+
+
+def fuzz_grid_sample(rng: np.random.Generator) -> None:
+    spatial = rng.integers(1, 12, int(rng.integers(2, 4))).tolist()
+    modes = ["bilinear", "nearest", "bicubic"][: 5 - len(spatial)]
+    dtype = torch.float16 if rng.random() < 0.5 else torch.float32
+    kernels.grid_sample(
+        garbage(rng, (2, 19, *spatial), special=0.01).to(dtype),
+        garbage(rng, (2, *spatial[::-1], len(spatial))).to(dtype),
+        mode=str(rng.choice(modes)),
+        padding_mode=str(rng.choice(["zeros", "border", "reflection"])),
+        align_corners=bool(rng.random() < 0.5),
+    )
+
+
+OPS: "dict[str, Callable[[np.random.Generator], None]]" = {
+    "grouped_nms": fuzz_grouped_nms,
+    "multi_level_roi_align": fuzz_multi_level_roi_align,
+    "paste_masks": fuzz_paste_masks,
+    "grid_sample": fuzz_grid_sample,
+}
+
+
+def run(op: str, *, num_rounds: int) -> None:
+    """Call an operator on garbage, each round with another seed; raises where a launch fails."""
+    with np.errstate(all="ignore"):
+        for seed in range(num_rounds):
+            OPS[op](np.random.default_rng(seed))
+    torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or OPS:
+        run(name, num_rounds=NUM_ROUNDS)
+        print(f"{name}: {NUM_ROUNDS} rounds")

@@ -1,0 +1,413 @@
+"""The CUDA kernels against NumPy and torch, without TensorRT."""
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+if not torch.cuda.is_available():
+    pytest.skip("needs a CUDA GPU", allow_module_level=True)
+
+from plugins import kernels  # noqa: E402
+from tests.gpu import fuzz_kernels, oracles  # noqa: E402
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not kernels.library_path().exists(), reason="libmaskrcnn_kernels.so is not built"),
+]
+
+# Relative to the largest feature: float32 sums of up to a few hundred terms.
+FLOAT_TOLERANCE = 1e-5
+# float16 results have 11 bits: half a unit in the last place is 5e-4.
+HALF_TOLERANCE = 2e-3
+# Closer to the threshold than this, two orders of the same float32 arithmetic may differ.
+NEAR_THRESHOLD = 1e-5
+# grid_sample in nearest mode jumps: the share of positions that fall on the other side by rounding.
+MAX_JUMPED = 1e-3
+
+
+def cuda(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).cuda()
+
+
+# ---------------------------------------------------------------------------------------------------- grouped_nms
+
+
+def random_boxes(rng: np.random.Generator, num_boxes: int, *, extent: float, whole: bool) -> np.ndarray:
+    boxes = rng.uniform(0, extent, (num_boxes, 4))
+    boxes[:, 2:] = boxes[:, :2] + boxes[:, 2:] * 0.6
+    boxes = np.round(boxes) if whole else boxes  # whole numbers: many exact IoUs, boxes without area
+    if rng.random() < 0.2:
+        boxes[num_boxes // 2 :] = boxes[: num_boxes - num_boxes // 2]
+    if rng.random() < 0.1:
+        boxes -= extent / 2
+    return boxes.astype(np.float32)
+
+
+def random_scores(rng: np.random.Generator, num_boxes: int) -> np.ndarray:
+    scores = rng.random(num_boxes).astype(np.float32)
+    if rng.random() < 0.5:
+        scores = np.round(scores, 1) - np.float32(0.5)  # ties, and zero of either sign
+    if rng.random() < 0.2:
+        scores[rng.random(num_boxes) < 0.2] = np.nan
+    return scores
+
+
+def check_grouped_nms(boxes, scores, groups, **settings) -> None:
+    indices, counts = kernels.grouped_nms(cuda(boxes), cuda(scores), cuda(groups), **settings)
+    indices, counts = indices.cpu().numpy(), counts.cpu().numpy()
+    for b in range(len(boxes)):
+        own_groups = groups[b if len(groups) > 1 else 0]
+        expected = oracles.grouped_nms_oracle(boxes[b], scores[b], own_groups, **settings)
+        assert counts[b] == len(expected), settings
+        padding = [-1] * (settings["max_output"] - len(expected))
+        assert indices[b].tolist() == expected + padding, settings
+
+
+@pytest.mark.parametrize("shift_groups", [True, False])
+def test_grouped_nms_keeps_what_greedy_nms_keeps(shift_groups: bool) -> None:
+    rng = np.random.default_rng(int(shift_groups))
+    num_cases = 0
+    while num_cases < 1000:
+        batch, num_boxes = int(rng.integers(1, 9)), int(rng.choice([0, 1, 2, 31, 33, 60, 200, 600, 1100]))
+        extent, whole = float(rng.choice([20, 60, 1300])), bool(rng.random() < 0.5)
+        boxes = np.stack([random_boxes(rng, num_boxes, extent=extent, whole=whole) for _ in range(batch)])
+        scores = np.stack([random_scores(rng, num_boxes) for _ in range(batch)])
+        ids = [[0], range(5), range(80), [-7, 0, 3, 2**31 - 1]][int(rng.integers(0, 4))]
+        groups = rng.choice(list(ids), (1 if rng.random() < 0.3 else batch, num_boxes)).astype(np.int32)
+        if shift_groups and np.abs(groups).max(initial=0) > 100:
+            groups %= 50
+        check_grouped_nms(
+            boxes.reshape(batch, num_boxes, 4),
+            scores,
+            groups,
+            iou_threshold=float(rng.choice([0.0, 0.3, 0.5, 0.7, 1.0])),
+            score_threshold=float(rng.choice([-np.inf, 0.0, 0.3, 2.0])),
+            max_output=int(rng.choice([1, 7, 100, 1000])),
+            shift_groups=shift_groups,
+        )
+        num_cases += batch
+
+
+@pytest.mark.parametrize(
+    ("num_boxes", "num_groups", "max_output"),
+    [(4800, 5, 1000), (4800, 1, 4800), (5000, 5000, 100), (20000, 1, 300)],
+)
+def test_grouped_nms_of_many_candidates(num_boxes: int, num_groups: int, max_output: int) -> None:
+    rng = np.random.default_rng(num_boxes)
+    boxes = np.stack([random_boxes(rng, num_boxes, extent=1200, whole=False) for _ in range(2)])
+    scores = rng.random((2, num_boxes)).astype(np.float32)
+    groups = rng.integers(0, num_groups, (1, num_boxes)).astype(np.int32)
+    settings = {"iou_threshold": 0.7, "score_threshold": -1.0, "shift_groups": True}
+    check_grouped_nms(boxes, scores, groups, max_output=max_output, **settings)
+
+
+UNIT, FAR, NAN, INF = [0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0], float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("boxes", "scores", "kept"),
+    [
+        ([], [], []),
+        ([UNIT], [0.5], [0]),
+        ([UNIT, UNIT], [0.5, 0.5], [0]),  # a tie: the lower index
+        ([UNIT, UNIT], [0.4, 0.5], [1]),
+        ([UNIT, FAR], [0.4, 0.5], [1, 0]),
+        ([UNIT, [0, 0, 10, 5]], [0.9, 0.8], [0, 1]),  # IoU is exactly the threshold: kept
+        ([UNIT, UNIT], [NAN, 0.1], [1]),
+        ([UNIT, FAR], [NAN, NAN], []),
+        ([UNIT, FAR], [-0.0, 0.0], [0, 1]),
+        ([[5, 5, 5, 5], [5, 5, 5, 5]], [0.9, 0.8], [0, 1]),  # 0 / 0
+        ([[NAN, 0, 10, 10], UNIT, UNIT], [0.9, 0.8, 0.7], [0, 1]),
+        ([[-INF, -INF, INF, INF], UNIT], [0.9, 0.8], [0, 1]),
+    ],
+)
+def test_grouped_nms_of_small_cases(boxes: list, scores: list, kept: list) -> None:
+    boxes, scores = np.array(boxes, np.float32).reshape(1, -1, 4), np.array(scores, np.float32)[None]
+    groups = np.zeros(scores.shape, np.int32)
+    settings = {"iou_threshold": 0.5, "score_threshold": -1.0, "max_output": 4, "shift_groups": False}
+    indices, count = kernels.grouped_nms(cuda(boxes), cuda(scores), cuda(groups), **settings)
+    assert (indices[0].tolist(), count.tolist()) == (kept + [-1] * (4 - len(kept)), [len(kept)])
+
+
+def test_grouped_nms_of_an_empty_batch() -> None:
+    indices, count = kernels.grouped_nms(
+        torch.empty((0, 3, 4), device="cuda"),
+        torch.empty((0, 3), device="cuda"),
+        torch.empty((1, 3), dtype=torch.int32, device="cuda"),
+        iou_threshold=0.5,
+        score_threshold=0.0,
+        max_output=4,
+    )
+    assert (indices.shape, count.shape) == ((0, 4), (0,))
+
+
+def test_grouped_nms_is_captured_in_a_graph() -> None:
+    rng = np.random.default_rng(9)
+    boxes = cuda(random_boxes(rng, 500, extent=100, whole=False)[None])
+    scores, groups = (
+        torch.rand((1, 500), device="cuda"),
+        torch.zeros((1, 500), dtype=torch.int32, device="cuda"),
+    )
+    settings = {"iou_threshold": 0.5, "score_threshold": 0.2, "max_output": 100}
+    kernels.grouped_nms(boxes, scores, groups, **settings)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = kernels.grouped_nms(boxes, scores, groups, **settings)
+    for _ in range(3):
+        scores.copy_(torch.rand((1, 500), device="cuda"))
+        graph.replay()
+        eager = kernels.grouped_nms(boxes, scores, groups, **settings)
+        assert torch.equal(captured[0], eager[0])
+        assert torch.equal(captured[1], eager[1])
+
+
+# ------------------------------------------------------------------------------------------ multi_level_roi_align
+
+SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
+
+
+def random_rois(rng: np.random.Generator, num_rois: int, batch: int, height: int, width: int) -> np.ndarray:
+    """RoIs of all sizes, a third of them special: outside, without extent, huge, reversed, NaN, without an image."""
+    rois = np.empty((num_rois, 5), np.float32)
+    rois[:, 0] = rng.integers(0, batch, num_rois)
+    centers = rng.uniform(0, 1, (num_rois, 2)) * (width, height)
+    sides = np.exp(rng.uniform(np.log(4), np.log(1.2 * width), (num_rois, 2)))
+    rois[:, 1:3], rois[:, 3:5] = centers - sides / 2, centers + sides / 2
+    special = rng.integers(0, 24, num_rois)
+    rois[special == 0, 1:] += 2 * width
+    rois[special == 1, 1:] -= 3 * width
+    rois[special == 2, 3] = rois[special == 2, 1]
+    rois[special == 3, 1:] = 0
+    rois[special == 4, 1:] *= 300
+    rois[special == 5, 1:] = rois[special == 5][:, [3, 4, 1, 2]]
+    rois[special == 6, rng.integers(0, 5)] = np.nan
+    rois[special == 7, 0] = rng.choice([-1, batch, 1e9, -1e30, np.inf])
+    return rois
+
+
+def expected_rois(oracle, features, rois, output_size, ratio, aligned) -> torch.Tensor:
+    levels = oracles.level_oracle(rois, len(features), 56.0)
+    out = torch.zeros((len(rois), features[0].shape[1], *output_size), dtype=torch.float64, device="cuda")
+    for level, (feature, scale) in enumerate(zip(features, SCALES)):
+        own = np.flatnonzero(levels == level)
+        if len(own):
+            out[cuda(own)] = oracle(feature.double(), rois[own], output_size, scale, ratio, aligned)
+    return out
+
+
+def from_layout(out: torch.Tensor, layout: int, channels: int) -> torch.Tensor:
+    if layout == kernels.NCHW:
+        return out
+    assert not out[..., channels:].any()  # the padding
+    return out[..., :channels].permute(0, 3, 1, 2)
+
+
+ROI_CASES = [
+    # dtype, layout, output layout, output dtype, channels, output size, ratio, mode, aligned, number of RoIs
+    (torch.float32, kernels.NCHW, kernels.NCHW, None, 8, (7, 7), 0, "avg", True, 3000),
+    (torch.float32, kernels.NHWC, kernels.NCHW, None, 8, (7, 7), 0, "avg", True, 3000),
+    (torch.float32, kernels.NHWC, kernels.NHWC, None, 12, (14, 14), 2, "avg", False, 1000),
+    (torch.float32, kernels.NHWC8, kernels.NHWC8, None, 5, (7, 3), 0, "avg", False, 1000),
+    (torch.float32, kernels.NHWC, kernels.NCHW, torch.float16, 5, (2, 9), 3, "avg", True, 1000),
+    (torch.float16, kernels.NCHW, kernels.NCHW, None, 8, (7, 7), 0, "avg", True, 3000),
+    (torch.float16, kernels.NHWC8, kernels.NCHW, None, 16, (7, 7), 0, "avg", True, 3000),
+    (torch.float16, kernels.NHWC8, kernels.NHWC8, None, 13, (14, 14), 0, "avg", True, 1000),
+    (torch.float16, kernels.NHWC8, kernels.NCHW, torch.float32, 300, (3, 3), 0, "avg", True, 300),
+    (torch.float16, kernels.NCHW, kernels.NHWC8, torch.float32, 13, (7, 7), 2, "avg", True, 1000),
+    (torch.float32, kernels.NCHW, kernels.NCHW, None, 3, (65, 2), 0, "avg", True, 200),  # beyond the tables
+    (torch.float32, kernels.NCHW, kernels.NCHW, None, 8, (7, 7), 0, "max", True, 300),
+    (torch.float16, kernels.NHWC8, kernels.NHWC8, None, 12, (5, 7), 2, "max", False, 300),
+]
+
+
+@pytest.mark.parametrize("case", ROI_CASES)
+def test_multi_level_roi_align(case: tuple) -> None:
+    dtype, layout, output_layout, output_dtype, channels, output_size, ratio, mode, aligned, num_rois = case
+    rng = np.random.default_rng(4)
+    batch, height, width = 2, 256, 320
+    generator = torch.Generator("cuda").manual_seed(3)
+    sizes = [(int(height * scale), int(width * scale)) for scale in SCALES]
+    features = [
+        torch.randn((batch, channels, *size), device="cuda", generator=generator).to(dtype) for size in sizes
+    ]
+    rois = random_rois(rng, num_rois, batch, height, width)
+    out = kernels.multi_level_roi_align(
+        [kernels.to_layout(feature, layout) for feature in features],
+        cuda(rois),
+        channels=channels,
+        output_size=output_size,
+        spatial_scales=SCALES,
+        sampling_ratio=ratio,
+        mode=mode,
+        aligned=aligned,
+        layout=layout,
+        output_layout=output_layout,
+        output_dtype=output_dtype,
+    )
+    oracle = oracles.average_oracle if mode == "avg" else oracles.maximum_oracle
+    expected = expected_rois(oracle, features, rois, output_size, ratio, aligned)
+    found = from_layout(out, output_layout, channels).double()
+    half = torch.float16 in (dtype, output_dtype)
+    scale = max(feature.abs().max().item() for feature in features)
+    real = expected > -9999
+    assert torch.equal(found > -9999, real)
+    error = ((found - expected).abs() * real).max().item() / scale
+    assert error <= (HALF_TOLERANCE if half else FLOAT_TOLERANCE), error
+
+
+def test_roi_align_of_a_map_too_large_for_the_tables() -> None:
+    feature = torch.randn((1, 4, 8, 3000), device="cuda")
+    rois = np.array([[0, 0, 0, 3000, 8], [0, -50, 1, 5000, 6], [0, 10, 1, 300, 6]], np.float32)
+    for layout in (kernels.NCHW, kernels.NHWC):
+        found = kernels.multi_level_roi_align(
+            [kernels.to_layout(feature, layout)],
+            cuda(rois),
+            channels=4,
+            output_size=(7, 7),
+            spatial_scales=(1.0,),
+            layout=layout,
+        )
+        expected = oracles.average_oracle(feature.double(), rois, (7, 7), 1.0, 0, True)
+        assert (found - expected).abs().max().item() <= FLOAT_TOLERANCE * feature.abs().max().item()
+
+
+def test_roi_align_equals_torchvision() -> None:
+    torchvision = pytest.importorskip("torchvision")
+    feature = torch.randn((2, 16, 50, 60), device="cuda")
+    rois = cuda(random_rois(np.random.default_rng(1), 500, 2, 50, 60))
+    rois = rois[((rois[:, 0] >= 0) & (rois[:, 0] < 2) & rois.isfinite().all(1) & (rois.abs().amax(1) < 500))]
+    found = kernels.multi_level_roi_align(
+        [feature], rois, channels=16, output_size=(7, 7), spatial_scales=(1.0,)
+    )
+    expected = torchvision.ops.roi_align(feature, rois, (7, 7), 1.0, -1, True)
+    assert (found - expected).abs().max().item() <= 10 * FLOAT_TOLERANCE  # torchvision sums in float32, too
+
+
+def test_no_rois() -> None:
+    out = kernels.multi_level_roi_align(
+        [torch.zeros((1, 8, 4, 4), device="cuda")],
+        torch.zeros((0, 5), device="cuda"),
+        channels=8,
+        output_size=(7, 7),
+        spatial_scales=(1.0,),
+    )
+    assert out.shape == (0, 8, 7, 7)
+
+
+# ---------------------------------------------------------------------------------------------------- paste_masks
+
+
+def random_mask_boxes(rng: np.random.Generator, num_masks: int, height: int, width: int) -> np.ndarray:
+    boxes = rng.uniform(-20, max(height, width), (num_masks, 4)).astype(np.float32)
+    boxes[:, 2:] = boxes[:, :2] + np.exp(rng.uniform(-2, np.log(width), (num_masks, 2)))
+    boxes[0] = (0, 0, width, height)
+    boxes[1] = (-10, -10, 900, 900)
+    boxes[2] = (20, 10, 20, 30)  # no width: mmdet reads the middle column everywhere in the region
+    boxes[3] = (10.5, 10, 10.5, 30)  # no width, on a pixel's centre: 0 / 0
+    boxes[4] = 0
+    boxes[5] = (2000, 2000, 2200, 2200)
+    boxes[6, 1] = np.nan
+    boxes[7] = (-np.inf, 0, np.inf, 30)
+    boxes[8] = (30, 30, 10, 10)
+    boxes[9] = (-1e30, -1e30, 1e30, 1e30)
+    return boxes
+
+
+@pytest.mark.parametrize(
+    ("size", "mask_size", "dtype", "output_dtype"),
+    [
+        ((200, 304), (28, 28), torch.float32, torch.uint8),
+        ((200, 304), (28, 28), torch.float16, torch.uint8),
+        ((101, 333), (28, 28), torch.float32, torch.uint8),  # a width of no multiple of 16
+        ((101, 332), (14, 56), torch.float32, torch.float32),
+        ((65, 2504), (28, 28), torch.float32, torch.float16),  # more than one tile of columns
+        ((100, 96), (3, 700), torch.float32, torch.int8),  # fewer rows per tile
+        ((40, 48), (2, 7000), torch.float32, torch.bool),  # mask rows beyond shared memory
+        ((17, 16), (1, 1), torch.float32, torch.uint8),
+    ],
+)
+def test_paste_masks(size: tuple, mask_size: tuple, dtype: torch.dtype, output_dtype: torch.dtype) -> None:
+    rng = np.random.default_rng(6)
+    num_masks = 300 if mask_size[1] < 100 else 30
+    masks = cuda(rng.random((2, num_masks // 2, *mask_size)).astype(np.float32)).to(dtype)
+    boxes = random_mask_boxes(rng, num_masks, *size)
+    found = kernels.paste_masks(masks, cuda(boxes.reshape(2, -1, 4)), size, dtype=output_dtype)
+    assert found.shape == (2, num_masks // 2, *size)
+    probability = oracles.paste_oracle(masks.flatten(0, 1), cuda(boxes), *size)
+    finite = cuda(np.isfinite(boxes).all(axis=1))[:, None, None]
+    clear = ((probability - 0.5).abs() >= NEAR_THRESHOLD) & finite
+    found = found.flatten(0, 1).float()
+    assert torch.equal(found[clear.expand_as(found)], (probability >= 0.5).float()[clear.expand_as(found)])
+    assert ((found == 0) | (found == 1)).all()
+    assert not found[6].any()
+
+
+def test_nan_in_a_mask_is_background() -> None:
+    masks = torch.full((1, 1, 28, 28), float("nan"), device="cuda")
+    found = kernels.paste_masks(masks, torch.tensor([[[2.0, 2.0, 30.0, 30.0]]], device="cuda"), (32, 32))
+    assert not found.any()
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0)])
+def test_no_masks(shape: tuple) -> None:
+    found = kernels.paste_masks(
+        torch.zeros((*shape, 28, 28), device="cuda"), torch.zeros((*shape, 4), device="cuda"), (32, 32)
+    )
+    assert found.shape == (*shape, 32, 32)
+
+
+# ---------------------------------------------------------------------------------------------------- grid_sample
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("padding", ["zeros", "border", "reflection"])
+@pytest.mark.parametrize(
+    ("mode", "deep"),
+    [("bilinear", False), ("nearest", False), ("bicubic", False), ("bilinear", True), ("nearest", True)],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_grid_sample(mode: str, deep: bool, padding: str, align_corners: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(1)
+    spatial, out = ((6, 9, 13), (5, 20, 30)) if deep else ((9, 13), (40, 50))
+    features = torch.randn((2, 19, *spatial), device="cuda").to(dtype)
+    grid = ((torch.rand((2, *out, len(spatial)), device="cuda") - 0.5) * 5).to(dtype)
+    settings = {"mode": mode, "padding_mode": padding, "align_corners": align_corners}
+    found = kernels.grid_sample(features, grid, **settings)
+    # In float32 on both sides: the same grid, rounded beforehand, in the same arithmetic.
+    expected = torch.nn.functional.grid_sample(features.float(), grid.float(), **settings)
+    tolerance = (HALF_TOLERANCE if dtype == torch.float16 else FLOAT_TOLERANCE) * features.abs().max().item()
+    far = (found.float() - expected).abs() > tolerance * 2
+    allowed = MAX_JUMPED if mode == "nearest" else 0
+    assert far.float().mean().item() <= allowed
+
+
+# --------------------------------------------------------------------------------------------------------- garbage
+
+
+@pytest.mark.parametrize("op", sorted(fuzz_kernels.OPS))
+def test_garbage_ends(op: str) -> None:
+    """NaN, Inf, huge boxes and any index in every input: the kernels return, and leave the device usable."""
+    fuzz_kernels.run(op, num_rounds=10)
+    torch.cuda.synchronize()
+    assert torch.ones(3, device="cuda").sum().item() == 3
+
+
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match="boxes: expected a contiguous CUDA tensor .* found contiguous torch.float64"
+    ):
+        kernels.paste_masks(
+            torch.zeros((1, 1, 2, 2), device="cuda"),
+            torch.zeros((1, 1, 4), dtype=torch.float64, device="cuda"),
+            (4, 4),
+        )
+    with pytest.raises(RuntimeError, match="grouped_nms: invalid argument"):
+        kernels.grouped_nms(
+            torch.zeros((3, 2, 4), device="cuda"),
+            torch.zeros((3, 2), device="cuda"),
+            torch.zeros((2, 2), dtype=torch.int32, device="cuda"),
+            iou_threshold=0.5,
+            score_threshold=0.0,
+            max_output=4,
+        )
