@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <stdexcept>
 
@@ -18,7 +19,13 @@ const char* type_name(const AttributeValue& value) {
   return kNames[value.index()];
 }
 
-std::string quoted_names(const std::vector<AttributeSpec>& specs) {
+std::string text(float value) {
+  char digits[32];
+  std::snprintf(digits, sizeof(digits), "%g", static_cast<double>(value));
+  return digits;
+}
+
+std::string joined_names(const std::vector<AttributeSpec>& specs) {
   std::string text;
   for (const AttributeSpec& spec : specs) text += (text.empty() ? "" : ", ") + std::string(spec.name);
   return text;
@@ -103,7 +110,7 @@ Attributes::Attributes(std::string op, const std::vector<AttributeSpec>& specs, 
   };
   for (const Attribute& attribute : given) {
     const auto spec = spec_of(attribute.name);
-    if (spec == specs.end()) refuse(attribute.name.c_str(), "one of: " + quoted_names(specs), "an unknown name");
+    if (spec == specs.end()) refuse(attribute.name.c_str(), "one of: " + joined_names(specs), "an unknown name");
     if (spec->fallback.index() != attribute.value.index()) {
       refuse(spec->name, type_name(spec->fallback), type_name(attribute.value));
     }
@@ -143,8 +150,7 @@ float Attributes::number(const char* name, float at_least, float at_most) const 
   const auto& values = get<std::vector<float>>(name);
   if (values.size() != 1) refuse(name, "one number", std::to_string(values.size()));
   if (!(values[0] >= at_least && values[0] <= at_most)) {
-    refuse(name, "a number from " + std::to_string(at_least) + " to " + std::to_string(at_most),
-           std::to_string(values[0]));
+    refuse(name, "a number from " + text(at_least) + " to " + text(at_most), text(values[0]));
   }
   return values[0];
 }
@@ -155,7 +161,7 @@ std::vector<float> Attributes::numbers(const char* name, size_t at_most) const {
     refuse(name, "1 to " + std::to_string(at_most) + " numbers", std::to_string(values.size()));
   }
   for (const float value : values) {
-    if (!(value > 0.f && std::isfinite(value))) refuse(name, "finite numbers above 0", std::to_string(value));
+    if (!(value > 0.f && std::isfinite(value))) refuse(name, "finite numbers above 0", text(value));
   }
   return values;
 }

@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 
 #include <cstdio>
+#include <cstring>
 #include <mutex>
 
 #include "plugins/grid_sample/grid_sample_op.h"
@@ -143,7 +144,9 @@ const std::vector<OpType>& op_types() {
 
 void log_error(const char* name, const char* message) noexcept {
   char text[1024];
-  std::snprintf(text, sizeof(text), "maskrcnn_plugins, %s: %s", name, message);
+  // Messages of the operators' own checks begin with the operator.
+  const bool named = std::strncmp(message, name, std::strlen(name)) == 0;
+  std::snprintf(text, sizeof(text), "maskrcnn_plugins: %s%s%s", named ? "" : name, named ? "" : ": ", message);
   nvinfer1::ILogger* const target = logger();
   if (target != nullptr) {
     target->log(nvinfer1::ILogger::Severity::kERROR, text);

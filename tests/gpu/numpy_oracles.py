@@ -1,0 +1,140 @@
+"""The operators in plain NumPy, float64 where that is not what is being tested: nothing in common with the kernels.
+
+They run where the plugins run, which has no torch: Python 3.9, NumPy, TensorRT.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+
+MAX_POOL_START = -10000.0  # what mmcv returns for a bin without samples, mode max
+
+
+def axis_weights(begin, end, scale, *, aligned: bool, bins: int, ratio: int, size: int) -> np.ndarray:
+    """Return (bins, samples, size): the weight of every feature pixel in every sample. Positions are float32."""
+    scale, half = np.float32(scale), np.float32(0.5)
+    offset = half if aligned else np.float32(0)
+    start, stop = np.float32(begin) * scale - offset, np.float32(end) * scale - offset
+    length = stop - start if aligned else max(stop - start, np.float32(1))
+    bin_size = np.float32(length / np.float32(bins))
+    samples = ratio if ratio > 0 else int(max(np.ceil(bin_size), 0))
+    steps = (np.arange(samples, dtype=np.float32) + half) * bin_size / np.float32(max(samples, 1))
+    position = (start + np.arange(bins, dtype=np.float32)[:, None] * bin_size + steps).astype(np.float64)
+    inside = (position >= -1) & (position <= size)
+    distance = np.abs(np.arange(size) - np.clip(position, 0, size - 1)[..., None])
+    return np.clip(1 - distance, 0, 1) * inside[..., None]
+
+
+def roi_align(features, rois, output_size, scale, *, ratio: int, mode: str, aligned: bool) -> np.ndarray:
+    """Return (R, C, *output_size) float64. features: (B, C, H, W), rois: (R, 5)."""
+    features = features.astype(np.float64)
+    out = np.zeros((len(rois), features.shape[1], *output_size))
+    for result, (image, x1, y1, x2, y2) in zip(out, rois):
+        if not 0 <= image < len(features) or np.isnan([x1, y1, x2, y2]).any():
+            continue
+        shared = {"aligned": aligned, "ratio": ratio}
+        rows = axis_weights(y1, y2, scale, bins=output_size[0], size=features.shape[2], **shared)
+        columns = axis_weights(x1, x2, scale, bins=output_size[1], size=features.shape[3], **shared)
+        samples = np.einsum("psh,chw,qtw->cpqst", rows, features[int(image)], columns, optimize=True)
+        samples = samples.reshape(*samples.shape[:3], -1)
+        if samples.shape[3] == 0:
+            result[:] = 0 if mode == "avg" else MAX_POOL_START
+        else:
+            result[:] = samples.mean(3) if mode == "avg" else samples.max(3)
+    return out
+
+
+def multi_level_roi_align(
+    features, rois, output_size, scales, *, finest_scale: float, ratio: int, mode: str, aligned: bool
+) -> np.ndarray:
+    """Return (R, C, *output_size) float64: every RoI from the level that mmdet's SingleRoIExtractor picks."""
+    with np.errstate(invalid="ignore"):
+        side = np.sqrt((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2]))
+        level = np.floor(np.log2(side / finest_scale + 1e-6))
+    level = np.clip(np.nan_to_num(level), 0, len(features) - 1)
+    out = np.zeros((len(rois), features[0].shape[1], *output_size))
+    for i, (feature, scale) in enumerate(zip(features, scales)):
+        own = level == i
+        out[own] = roi_align(feature, rois[own], output_size, scale, ratio=ratio, mode=mode, aligned=aligned)
+    return out
+
+
+def grouped_nms(boxes, scores, groups, *, iou_threshold, score_threshold, max_output, shift_groups: bool):
+    """Return indices (B, max_output) and count (B,): greedy NMS in float32, group by group."""
+    indices = np.full((len(boxes), max_output), -1, np.int32)
+    count = np.zeros(len(boxes), np.int32)
+    for image in range(len(boxes)):
+        group = np.broadcast_to(groups, scores.shape)[image]
+        candidates = np.flatnonzero(scores[image] > np.float32(score_threshold))
+        own = boxes[image].copy()
+        if shift_groups and len(candidates):
+            own += (group.astype(np.float32) * (own[candidates].max() + np.float32(1)))[:, None]
+        kept = []
+        for g in np.unique(group[candidates]):
+            kept += greedy_nms(
+                own, scores[image], candidates[group[candidates] == g], np.float32(iou_threshold)
+            )
+        kept.sort(key=lambda i: (-scores[image][i], i))
+        count[image] = min(len(kept), max_output)
+        indices[image, : count[image]] = kept[:max_output]
+    return indices, count
+
+
+def greedy_nms(boxes, scores, candidates, iou_threshold) -> list[int]:
+    """Return which of the candidates are kept."""
+    x1, y1, x2, y2 = boxes.T
+    areas = (x2 - x1) * (y2 - y1)
+    alive = candidates[np.argsort(-scores[candidates], kind="stable")]
+    kept = []
+    while len(alive):
+        i, rest = alive[0], alive[1:]
+        kept.append(int(i))
+        width = np.minimum(x2[i], x2[rest]) - np.maximum(x1[i], x1[rest])
+        height = np.minimum(y2[i], y2[rest]) - np.maximum(y1[i], y1[rest])
+        intersection = np.maximum(width, 0) * np.maximum(height, 0)
+        with np.errstate(all="ignore"):
+            overlap = intersection / (areas[i] + areas[rest] - intersection)
+        alive = rest[~(overlap > iou_threshold)]
+    return kept
+
+
+def pasted_probabilities(masks, boxes, height: int, width: int) -> np.ndarray:
+    """Return (N, height, width) float64: mmdet's _do_paste_mask. masks: (N, h, w), boxes: (N, 4)."""
+    out = np.zeros((len(masks), height, width))
+    for image, mask, (x1, y1, x2, y2) in zip(out, masks.astype(np.float64), boxes):
+        rows = paste_weights(y1, y2, height, mask.shape[0])
+        columns = paste_weights(x1, x2, width, mask.shape[1])
+        image[:] = rows @ mask @ columns.T
+    return out
+
+
+def paste_weights(begin, end, pixels: int, cells: int) -> np.ndarray:
+    """Return (pixels, cells): bilinear weights of one axis, zero away from the box."""
+    center = np.arange(pixels, dtype=np.float32) + np.float32(0.5)
+    position = ((center - begin) / (end - begin) * cells - np.float32(0.5)).astype(np.float64)
+    weights = np.clip(1 - np.abs(position[:, None] - np.arange(cells)), 0, 1)
+    pixel = np.arange(pixels)
+    weights[(pixel < np.floor(begin) - 1) | (pixel >= np.ceil(end) + 1)] = 0
+    return weights
+
+
+def grid_sample(image, grid, *, padding: str, align_corners: bool) -> np.ndarray:
+    """Return torch's grid_sample, (tri)linear, zeros or border, float64. image: (N, C, *in), grid: (N, *out, D)."""
+    sizes = image.shape[2:]
+    out = np.zeros((*image.shape[:2], *grid.shape[1:-1]))
+    for n in range(len(image)):
+        positions = []
+        for axis, size in enumerate(sizes):
+            x = grid[n, ..., len(sizes) - 1 - axis].astype(np.float64)
+            x = (x + 1) / 2 * (size - 1) if align_corners else ((x + 1) * size - 1) / 2
+            positions.append(np.clip(x, 0, size - 1) if padding == "border" else x)
+        low = [np.floor(x).astype(int) for x in positions]
+        for corner in product((0, 1), repeat=len(sizes)):
+            index = [lo + c for lo, c in zip(low, corner)]
+            weight = np.prod([1 - np.abs(x - i) for x, i in zip(positions, index)], axis=0)
+            inside = np.all([(i >= 0) & (i < s) for i, s in zip(index, sizes)], axis=0)
+            clipped = tuple(np.clip(i, 0, s - 1) for i, s in zip(index, sizes))
+            out[n] += image[n].astype(np.float64)[(slice(None), *clipped)] * (weight * inside)
+    return out
