@@ -195,9 +195,15 @@ def time_roi_align(bandwidth: float) -> list[dict]:
 
 def time_paste_masks(bandwidth: float) -> list[dict]:
     rows = []
-    for batch in (1, 8):
+    for batch, large in ((1, False), (1, True), (8, False), (8, True)):
         masks = torch.rand((batch, 100, 28, 28), device="cuda")
         boxes = torch.stack([random_boxes(100) for _ in range(batch)])
+        if large:  # a fifth of all pixels
+            corners = torch.rand((batch, 100, 2, 2), device="cuda") * 0.25 + torch.tensor(
+                [0.1, 0.5], device="cuda"
+            )
+            size = torch.tensor([IMAGE[1], IMAGE[0]], device="cuda")
+            boxes = (corners.transpose(2, 3) * size).flatten(2).contiguous()
         output = torch.empty((batch, 100, *IMAGE), dtype=torch.uint8, device="cuda")
         sides = boxes[..., 2:] - boxes[..., :2]
         fill_ms = graph_ms(lambda o=output: o.fill_(1))

@@ -1,10 +1,12 @@
-// GroupedNMS on the GPU: five launches whose sizes depend on shapes only.
+// GroupedNMS on the GPU: six launches whose sizes depend on shapes only.
 //
 //   collect   candidates of each image, in any order
 //   rank      by brute force: how many candidates come before this one, over all groups and within the sorted groups.
 //             Quadratic, but without any dependency between threads: 4800 candidates take microseconds
 //   scatter   boxes into group-major order, best first within a group
-//   suppress  one block per group walks its boxes in tiles: against the boxes kept so far, then among themselves
+//   compare   on the whole GPU: a bit for each pair of boxes of one group that lie near enough in the sorted order
+//   suppress  one block per group walks its boxes, best first, with those bits; a group too large for them goes in
+//             tiles, each first compared with the boxes kept from the tiles before
 //   output    kept boxes by rank
 #include <cuda_runtime.h>
 
@@ -27,12 +29,17 @@ constexpr int kRankRows = kRankThreads * kRankPerThread;
 constexpr int kRankColumns = 128;
 constexpr int kRankMaxBlocks = 512;  // per image: fills the largest GPUs at batch 1
 
-constexpr int kSuppressThreads = 1024;
-constexpr int kSuppressWarps = kSuppressThreads / kWarp;
-constexpr int kSuppressMaxBlocks = 128;  // per image
-constexpr int kTile = 512;
-constexpr int kTileWords = kTile / kWarp;
-constexpr int kMaskStride = kTileWords + 1;  // odd, so that a column of words meets every bank
+constexpr int kCompareThreads = 256;
+constexpr int kCompareWarps = kCompareThreads / kWarp;
+constexpr int kCompareMaxBlocks = 512;  // per image
+
+// How many words of 32 boxes a row of the bit matrix has, and a tile of boxes that are walked with it. RPN's groups of
+// 1000 fit one tile. Where there are many boxes, groups are many, too, and small: classes.
+constexpr int kWideWords = 64;
+constexpr int kNarrowWords = 8;
+constexpr int32_t kMaxWideBoxes = 16384;  // a row is 256 bytes
+constexpr int kSuppressMaxBlocks = 128;   // per image
+constexpr int kKeptChunk = 512;
 
 constexpr int kOutputThreads = 1024;
 constexpr int kOutputWarps = kOutputThreads / kWarp;
@@ -57,7 +64,10 @@ struct Workspace {
   float4* slot_boxes;      // in turn overwritten by the boxes kept, from each group's first slot on
   int32_t* slot_groups;
   int32_t* slot_ranks;
+  // (batch, kept_words * 32, window): bit j of word k of row s: the box in slot s removes that in slot 32 (s / 32 + k) + j
+  uint32_t* matrix;
   int32_t kept_words;
+  int32_t window;  // words per row of the matrix
   size_t cleared_bytes;  // images and kept
   size_t size;
 };
@@ -88,6 +98,8 @@ Workspace partition(void* memory, int32_t batch, int32_t num_boxes) {
   take(out.slot_boxes, base, offset, boxes);
   take(out.slot_groups, base, offset, boxes);
   take(out.slot_ranks, base, offset, boxes);
+  out.window = num_boxes <= kMaxWideBoxes ? kWideWords : kNarrowWords;
+  take(out.matrix, base, offset, images * out.kept_words * kWarp * out.window);
   out.size = offset;
   return out;
 }
@@ -267,164 +279,250 @@ __device__ bool removes(const float4& kept, float kept_area, const float4& other
   return suppresses(as_box(kept), as_box(other), threshold.value, 0.f);
 }
 
+// Each warp compares 32 boxes with 32 others, not before them in the order. Blocks of slots that share no group are
+// left out: nothing reads their words.
+__global__ void __launch_bounds__(kCompareThreads) compare_boxes(GroupedNmsArguments in, Workspace work) {
+  __shared__ float4 column_boxes[kCompareWarps][kWarp];
+  __shared__ float column_areas[kCompareWarps][kWarp];
+  __shared__ int32_t column_groups[kCompareWarps][kWarp];
+  const Threshold threshold{in.iou_threshold, in.iou_threshold > 0.f};
+  const int lane = threadIdx.x % kWarp;
+  const int warp = threadIdx.x / kWarp;
+  for (int64_t b = blockIdx.y; b < in.batch; b += gridDim.y) {
+    const int count = work.images[b].num_candidates;
+    const int num_blocks = (count + kWarp - 1) / kWarp;
+    const float4* boxes = work.slot_boxes + b * in.num_boxes;
+    const int32_t* groups = work.slot_groups + b * in.num_boxes;
+    uint32_t* matrix = work.matrix + b * work.kept_words * kWarp * work.window;
+    const int64_t num_items = static_cast<int64_t>(num_blocks) * work.window;
+    for (int64_t item = static_cast<int64_t>(blockIdx.x) * kCompareWarps + warp; item < num_items;
+         item += static_cast<int64_t>(gridDim.x) * kCompareWarps) {
+      const int row_block = static_cast<int>(item / work.window);
+      const int word = static_cast<int>(item % work.window);
+      const int first_column = (row_block + word) * kWarp;
+      if (first_column >= count) continue;
+      const int last_row = min(row_block * kWarp + kWarp, count) - 1;
+      if (word > 0 && groups[last_row] != groups[first_column]) continue;
+      const int row = row_block * kWarp + lane;
+      const int column = first_column + lane;
+      __syncwarp();
+      if (column < count) {
+        const float4 box = boxes[column];
+        column_boxes[warp][lane] = box;
+        column_areas[warp][lane] = box_area(as_box(box), 0.f);
+        column_groups[warp][lane] = groups[column];
+      }
+      __syncwarp();
+      if (row >= count) continue;
+      const float4 box = boxes[row];
+      const float area = box_area(as_box(box), 0.f);
+      const int32_t group = groups[row];
+      const int num_columns = min(kWarp, count - first_column);
+      uint32_t bits = 0;
+#pragma unroll 4
+      for (int j = 0; j < num_columns; ++j) {
+        if (column_groups[warp][j] != group || first_column + j <= row) continue;
+        if (removes(box, area, column_boxes[warp][j], column_areas[warp][j], threshold)) bits |= 1u << j;
+      }
+      matrix[static_cast<int64_t>(row) * work.window + word] = bits;
+    }
+  }
+}
+
+// A tile: the slots from `base`, a multiple of 32, on, 32 for each word of a row of the matrix.
+struct Tile {
+  int base;
+  int last_word;  // the last with a box of the group
+};
+
+template <int kWindow>
 struct SuppressShared {
-  float4 boxes[kTile];
-  float areas[kTile];
-  union {
-    uint32_t mask[kTile * kMaskStride];  // bit j of word w of row i: box i removes box 32 w + j of the tile
-    struct {
-      float4 boxes[kTile];
-      float areas[kTile];
-    } kept;
-  };
-  uint32_t removed[kTileWords];
-  uint32_t kept_bits[kTileWords];
+  static constexpr int kThreads = kWindow == kWideWords ? 1024 : kWindow * kWarp;
+  static constexpr int kSlotsPerThread = kWindow * kWarp / kThreads;
+  uint32_t rows[2][kWarp][kWindow + 1];  // of the matrix: those of the word at hand, and of the next
+  float4 kept_boxes[kKeptChunk];
+  float kept_areas[kKeptChunk];
+  uint32_t exists[kWindow];  // boxes of the group
+  uint32_t removed[kWindow];
+  uint32_t kept[kWindow];
   int num_kept;
   int next_start;
 };
 
-// Marks the boxes of the tile that a box kept from earlier tiles removes.
-__device__ void remove_by_kept(SuppressShared& shared, const float4* kept_boxes, int num_kept, int num_boxes,
-                               const Threshold& threshold) {
-  const int words = (num_boxes + kWarp - 1) / kWarp;
-  const int teams = kSuppressWarps / words;
-  const int word = threadIdx.x / kWarp % words;
-  const int team = threadIdx.x / kWarp / words;
-  const int own = word * kWarp + threadIdx.x % kWarp;
-  const bool exists = own < num_boxes;
-  const float4 box = shared.boxes[exists ? own : 0];
-  const float area = shared.areas[exists ? own : 0];
-  bool removed = !exists;
-  for (int chunk = 0; chunk < num_kept; chunk += kTile) {
-    const int size = min(kTile, num_kept - chunk);
-    for (int i = threadIdx.x; i < size; i += kSuppressThreads) {
-      const float4 kept = kept_boxes[chunk + i];
-      shared.kept.boxes[i] = kept;
-      shared.kept.areas[i] = box_area(as_box(kept), 0.f);
-    }
-    __syncthreads();
-    if (team < teams) {
-      for (int i = team; i < size; i += teams) {
-        if (!removed) removed = removes(shared.kept.boxes[i], shared.kept.areas[i], box, area, threshold);
-        if (__all_sync(kAllLanes, removed)) break;
-      }
-    }
-    __syncthreads();
-  }
-  const uint32_t bits = __ballot_sync(kAllLanes, removed && exists);
-  if (team < teams && threadIdx.x % kWarp == 0 && bits) atomicOr(&shared.removed[word], bits);
-  __syncthreads();
-}
-
-// Fills the part of the mask where a better box may remove a worse one: 32 rows by 32 columns per warp and step.
-__device__ void compare_tile(SuppressShared& shared, int num_boxes, const Threshold& threshold) {
-  const int words = (num_boxes + kWarp - 1) / kWarp;
+// Marks the boxes of the tile that a box kept from earlier tiles removes. Each word is one warp's.
+template <int kWindow>
+__device__ void remove_by_kept(SuppressShared<kWindow>& shared, const float4* boxes, const Tile& tile,
+                               const float4* kept_boxes, int num_kept, const Threshold& threshold) {
+  using Shared = SuppressShared<kWindow>;
   const int lane = threadIdx.x % kWarp;
-  for (int item = threadIdx.x / kWarp; item < words * (words + 1) / 2; item += kSuppressWarps) {
-    // Item (row_word, word) of the upper triangle, column by column.
-    int word = 0;
-    while ((word + 1) * (word + 2) / 2 <= item) ++word;
-    const int row_word = item - word * (word + 1) / 2;
-    const int row = row_word * kWarp + lane;
-    const bool live = row < num_boxes && !(shared.removed[row_word] >> lane & 1);
-    if (!__any_sync(kAllLanes, live)) continue;
-    const float4 box = shared.boxes[row];
-    const float area = shared.areas[row];
-    const int last = min(kWarp, num_boxes - word * kWarp);
-    uint32_t candidates = ~shared.removed[word];
-    if (last < kWarp) candidates &= (1u << last) - 1;
-    uint32_t bits = 0;
-    while (candidates) {
-      const int j = __ffs(candidates) - 1;
-      candidates &= candidates - 1;
-      const int column = word * kWarp + j;
-      if (live && column > row && removes(box, area, shared.boxes[column], shared.areas[column], threshold)) {
-        bits |= 1u << j;
-      }
+  for (int chunk = 0; chunk < num_kept; chunk += kKeptChunk) {
+    const int size = min(kKeptChunk, num_kept - chunk);
+    for (int i = threadIdx.x; i < size; i += Shared::kThreads) {
+      const float4 kept = kept_boxes[chunk + i];
+      shared.kept_boxes[i] = kept;
+      shared.kept_areas[i] = box_area(as_box(kept), 0.f);
     }
-    shared.mask[row * kMaskStride + word] = bits;
+    __syncthreads();
+    for (int word = threadIdx.x / kWarp; word <= tile.last_word; word += Shared::kThreads / kWarp) {
+      bool removed = shared.removed[word] >> lane & 1;
+      const float4 box = removed ? make_float4(0.f, 0.f, 0.f, 0.f) : boxes[tile.base + word * kWarp + lane];
+      const float area = box_area(as_box(box), 0.f);
+      for (int i = 0; i < size && !__all_sync(kAllLanes, removed); ++i) {
+        if (!removed) removed = removes(shared.kept_boxes[i], shared.kept_areas[i], box, area, threshold);
+      }
+      const uint32_t bits = __ballot_sync(kAllLanes, removed);
+      if (lane == 0) shared.removed[word] = bits;
+    }
+    __syncthreads();
+  }
+}
+
+// The first warp's step for one word: which of its boxes stay, and what they remove. removed: of words `lane`,
+// `lane` + 32 and so on. rows: those of the word's boxes.
+template <int kWindow>
+__device__ int walk_word(SuppressShared<kWindow>& shared, uint32_t (&removed)[(kWindow + kWarp - 1) / kWarp], int word,
+                         int last_word, int num_kept, int max_kept) {
+  constexpr int kParts = (kWindow + kWarp - 1) / kWarp;
+  const int lane = threadIdx.x;
+  const uint32_t(&rows)[kWarp][kWindow + 1] = shared.rows[word % 2];
+  uint32_t own = removed[0];
+  if constexpr (kParts > 1) own = word < kWarp ? removed[0] : removed[1];
+  uint32_t alive = ~__shfl_sync(kAllLanes, own, word % kWarp);
+  if (!alive) return num_kept;
+  uint32_t diagonal[kWarp];
+#pragma unroll
+  for (int j = 0; j < kWarp; ++j) diagonal[j] = rows[j][0];
+#pragma unroll
+  for (int j = 0; j < kWarp; ++j) {
+    if (alive >> j & 1) alive &= ~diagonal[j];
+  }
+  while (num_kept + __popc(alive) > max_kept) alive &= ~(0x80000000u >> __clz(alive));
+  if (lane == 0) shared.kept[word] = alive;
+#pragma unroll
+  for (int part = 0; part < kParts; ++part) {
+    const int other = lane + part * kWarp;
+    if (other <= word || other > last_word) continue;
+#pragma unroll 8
+    for (int j = 0; j < kWarp; ++j) {
+      if (alive >> j & 1) removed[part] |= rows[j][other - word];
+    }
+  }
+  return num_kept + __popc(alive);
+}
+
+// The greedy walk over the tile, a word at a time, by the first warp; the others bring the next word's rows.
+template <int kWindow>
+__device__ void walk_tile(SuppressShared<kWindow>& shared, const uint32_t* matrix, const Tile& tile, int num_kept,
+                          int max_kept) {
+  using Shared = SuppressShared<kWindow>;
+  constexpr int kParts = (kWindow + kWarp - 1) / kWarp;
+  const bool walks = threadIdx.x < kWarp;
+  uint32_t removed[kParts];
+  for (int part = 0; part < kParts; ++part) {
+    const int word = static_cast<int>(threadIdx.x) + part * kWarp;
+    removed[part] = walks && word <= tile.last_word ? shared.removed[word] : ~0u;
+  }
+  for (int word = -1; word <= tile.last_word; ++word) {
+    uint32_t next[Shared::kSlotsPerThread];
+#pragma unroll
+    for (int i = 0; i < Shared::kSlotsPerThread; ++i) {
+      const int element = static_cast<int>(threadIdx.x) + i * Shared::kThreads;
+      const int64_t row = tile.base + (word + 1) * kWarp + element / kWindow;
+      const bool needed = element % kWindow <= tile.last_word - (word + 1);
+      next[i] = needed ? matrix[row * kWindow + element % kWindow] : 0;
+    }
+    if (walks && word >= 0) num_kept = walk_word(shared, removed, word, tile.last_word, num_kept, max_kept);
+#pragma unroll
+    for (int i = 0; i < Shared::kSlotsPerThread; ++i) {
+      const int element = static_cast<int>(threadIdx.x) + i * Shared::kThreads;
+      shared.rows[(word + 1) % 2][element / kWindow][element % kWindow] = next[i];
+    }
+    if (__syncthreads_or(walks && num_kept >= max_kept)) break;
+  }
+  if (threadIdx.x == 0) shared.num_kept = num_kept;
+  __syncthreads();
+}
+
+// Finds the boxes of `group` among the tile's slots from `position` on.
+template <int kWindow>
+__device__ void find_boxes(SuppressShared<kWindow>& shared, const int32_t* groups, int32_t group, Tile& tile,
+                           int position, int count) {
+  using Shared = SuppressShared<kWindow>;
+  for (int i = 0; i < Shared::kSlotsPerThread; ++i) {
+    const int own = static_cast<int>(threadIdx.x) + i * Shared::kThreads;
+    // Slots are far below 2^31 - 2048: 16 bytes each, and num_boxes is checked.
+    const int slot = tile.base + own;
+    const uint32_t exists = __ballot_sync(kAllLanes, slot >= position && slot < count && groups[slot] == group);
+    if (own % kWarp == 0) {
+      shared.exists[own / kWarp] = exists;
+      shared.removed[own / kWarp] = ~exists;
+      shared.kept[own / kWarp] = 0;
+    }
+  }
+  __syncthreads();
+  tile.last_word = 0;
+  while (tile.last_word + 1 < kWindow && shared.exists[tile.last_word + 1]) ++tile.last_word;
+}
+
+// Records the tile's kept boxes by rank, and, if another tile follows, moves them to the group's first slots.
+template <int kWindow>
+__device__ void record_kept(SuppressShared<kWindow>& shared, const int32_t* ranks, uint32_t* kept_bitmap,
+                            float4* boxes, float4* kept_boxes, const Tile& tile, int num_kept, bool move) {
+  using Shared = SuppressShared<kWindow>;
+  float4 moved[Shared::kSlotsPerThread];
+  int place[Shared::kSlotsPerThread];
+  for (int i = 0; i < Shared::kSlotsPerThread; ++i) {
+    const int own = static_cast<int>(threadIdx.x) + i * Shared::kThreads;
+    const int word = own / kWarp;
+    place[i] = -1;
+    if (!(shared.kept[word] >> own % kWarp & 1)) continue;
+    const int rank = ranks[tile.base + own];
+    atomicOr(&kept_bitmap[rank / kWarp], 1u << rank % kWarp);
+    if (!move) continue;
+    place[i] = num_kept + __popc(shared.kept[word] & ((1u << own % kWarp) - 1));
+    for (int w = 0; w < word; ++w) place[i] += __popc(shared.kept[w]);
+    moved[i] = boxes[tile.base + own];
+  }
+  __syncthreads();
+  if (!move) return;
+  for (int i = 0; i < Shared::kSlotsPerThread; ++i) {
+    // The slots up to here have been read: no more boxes are kept than were looked at.
+    if (place[i] >= 0) kept_boxes[place[i]] = moved[i];
   }
   __syncthreads();
 }
 
-// The greedy walk over the tile, by the first warp: lane w holds word w of the boxes removed.
-__device__ void walk_tile(SuppressShared& shared, int num_boxes, int num_kept, int max_kept) {
-  const int lane = threadIdx.x;
-  const int words = (num_boxes + kWarp - 1) / kWarp;
-  uint32_t removed = lane < words ? shared.removed[lane] : ~0u;
-  if (lane == words - 1 && num_boxes % kWarp) removed |= ~0u << num_boxes % kWarp;
-  uint32_t own_kept = 0;
-  for (int word = 0; word < words; ++word) {
-    const uint32_t* rows = shared.mask + word * kWarp * kMaskStride;
-    uint32_t alive = ~__shfl_sync(kAllLanes, removed, word);
-    if (!alive) continue;
-    uint32_t diagonal[kWarp];
-#pragma unroll
-    for (int j = 0; j < kWarp; ++j) diagonal[j] = rows[j * kMaskStride + word];
-#pragma unroll
-    for (int j = 0; j < kWarp; ++j) {
-      if (alive >> j & 1) alive &= ~diagonal[j];
-    }
-    while (num_kept + __popc(alive) > max_kept) alive &= ~(0x80000000u >> __clz(alive));
-    num_kept += __popc(alive);
-    if (lane == word) own_kept = alive;
-    if (num_kept == max_kept) break;
-    if (lane > word && lane < words) {
-#pragma unroll 8
-      for (int j = 0; j < kWarp; ++j) {
-        if (alive >> j & 1) removed |= rows[j * kMaskStride + lane];
-      }
-    }
-  }
-  if (lane < kTileWords) shared.kept_bits[lane] = own_kept;
-  if (lane == 0) shared.num_kept = num_kept;
-}
-
-// NMS of the group that begins at slot `start`. Returns the slot after its last box, or, where the output is full
-// before, one past a box of it.
-__device__ int suppress_group(SuppressShared& shared, const GroupedNmsArguments& in, const Workspace& work, int64_t b,
-                              int start, int count, const Threshold& threshold) {
-  const int64_t image_begin = b * in.num_boxes;
-  float4* boxes = work.slot_boxes + image_begin;
-  const int32_t* groups = work.slot_groups + image_begin;
-  const int32_t* ranks = work.slot_ranks + image_begin;
+// NMS of the group that begins at slot `start`. Returns a slot after `start` up to which nothing is left to do.
+template <int kWindow>
+__device__ int suppress_group(SuppressShared<kWindow>& shared, const GroupedNmsArguments& in, const Workspace& work,
+                              int64_t b, int start, int count, const Threshold& threshold) {
+  float4* boxes = work.slot_boxes + b * in.num_boxes;
+  const int32_t* groups = work.slot_groups + b * in.num_boxes;
+  const int32_t* ranks = work.slot_ranks + b * in.num_boxes;
+  const uint32_t* matrix = work.matrix + b * work.kept_words * kWarp * kWindow;
   uint32_t* kept_bitmap = work.kept + b * work.kept_words;
   const int32_t group = groups[start];
   int num_kept = 0;
   int position = start;
   while (true) {
-    const int own = threadIdx.x;
-    // Slots are far below 2^31 - kTile: 16 bytes each, and num_boxes is checked.
-    const bool exists = own < kTile && position + own < count && groups[position + own] == group;
-    if (exists) {
-      const float4 box = boxes[position + own];
-      shared.boxes[own] = box;
-      shared.areas[own] = box_area(as_box(box), 0.f);
-    }
-    if (own < kTileWords) shared.removed[own] = 0;
-    const int num_boxes = __syncthreads_count(exists);
-    if (num_boxes == 0) return position;
-    if (num_kept > 0) remove_by_kept(shared, boxes + start, num_kept, num_boxes, threshold);
-    compare_tile(shared, num_boxes, threshold);
-    if (own < kWarp) walk_tile(shared, num_boxes, num_kept, in.max_output);
-    __syncthreads();
-    if (exists && shared.kept_bits[own / kWarp] >> own % kWarp & 1) {
-      int place = num_kept + __popc(shared.kept_bits[own / kWarp] & ((1u << own % kWarp) - 1));
-      for (int word = 0; word < own / kWarp; ++word) place += __popc(shared.kept_bits[word]);
-      // Slots up to here have been read: no more boxes are kept than were looked at.
-      boxes[start + place] = shared.boxes[own];
-      const int rank = ranks[position + own];
-      atomicOr(&kept_bitmap[rank / kWarp], 1u << rank % kWarp);
-    }
+    Tile tile{position / kWarp * kWarp, 0};
+    find_boxes(shared, groups, group, tile, position, count);
+    if (num_kept > 0) remove_by_kept(shared, boxes, tile, boxes + start, num_kept, threshold);
+    walk_tile(shared, matrix, tile, num_kept, in.max_output);
+    const int end = tile.base + kWindow * kWarp;
+    const bool ends = end >= count || groups[end] != group || shared.num_kept >= in.max_output;
+    record_kept(shared, ranks, kept_bitmap, boxes, boxes + start, tile, num_kept, !ends);
     num_kept = shared.num_kept;
-    position += num_boxes;
+    position += __popc(shared.exists[0]);
+    for (int word = 1; word <= tile.last_word; ++word) position += __popc(shared.exists[word]);
     __syncthreads();
-    if (num_boxes < kTile || num_kept >= in.max_output) return position;
+    if (ends) return position;
   }
 }
 
 // The first slot from `begin` on, below `end`, at which a group starts; `end` where there is none.
-__device__ int find_start(SuppressShared& shared, const int32_t* groups, int begin, int end) {
+template <int kWindow>
+__device__ int find_start(SuppressShared<kWindow>& shared, const int32_t* groups, int begin, int end) {
   while (begin < end) {
     if (threadIdx.x == 0) shared.next_start = end;
     __syncthreads();
@@ -434,14 +532,16 @@ __device__ int find_start(SuppressShared& shared, const int32_t* groups, int beg
     const int found = shared.next_start;
     __syncthreads();
     if (found < end) return found;
-    begin += kSuppressThreads;
+    begin += SuppressShared<kWindow>::kThreads;
   }
   return end;
 }
 
 // Block x of image y takes the groups that start in its share of the slots.
-__global__ void __launch_bounds__(kSuppressThreads) suppress_groups(GroupedNmsArguments in, Workspace work) {
-  __shared__ SuppressShared shared;
+template <int kWindow>
+__global__ void __launch_bounds__(SuppressShared<kWindow>::kThreads)
+    suppress_groups(GroupedNmsArguments in, Workspace work) {
+  __shared__ SuppressShared<kWindow> shared;
   const Threshold threshold{in.iou_threshold, in.iou_threshold > 0.f};
   for (int64_t b = blockIdx.y; b < in.batch; b += gridDim.y) {
     const int count = work.images[b].num_candidates;
@@ -519,9 +619,17 @@ cudaError_t launch_grouped_nms(const GroupedNmsArguments& in, void* workspace, s
     const unsigned rank_blocks = static_cast<unsigned>(rank_items < kRankMaxBlocks ? rank_items : kRankMaxBlocks);
     rank_candidates<<<dim3(rank_blocks, images), kRankThreads, 0, stream>>>(in, work);
     scatter_candidates<<<dim3(collect_blocks, images), kCollectThreads, 0, stream>>>(in, work);
+    const unsigned compare_blocks = blocks_for(static_cast<int64_t>(work.kept_words) * work.window, kCompareWarps);
+    compare_boxes<<<dim3(compare_blocks < kCompareMaxBlocks ? compare_blocks : kCompareMaxBlocks, images),
+                    kCompareThreads, 0, stream>>>(in, work);
     const unsigned groups_blocks =
         static_cast<unsigned>(in.num_boxes < kSuppressMaxBlocks ? in.num_boxes : kSuppressMaxBlocks);
-    suppress_groups<<<dim3(groups_blocks, images), kSuppressThreads, 0, stream>>>(in, work);
+    const dim3 suppress_grid(groups_blocks, images);
+    if (work.window == kWideWords) {
+      suppress_groups<kWideWords><<<suppress_grid, SuppressShared<kWideWords>::kThreads, 0, stream>>>(in, work);
+    } else {
+      suppress_groups<kNarrowWords><<<suppress_grid, SuppressShared<kNarrowWords>::kThreads, 0, stream>>>(in, work);
+    }
   }
   write_output<<<images, kOutputThreads, 0, stream>>>(in, work);
   return cudaGetLastError();

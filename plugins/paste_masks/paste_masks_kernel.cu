@@ -13,7 +13,7 @@ namespace maskrcnn {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kMaxRows = 16;           // per tile
+constexpr int kMaxRows = 32;           // per tile
 constexpr int kMaxColumns = 2048;      // per tile
 constexpr int kMaxRowBytes = 24576;    // of blended mask rows; with the columns' 16 KB below 48 KB
 constexpr int kMaxSize = 1 << 24;      // pixel coordinates stay exact in float32
@@ -105,9 +105,16 @@ __global__ void __launch_bounds__(kThreads) paste_tiles(const __grid_constant__ 
       __syncthreads();
     }
     Out* image = static_cast<Out*>(in.output) + index * in.height * in.width;
-    for (int i = threadIdx.x; i < num_rows * num_vectors; i += kThreads) {
-      const int row = tile_row + i / num_vectors;
-      const int vector = i % num_vectors;
+    // Walks the tile without a division per step: kThreads vectors on are so many rows and so many vectors on.
+    const int row_step = kThreads / num_vectors;
+    const int vector_step = kThreads % num_vectors;
+    int row = tile_row + static_cast<int>(threadIdx.x) / num_vectors;
+    int vector = static_cast<int>(threadIdx.x) % num_vectors;
+    for (; row < tile_row + num_rows; row += row_step, vector += vector_step) {
+      if (vector >= num_vectors) {
+        vector -= num_vectors;
+        if (++row >= tile_row + num_rows) break;
+      }
       const int px = tile_column + vector * kVector;
       Pack<Out, kVector> pack{};
       if (touched && row >= first_row && row < last_row && px < last_column && px + kVector > first_column) {
