@@ -49,7 +49,9 @@ class PasteMasksOp : public Op {
       case kBoxes:
         return is_linear(tensor, DType::kFloat);
       case kNumInputs:
-        return is_linear(tensor, output_type_);
+        // TensorRT 8 knows no other floating-point type of a network's tensors than float32, and chooses for every
+        // layer whether it is float32 or float16 inside.
+        return is_linear(tensor, output_type_) || (output_type_ == DType::kFloat && is_linear(tensor, DType::kHalf));
       default:
         // The canvas is not read: either type, so that it is never converted for this.
         return is_linear(tensor, DType::kFloat) || is_linear(tensor, DType::kHalf);
@@ -73,7 +75,7 @@ class PasteMasksOp : public Op {
     arguments.width = static_cast<int>(canvas.dims[3]);
     arguments.threshold = threshold_;
     arguments.output = outputs[0];
-    arguments.output_type = element_type(output_type_);
+    arguments.output_type = element_type(tensors.output(0).dtype);
     return launch_paste_masks(arguments, stream);
   }
 

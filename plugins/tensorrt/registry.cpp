@@ -40,8 +40,9 @@ constexpr const char* kMaskOutputType = "int8";
 #else
 using Creator = CreatorV2;
 using CreatorInterface = nvinfer1::IPluginCreator;
-// int8 would need calibration or a dynamic range in a weakly typed network.
-constexpr const char* kMaskOutputType = "bool";
+// All that 8.5 takes from a plugin without further settings: it refuses bool, uint8 that no IdentityLayer wrote, and
+// int8 unless the network is built with BuilderFlag.INT8 and the tensor has a dynamic range.
+constexpr const char* kMaskOutputType = "float32";
 #endif
 
 #if MASKRCNN_HAS_LOGGER_FINDER

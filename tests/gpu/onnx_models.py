@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from export.functions import functions_for
 
 OPSET = 17
-FLOAT, INT32, BOOL = TensorProto.FLOAT, TensorProto.INT32, TensorProto.BOOL
+FLOAT, INT32, UINT8 = TensorProto.FLOAT, TensorProto.INT32, TensorProto.UINT8
 
 
 def model_of(
@@ -33,6 +33,15 @@ def model_of(
     return helper.make_model(graph, opset_imports=opsets, ir_version=8, functions=functions)
 
 
+def with_cast(model: onnx.ModelProto, dtype: int) -> onnx.ModelProto:
+    """Return the model with its only output converted."""
+    output = model.graph.output[0]
+    model.graph.node[0].output[0] = "plugin_output"
+    model.graph.node.append(helper.make_node("Cast", ["plugin_output"], [output.name], to=dtype))
+    output.type.tensor_type.elem_type = dtype
+    return model
+
+
 def models() -> dict[str, onnx.ModelProto]:
     features = [(f"feature_{i}", FLOAT, ["B", 16, f"H{i}", f"W{i}"]) for i in range(4)]
     roi_align = {
@@ -50,16 +59,16 @@ def models() -> dict[str, onnx.ModelProto]:
     masks = [("masks", FLOAT, ["B", "K", 28, 28]), ("boxes", FLOAT, ["B", "K", 4])]
     canvas = ("canvas", FLOAT, ["B", 3, "H", "W"])
     rois = ("rois", FLOAT, ["R", 5])
+    paste = ["PasteMasks", {"threshold": 0.5}, [*masks, canvas], [("masks_out", FLOAT, ["B", "K", "H", "W"])]]
     return {
         "multi_level_roi_align": model_of(
             "MultiLevelRoiAlign", roi_align, [rois, *features], [("out", FLOAT, ["R", 16, 7, 7])]
         ),
         "grouped_nms": model_of("GroupedNMS", nms, boxes, kept),
         "grouped_nms_with_body": model_of("GroupedNMS", nms, boxes, kept, with_body=True),
-        # A plugin of TensorRT 8 writes bool; the file has to say so, or the parser asks for a conversion.
-        "paste_masks": model_of(
-            "PasteMasks", {"threshold": 0.5}, [*masks, canvas], [("masks_out", BOOL, ["B", "K", "H", "W"])]
-        ),
+        # A plugin of TensorRT 8 writes float32 and has to be followed by a Cast to keep the contract's uint8.
+        "paste_masks": model_of(*paste),
+        "paste_masks_uint8": with_cast(model_of(*paste), UINT8),
     }
 
 

@@ -285,7 +285,7 @@ def case_roi_align_float() -> dict:
 
 def case_roi_align_half() -> dict:
     inputs = roi_inputs(dtype=np.float16)
-    plan = harness.plan_of("MultiLevelRoiAlign", ROI_ATTRIBUTES, inputs, ["out"], fp16=True)
+    plan = harness.plan_of("MultiLevelRoiAlign", ROI_ATTRIBUTES, inputs, ["out"], fp16=True, dtype=np.float16)
     engine = harness.engine_from(plan)
     errors = {}
     for batch, num_rois in [(1, 20), (2, 60), (4, 200)]:
@@ -300,7 +300,9 @@ def case_roi_align_half_channels_last() -> dict:
     """Features as HWC8, which convolutions write in FP16: no reformat may be needed."""
     hwc8 = 1 << int(trt.TensorFormat.HWC8)
     inputs = roi_inputs(dtype=np.float16, formats=hwc8)
-    plan = harness.plan_of("MultiLevelRoiAlign", ROI_ATTRIBUTES, inputs, ["out"], fp16=True, formats=hwc8)
+    plan = harness.plan_of(
+        "MultiLevelRoiAlign", ROI_ATTRIBUTES, inputs, ["out"], fp16=True, formats=hwc8, dtype=np.float16
+    )
     engine = harness.engine_from(plan)
     feeds = roi_feeds(dtype=np.float16)
     stored = {
@@ -367,22 +369,41 @@ def case_paste_masks() -> dict:
     return {"equal_to_oracle": True, "output_type": output_type, "pixels": results}
 
 
+def paste_plan(output_type: str, *, to_uint8: bool, fp16: bool) -> bytes:
+    """Return an engine whose plugin writes `output_type`, converted by an IdentityLayer where to_uint8 says so."""
+    net = harness.new_network(fp16=fp16)
+    tensors = harness.add_inputs(net, paste_inputs())
+    layer = harness.add_plugin(net, tensors, "PasteMasks", {**PASTE_ATTRIBUTES, "output_type": output_type})
+    if output_type == "int8" and harness.TRT_MAJOR < 10:
+        net.config.set_flag(trt.BuilderFlag.INT8)
+        layer.get_output(0).dynamic_range = (-127.0, 127.0)
+    if to_uint8:
+        layer = net.network.add_identity(layer.get_output(0))
+        layer.set_output_type(0, trt.uint8)
+    dtype = {"int8": np.int8, "float16": np.float16}.get(output_type)
+    harness.mark_outputs(net, layer, ["masks_out"], dtype=np.uint8 if to_uint8 else dtype)
+    return harness.serialized(net)
+
+
 def case_paste_masks_output_types() -> dict:
     """Which output types this TensorRT takes from a plugin. Informative: at least one has to work."""
+    variants = [(name, False, False) for name in ("uint8", "bool", "int8", "float32")]
+    variants += [("float16", False, True), ("float32", True, False), ("float32", True, True)]
     outcome = {}
-    for output_type in ("uint8", "bool", "int8", "float16", "float32"):
+    for output_type, to_uint8, fp16 in variants:
+        name = (
+            output_type + (" -> IdentityLayer -> uint8" if to_uint8 else "") + (", FP16 flag" if fp16 else "")
+        )
         harness.LOG.errors.clear()
-        attributes = {**PASTE_ATTRIBUTES, "output_type": output_type}
         try:
-            fp16 = output_type == "float16"
-            plan = harness.plan_of("PasteMasks", attributes, paste_inputs(), ["masks_out"], fp16=fp16)
+            engine = harness.engine_from(paste_plan(output_type, to_uint8=to_uint8, fp16=fp16))
             feeds = paste_feeds()
-            found = harness.run_once(harness.engine_from(plan), feeds)["masks_out"]
+            found = harness.run_once(engine, feeds)["masks_out"]
             check_masks(found, feeds, 0.5)
-            outcome[output_type] = f"works, as {found.dtype}"
+            outcome[name] = {"works_as": str(found.dtype), "layers": layer_formats(engine)}
         except Exception as error:
-            outcome[output_type] = f"{type(error).__name__}: {error}"[:300]
-    assert any(text.startswith("works") for text in outcome.values()), outcome
+            outcome[name] = f"{type(error).__name__}: {error}"[:400]
+    assert any("works_as" in result for result in outcome.values()), outcome
     return outcome
 
 
@@ -695,6 +716,11 @@ def case_onnx_files() -> dict:
         ),
         "grouped_nms": (nms_inputs(), nms_feeds(), lambda r, f: check_nms(r, f, NMS_ATTRIBUTES)),
         "paste_masks": (paste_inputs(), paste_feeds(), lambda r, f: check_masks(r["masks_out"], f, 0.5)),
+        "paste_masks_uint8": (
+            paste_inputs(),
+            paste_feeds(),
+            lambda r, f: check_masks(r["masks_out"], f, 0.5),
+        ),
         "grouped_nms_with_body": (nms_inputs(), nms_feeds(), lambda r, f: check_nms(r, f, NMS_ATTRIBUTES)),
     }
     outcome = {}

@@ -49,6 +49,7 @@ class Log(trt.ILogger):
 
 # One for the process: TensorRT's registry, and with it the plugins, log to the first logger there was.
 LOG = Log()
+RUNTIME = trt.Runtime(LOG)  # TensorRT forgets the logger with the last object that uses it
 
 
 def library_path() -> Path:
@@ -56,7 +57,6 @@ def library_path() -> Path:
 
 
 def load_library() -> ctypes.CDLL:
-    trt.Runtime(LOG)  # makes LOG the logger of the registry
     return ctypes.CDLL(str(library_path()), ctypes.RTLD_GLOBAL)
 
 
@@ -163,11 +163,14 @@ def add_plugin(net: Network, tensors: list, op: str, attributes: dict):
     return net.network.add_plugin_v3(tensors, [], plugin)
 
 
-def mark_outputs(net: Network, layer, names: list[str], formats: int | None = None) -> None:
+def mark_outputs(net: Network, layer, names: list[str], formats: int | None = None, dtype=None) -> None:
+    """Name and mark a layer's outputs. TensorRT 8 makes float16 outputs float32 unless `dtype` says otherwise."""
     for i, name in enumerate(names):
         tensor = layer.get_output(i)
         tensor.name = name
         net.network.mark_output(tensor)
+        if dtype is not None:
+            tensor.dtype = TRT_TYPES[np.dtype(dtype)]
         if formats is not None:
             tensor.allowed_formats = formats
 
@@ -180,16 +183,18 @@ def serialized(net: Network) -> bytes:
 
 
 def engine_from(plan: bytes):
-    engine = trt.Runtime(LOG).deserialize_cuda_engine(plan)
+    engine = RUNTIME.deserialize_cuda_engine(plan)
     if engine is None:
         raise RuntimeError(f"expected an engine, found errors: {LOG.errors[-4:]}")
     return engine
 
 
-def plan_of(op: str, attributes: dict, inputs: list[Input], outputs: list[str], *, fp16=False, formats=None):
+def plan_of(
+    op, attributes: dict, inputs: list[Input], outputs: list[str], *, fp16=False, formats=None, dtype=None
+):
     net = new_network(fp16=fp16)
     layer = add_plugin(net, add_inputs(net, inputs), op, attributes)
-    mark_outputs(net, layer, outputs, formats)
+    mark_outputs(net, layer, outputs, formats, dtype)
     return serialized(net)
 
 
