@@ -238,15 +238,25 @@ __device__ void sum_pixels(float (&sums)[kVector], const T* image, const Roi& ro
   const int x_count = tables.x.begin[pw + 1] - x_begin;
   const T* row = image + tables.y.first[ph] * roi.strides.row + tables.x.first[pw] * roi.strides.column;
   const int64_t step = roi.strides.column;
-  for (int i = 0; i < y_count; ++i, row += roi.strides.row) {
-    const float y_weight = tables.y.weights[y_begin + i];
-    const T* pixel = row;
-#pragma unroll 4
-    for (int j = 0; j < x_count; ++j, pixel += step) {
-      const float weight = y_weight * tables.x.weights[x_begin + j];
-      const Pack pack = *reinterpret_cast<const Pack*>(pixel);
+  const int64_t row_step = roi.strides.row;
+  // One loop over both axes: a bin's rows are too short to keep several loads in flight each.
+  const int count = y_count * x_count;
+  const T* pixel = row;
+  int i = 0;
+  int j = 0;
+  constexpr int kUnroll = kVector == 1 ? 8 : 4;
+#pragma unroll kUnroll
+  for (int n = 0; n < count; ++n) {
+    const float weight = tables.y.weights[y_begin + i] * tables.x.weights[x_begin + j];
+    const Pack pack = *reinterpret_cast<const Pack*>(pixel);
 #pragma unroll
-      for (int k = 0; k < kVector; ++k) sums[k] += weight * to_float(pack.values[k]);
+    for (int k = 0; k < kVector; ++k) sums[k] += weight * to_float(pack.values[k]);
+    pixel += step;
+    if (++j == x_count) {
+      j = 0;
+      ++i;
+      row += row_step;
+      pixel = row;
     }
   }
 }
