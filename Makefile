@@ -1,23 +1,27 @@
 # The two commands of the README: `make demo` and `make test`. Everything is installed into .venv.
 #
 #   PYTHON=python3.12       another Python (3.10 or newer)
+#   CMAKE_FLAGS=...         for `make plugins`: -DTENSORRT_ROOT=... -DCMAKE_CUDA_ARCHITECTURES=90
 #   PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu'
 #                           PyTorch without CUDA: 200 MB instead of gigabytes
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
+CMAKE_FLAGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
 SOURCES := $(wildcard plugins/*.cpp plugins/*/*.h)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-slow lint install clean
+.PHONY: help demo test test-slow test-headers plugins lint install clean
 
 help:
 	@echo "make demo       install, export the embedded model, detect in the embedded images; results in out/"
 	@echo "make test       install, run the test suite (CPU)"
 	@echo "make test-slow  the tests that take minutes: every config of mmdet's configs/mask_rcnn"
+	@echo "make plugins    the CUDA kernels and the TensorRT plugin library, in build/; TENSORRT_ROOT=... names the headers"
+	@echo "make test-headers HEADERS=...   compile the TensorRT adapters against every release's headers in a folder"
 	@echo "make lint       ruff, and clang-format where it is installed"
 
 install: $(INSTALLED)
@@ -39,6 +43,15 @@ test: $(INSTALLED)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
+
+# Needs no installation: a deployment box has nvcc and TensorRT, and may have neither PyTorch nor pybind11.
+plugins:
+	cmake -S . -B build -DPython_EXECUTABLE=$$(test -x $(BIN)/python && echo $(CURDIR)/$(BIN)/python || command -v $(PYTHON)) \
+		$(if $(TENSORRT_ROOT),-DTENSORRT_ROOT=$(TENSORRT_ROOT)) $(CMAKE_FLAGS)
+	cmake --build build
+
+test-headers: $(INSTALLED)
+	MASKRCNN_TENSORRT_HEADERS=$(HEADERS) $(BIN)/python -m pytest tests/plugins/test_headers.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -66,7 +66,8 @@ def models() -> dict[str, onnx.ModelProto]:
         ),
         "grouped_nms": model_of("GroupedNMS", nms, boxes, kept),
         "grouped_nms_with_body": model_of("GroupedNMS", nms, boxes, kept, with_body=True),
-        # A plugin of TensorRT 8 writes float32 and has to be followed by a Cast to keep the contract's uint8.
+        # A plugin of TensorRT 8 writes float32. Its Cast has no uint8 (8.5: "Cast output type does not support
+        # UINT8"); an IdentityLayer does.
         "paste_masks": model_of(*paste),
         "paste_masks_uint8": with_cast(model_of(*paste), UINT8),
     }
