@@ -190,10 +190,20 @@ def engine_from(plan: bytes):
 
 
 def plan_of(
-    op, attributes: dict, inputs: list[Input], outputs: list[str], *, fp16=False, formats=None, dtype=None
+    op,
+    attributes: dict,
+    inputs: list[Input],
+    outputs: list[str],
+    *,
+    fp16=False,
+    formats=None,
+    dtype=None,
+    profiles=1,
 ):
     net = new_network(fp16=fp16)
     layer = add_plugin(net, add_inputs(net, inputs), op, attributes)
+    for _ in range(profiles - 1):  # TensorRT 8 gives each profile to one context at a time
+        add_profile(net, inputs)
     mark_outputs(net, layer, outputs, formats, dtype)
     return serialized(net)
 
@@ -210,8 +220,12 @@ def new_stream():
 class Session:
     """One execution context with buffers for one set of inputs. Buffers hold 8 elements more than the shapes say."""
 
-    def __init__(self, engine, feeds: dict, *, output_shapes: dict | None = None) -> None:
+    def __init__(self, engine, feeds: dict, *, output_shapes: dict | None = None, profile: int = 0) -> None:
         self.context = engine.create_execution_context()
+        if profile:
+            with new_stream() as stream:
+                self.context.set_optimization_profile_async(profile, int(stream))
+                check(cudart.cudaStreamSynchronize(stream))
         self.buffers, self.outputs, self.inputs = [], {}, {}
         for name, array in feeds.items():
             self.context.set_input_shape(name, array.shape)
