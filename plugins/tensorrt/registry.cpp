@@ -40,8 +40,8 @@ constexpr const char* kMaskOutputType = "int8";
 #else
 using Creator = CreatorV2;
 using CreatorInterface = nvinfer1::IPluginCreator;
-// All that 8.5 takes from a plugin without further settings: it refuses bool, uint8 that no IdentityLayer wrote, and
-// int8 unless the network is built with BuilderFlag.INT8 and the tensor has a dynamic range.
+// All that 8.5 takes from a plugin without further settings: it refuses bool, uint8, and int8 unless the network is
+// built with BuilderFlag.INT8 and the tensor has a dynamic range.
 constexpr const char* kMaskOutputType = "float32";
 #endif
 
