@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kMaxRows = 32;           // per tile
+constexpr int kManyTiles = 8192;       // enough to fill the largest GPUs several times; fewer are made smaller
 constexpr int kMaxColumns = 2048;      // per tile
 constexpr int kMaxRowBytes = 24576;    // of blended mask rows; with the columns' 16 KB below 48 KB
 constexpr int kMaxSize = 1 << 24;      // pixel coordinates stay exact in float32
@@ -32,13 +33,17 @@ struct Column {
   float second_weight;
 };
 
-// A blended row begins with one cell of zeros and ends with two: the mask's surroundings. The last two are for pixels
-// that see nothing of the mask.
-__host__ __device__ int padded_width(int mask_width) { return mask_width + 3; }
+// A blended row begins with one cell of zeros and ends with two, the mask's surroundings: the latter two are for pixels
+// that see nothing of the mask. Two cells of NaN follow, for pixels outside the box's range, which are 0 even where
+// nothing of the mask is enough for the threshold.
+constexpr int kPaddingCells = 5;
+__host__ __device__ int padded_width(int mask_width) { return mask_width + kPaddingCells; }
+__device__ int nothing_at(int mask_width) { return mask_width + 1; }
+__device__ int outside_at(int mask_width) { return mask_width + 3; }
 
 __device__ Column column_at(float position, int mask_width) {
   // Written so that NaN is outside.
-  if (!(position > -1.f && position < static_cast<float>(mask_width))) return {mask_width + 1, 0.f};
+  if (!(position > -1.f && position < static_cast<float>(mask_width))) return {nothing_at(mask_width), 0.f};
   const float floored = floorf(position);
   return {static_cast<int>(floored) + 1, position - floored};
 }
@@ -55,7 +60,7 @@ __device__ void blend_rows(float* blended, const Arguments& in, const In* mask, 
   for (int i = threadIdx.x; i < (row_end - row_begin) * width; i += kThreads) {
     const int row = i / width;
     const int cell = i % width - 1;
-    float value = 0.f;
+    float value = cell + 1 >= outside_at(in.mask_width) ? NAN : 0.f;
     if (cell >= 0 && cell < in.mask_width) {
       const float position = mask_position(row_begin + row, box[1], box[3], in.mask_height);
       const MaskTap y = mask_tap(position, in.mask_height);
@@ -95,16 +100,21 @@ __global__ void __launch_bounds__(kThreads) paste_tiles(const __grid_constant__ 
     const bool touched = first_row < last_row && first_column < last_column;
     if (touched) {
       __syncthreads();  // the tile before this one may still be read
-      for (int px = first_column + threadIdx.x; px < last_column; px += kThreads) {
-        const int column = px - tile_column;
-        columns[column % kVector * vectors_per_tile + column / kVector] =
-            column_at(mask_position(px, box[0], box[2], in.mask_width), in.mask_width);
+      for (int column = threadIdx.x; column < num_vectors * kVector; column += kThreads) {
+        const int px = tile_column + column;
+        Column at{outside_at(in.mask_width), 0.f};
+        if (px >= first_column && px < last_column) {
+          at = column_at(mask_position(px, box[0], box[2], in.mask_width), in.mask_width);
+        }
+        columns[column % kVector * vectors_per_tile + column / kVector] = at;
       }
       const int64_t mask_size = static_cast<int64_t>(in.mask_height) * in.mask_width;
       blend_rows(blended, in, static_cast<const In*>(in.masks) + index * mask_size, box, first_row, last_row);
       __syncthreads();
     }
     Out* image = static_cast<Out*>(in.output) + index * in.height * in.width;
+    const Out one = static_cast<Out>(1.f);
+    const Out zero = static_cast<Out>(0.f);
     // Walks the tile without a division per step: kThreads vectors on are so many rows and so many vectors on.
     const int row_step = kThreads / num_vectors;
     const int vector_step = kThreads % num_vectors;
@@ -116,15 +126,16 @@ __global__ void __launch_bounds__(kThreads) paste_tiles(const __grid_constant__ 
         if (++row >= tile_row + num_rows) break;
       }
       const int px = tile_column + vector * kVector;
-      Pack<Out, kVector> pack{};
+      Pack<Out, kVector> pack;
+#pragma unroll
+      for (int k = 0; k < kVector; ++k) pack.values[k] = zero;
       if (touched && row >= first_row && row < last_row && px < last_column && px + kVector > first_column) {
         const float* cells = blended + (row - first_row) * padded_width(in.mask_width);
 #pragma unroll
         for (int k = 0; k < kVector; ++k) {
-          if (px + k < first_column || px + k >= last_column) continue;
           const Column at = columns[k * vectors_per_tile + vector];
           const float value = cells[at.first] * (1.f - at.second_weight) + cells[at.first + 1] * at.second_weight;
-          pack.values[k] = static_cast<Out>(value >= in.threshold ? 1.f : 0.f);
+          pack.values[k] = value >= in.threshold ? one : zero;
         }
       }
       *reinterpret_cast<Pack<Out, kVector>*>(image + static_cast<int64_t>(row) * in.width + px) = pack;
@@ -166,6 +177,10 @@ Tiling tiling_of(const Arguments& in, int vector) {
   const int64_t columns = (in.width + out.column_tiles - 1) / out.column_tiles;
   out.columns = static_cast<int>((columns + vector - 1) / vector * vector);
   out.row_tiles = (in.height + out.rows - 1) / out.rows;
+  if (out.rows == kMaxRows && in.num_masks * out.row_tiles * out.column_tiles < kManyTiles) {
+    out.rows /= 2;
+    out.row_tiles = (in.height + out.rows - 1) / out.rows;
+  }
   return out;
 }
 
@@ -181,7 +196,7 @@ template <typename In, typename Out>
 void launch_typed(const Arguments& in, cudaStream_t stream) {
   constexpr int kVector = 16 / sizeof(Out);
   // The largest mask width of which one blended row fits.
-  if (in.mask_width > kMaxRowBytes / static_cast<int>(sizeof(float)) - 3) {
+  if (in.mask_width > kMaxRowBytes / static_cast<int>(sizeof(float)) - kPaddingCells) {
     const int64_t pixels = in.num_masks * in.height * in.width;
     paste_pixels<In, Out><<<grid_for((pixels + kThreads - 1) / kThreads), kThreads, 0, stream>>>(in);
   } else if (in.width % kVector == 0 && reinterpret_cast<uintptr_t>(in.output) % 16 == 0) {

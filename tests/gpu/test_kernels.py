@@ -349,6 +349,17 @@ def test_nan_in_a_mask_is_background() -> None:
     assert not found.any()
 
 
+@pytest.mark.parametrize("width", [32, 33])
+def test_threshold_zero_fills_the_region_only(width: int) -> None:
+    masks = torch.zeros((1, 1, 28, 28), device="cuda")
+    found = kernels.paste_masks(
+        masks, torch.tensor([[[5.5, 6.0, 20.0, 21.5]]], device="cuda"), (40, width), threshold=0.0
+    )
+    expected = torch.zeros((40, width), dtype=torch.uint8, device="cuda")
+    expected[5:23, 4:21] = 1  # one pixel more than the box on every side, as mmdet
+    assert torch.equal(found[0, 0], expected)
+
+
 @pytest.mark.parametrize("shape", [(0, 5), (2, 0)])
 def test_no_masks(shape: tuple) -> None:
     found = kernels.paste_masks(
