@@ -4,6 +4,9 @@ Settings that tools read (ruff, pytest, the build requirements) are in ``pyproje
 are tested together are pinned in ``constraints.txt``.
 """
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
 from pybind11.setup_helpers import Pybind11Extension, build_ext
@@ -41,6 +44,33 @@ reference = Pybind11Extension(
     optional=True,
 )
 
+
+class BuildAll(build_ext):
+    """The reference, and the TensorRT plugin library where nvcc, CMake and ``TENSORRT_ROOT`` are at hand.
+
+    It is then ``plugins/libmaskrcnn_plugins.so`` in the installed package. ``make plugins`` builds it without pip.
+    """
+
+    def run(self) -> None:
+        super().run()
+        tools = shutil.which("nvcc") and shutil.which("cmake")
+        if tools and os.environ.get("TENSORRT_ROOT") and not self.inplace:
+            self._build_plugins(Path(self.build_lib).resolve() / "plugins")
+
+    def _build_plugins(self, target: Path) -> None:
+        build = Path(self.build_temp).resolve() / "plugins"
+        root = os.environ["TENSORRT_ROOT"]
+        options = [
+            "-DMASKRCNN_BUILD_REFERENCE=OFF",
+            f"-DTENSORRT_ROOT={root}",
+            *os.environ.get("CMAKE_FLAGS", "").split(),
+        ]
+        subprocess.run(["cmake", "-S", str(ROOT), "-B", str(build), *options], check=True)
+        subprocess.run(["cmake", "--build", str(build), "--target", "maskrcnn_plugins"], check=True)
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(build / "libmaskrcnn_plugins.so", target)
+
+
 setup(
     name="maskrcnn-deploy",
     version="0.1.0",
@@ -52,7 +82,7 @@ setup(
     packages=["patches", "export", "plugins", "runtime", "runtime.backends", "examples"],
     package_data={"examples": ["*.pth", "images/*"], "plugins": ["*/*.h"]},
     ext_modules=[reference],
-    cmdclass={"build_ext": build_ext},
+    cmdclass={"build_ext": BuildAll},
     install_requires=RUNTIME,
     extras_require={
         "export": EXPORT,

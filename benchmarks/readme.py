@@ -74,7 +74,26 @@ def embedded() -> str:
     return _table(["box AP", "AP50", "AP75", "mask AP", "AP50", "AP75"], [row])
 
 
-TABLES = {"cpu_latency": cpu_latency, "configs": configs, "embedded": embedded}
+def kernels() -> str:
+    """The CUDA kernels next to torchvision's and to the bandwidth floor."""
+    rows = []
+    for r in json.loads((RESULTS / "kernels_h200.json").read_text())["rows"]:
+        case = {"rpn": "RPN, 4741 candidates", "multi_class": "1000 RoIs × 80 classes"}.get(r.get("case"), "")
+        if r["op"] == "grouped_nms":
+            other = f"torchvision `batched_nms` {r['torchvision_batched_nms_eager_ms']:.2f} ms (eager)"
+            rows.append([f"GroupedNMS, {case}", r["batch"], f"{r['ms']:.3f}", other])
+        elif r["op"] == "multi_level_roi_align":
+            name = f"MultiLevelRoiAlign, {r['rois']} × 256 × {r['bins']}×{r['bins']}, {r['dtype']}, channels last"
+            other = f"floor {r['floor_ms']:.3f} ms, torchvision {r['torchvision_roi_align_4_levels_graph_ms']:.2f} ms"
+            rows.append([name, r["batch"], f"{r['nhwc_to_nchw_ms']:.3f}", other])
+        elif r["op"] == "paste_masks":
+            share = f"{100 * r['share_of_pixels_in_boxes']:.0f} % inside boxes"
+            other = f"writing the output {r['write_output_ms']:.3f} ms"
+            rows.append([f"PasteMasks, 100 × 800 × 1216 uint8, {share}", r["batch"], f"{r['ms']:.3f}", other])
+    return _table(["kernel", "batch", "ms", "next to"], rows)
+
+
+TABLES = {"kernels": kernels, "cpu_latency": cpu_latency, "configs": configs, "embedded": embedded}
 
 
 def updated(text: str) -> str:

@@ -160,7 +160,9 @@ void log_error(const char* name, const char* message) noexcept {
 
 // The TensorRT that the library was compiled for: major * 1000 + minor * 100 + patch, as NV_TENSORRT_VERSION of 8.x.
 MASKRCNN_EXPORT int maskrcnn_plugins_tensorrt_version() {
-  return NV_TENSORRT_MAJOR * 1000 + NV_TENSORRT_MINOR * 100 + NV_TENSORRT_PATCH;
+  // As TensorRT itself counts: 8503 is 8.5.3, 101301 is 10.13.1.
+  constexpr int kMajor = NV_TENSORRT_MAJOR >= 10 ? 10000 : 1000;
+  return NV_TENSORRT_MAJOR * kMajor + NV_TENSORRT_MINOR * 100 + NV_TENSORRT_PATCH;
 }
 
 // Registers the creators if they are not registered yet. Returns how many are; -1: no TensorRT of the major version
