@@ -90,7 +90,7 @@ def test_grouped_nms_keeps_what_greedy_nms_keeps(shift_groups: bool) -> None:
 
 @pytest.mark.parametrize(
     ("num_boxes", "num_groups", "max_output"),
-    [(4800, 5, 1000), (4800, 1, 4800), (5000, 5000, 100), (20000, 1, 300)],
+    [(4800, 5, 1000), (4800, 1, 4800), (5000, 5000, 100), (20000, 1, 300), (80000, 80, 100)],
 )
 def test_grouped_nms_of_many_candidates(num_boxes: int, num_groups: int, max_output: int) -> None:
     rng = np.random.default_rng(num_boxes)
