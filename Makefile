@@ -3,7 +3,7 @@
 #   PYTHON=python3.12       another Python (3.10 or newer)
 #   CMAKE_FLAGS=...         for `make plugins`: -DTENSORRT_ROOT=... -DCMAKE_CUDA_ARCHITECTURES=90
 #   PIP_FLAGS='--extra-index-url https://download.pytorch.org/whl/cpu'
-#                           PyTorch without CUDA: 200 MB instead of gigabytes
+#                           PyTorch without CUDA, which is gigabytes
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -22,7 +22,7 @@ help:
 	@echo "make test-slow  the tests that take minutes: every config of mmdet's configs/mask_rcnn"
 	@echo "make plugins    the CUDA kernels and the TensorRT plugin library, in build/; TENSORRT_ROOT=... names the headers"
 	@echo "make test-headers HEADERS=...   compile the TensorRT adapters against every release's headers in a folder"
-	@echo "make lint       ruff, and clang-format where it is installed"
+	@echo "make lint       ruff: rules and format"
 
 install: $(INSTALLED)
 

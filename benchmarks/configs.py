@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-import numpy as np
 import onnx
 from rich.console import Console
 
@@ -23,12 +22,13 @@ from export.config import shipped_configs
 from export.graph import GraphOptions, num_nodes, onnx_from_model, simplified, with_metadata
 from export.metadata import metadata_from_model
 from export.model import load_model
-from export.random_weights import structured_images
+from export.random_weights import structured_photos
 from export.verify import verify
 from runtime.compare import Tolerance
 
 RESULTS = Path(__file__).parent / "results" / "configs.json"
 SIZE = (256, 384)
+IMAGE_SIZES = ((300, 450), (400, 200), (256, 384))  # landscape and portrait
 # Masks of random weights are noise: contours run between all cells, so that many more pixels than a trained model's
 # lie within rounding of the threshold.
 TOLERANCE = Tolerance(mask=1e-3)
@@ -39,15 +39,6 @@ def config_names(folder: str) -> list[str]:
     return [
         name for name, path in shipped_configs().items() if path.parent.name == folder and "-c4" not in name
     ]
-
-
-def test_images() -> list[np.ndarray]:
-    """Return three uint8 BGR images with structure, landscape and portrait."""
-    found = []
-    for seed, size in enumerate(((300, 450), (400, 200), (256, 384))):
-        values = structured_images(1, size, seed)[0].permute(1, 2, 0).numpy()
-        found.append(np.clip(values * 50 + 120, 0, 255).astype(np.uint8))
-    return found
 
 
 def check_config(name: str, path: Path) -> dict:
@@ -63,7 +54,7 @@ def check_config(name: str, path: Path) -> dict:
     metadata = metadata_from_model(loaded, size=SIZE, dynamic_size=False, masks="crop")
     graph = simplified(onnx_from_model(loaded.model, GraphOptions(size=SIZE, masks=metadata.masks)))
     onnx.save(with_metadata(graph, metadata), str(path))
-    images = test_images()
+    images = structured_photos(*IMAGE_SIZES)
     differences = [case.difference for case in verify(path, loaded.model, [images[:1], images[1:]])]
     return {
         "config": name,

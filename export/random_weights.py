@@ -3,6 +3,7 @@
 import logging
 from typing import Optional
 
+import numpy as np
 import torch
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
@@ -65,6 +66,17 @@ def structured_images(num: int, size: tuple[int, int], seed: int) -> Tensor:
     return images
 
 
+def structured_photos(*sizes: tuple[int, int], seed: int = 0) -> list[np.ndarray]:
+    """Return a different (H, W, 3) uint8 BGR image of each size."""
+    images = (_pixels(structured_images(1, size, seed + i)) for i, size in enumerate(sizes))
+    return [image[0].permute(1, 2, 0).numpy().astype(np.uint8) for image in images]
+
+
+def _pixels(images: Tensor) -> Tensor:
+    """Return ``structured_images`` in 0 to 255."""
+    return (images * 50 + 120).clamp(0, 255)
+
+
 def _last_norm(block: nn.Module) -> Optional[nn.Module]:
     """Return the normalisation that ends the residual branch of a block of mmdet's ResNets, None for other modules.
 
@@ -78,7 +90,7 @@ def _last_norm(block: nn.Module) -> Optional[nn.Module]:
 
 def _network_images(model: nn.Module, size: tuple[int, int], seed: int) -> Tensor:
     """Return an image as the model gets them; without a division by std its values are fifty times as large."""
-    pixels = (structured_images(1, size, seed) * 50 + 120).clamp(0, 255).to(next(model.parameters()).device)
+    pixels = _pixels(structured_images(1, size, seed)).to(next(model.parameters()).device)
     preprocessor = model.data_preprocessor
     if not getattr(preprocessor, "_enable_normalize", False):
         return pixels

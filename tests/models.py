@@ -6,9 +6,9 @@ from mmengine.config import Config
 from torch import nn
 
 from export.model import model_from_config
-from export.random_weights import randomize, structured_images
+from export.random_weights import randomize, structured_images, structured_photos
 
-__all__ = ["structured_images", "tiny_config", "tiny_model", "write_config"]
+__all__ = ["structured_images", "structured_photos", "tiny_config", "tiny_model", "write_config"]
 
 NUM_CLASSES = 5
 

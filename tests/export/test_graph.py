@@ -22,19 +22,10 @@ from export.metadata import metadata_from_model
 from export.model import LoadedModel
 from export.verify import verify
 from runtime.compare import Tolerance
-from tests.models import structured_images, tiny_config, tiny_model
+from tests.models import structured_photos, tiny_config, tiny_model
 
 SIZE = (128, 192)
 TOLERANCE = Tolerance()
-
-
-def photos(*sizes: tuple[int, int], seed: int = 0) -> list[np.ndarray]:
-    """Return a different uint8 BGR image of each size."""
-    found = []
-    for i, size in enumerate(sizes):
-        values = structured_images(1, size, seed + i)[0].permute(1, 2, 0).numpy()
-        found.append(np.clip(values * 50 + 120, 0, 255).astype(np.uint8))
-    return found
 
 
 def export(
@@ -79,7 +70,7 @@ def assert_equal(path: Path, model: nn.Module, *batches: list[np.ndarray]) -> li
     return cases
 
 
-PHOTOS = photos((128, 192), (150, 100), (64, 200))
+PHOTOS = structured_photos((128, 192), (150, 100), (64, 200))
 
 
 @pytest.mark.parametrize("masks", ["crop", "full"])
@@ -96,7 +87,7 @@ def test_dynamic_size_takes_sizes_it_was_not_traced_at(tmp_path):
     model = tiny_model()
     export(model, tmp_path / "m.onnx", dynamic_size=True, size=(64, 64))
     cases = assert_equal(
-        tmp_path / "m.onnx", model, *[[p] for p in photos((40, 40), (300, 70), (90, 400), seed=7)]
+        tmp_path / "m.onnx", model, *[[p] for p in structured_photos((40, 40), (300, 70), (90, 400), seed=7)]
     )
     assert len({case.size for case in cases}) == 3
 

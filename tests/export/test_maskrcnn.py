@@ -11,8 +11,7 @@ import torch
 from export import maskrcnn
 from export.maskrcnn import EXIT_DIFFERENT, EXIT_REFUSED, main
 from runtime.metadata import KEY, ModelMetadata
-from tests.export.test_graph import photos
-from tests.models import tiny_config, tiny_model, write_config
+from tests.models import structured_photos, tiny_config, tiny_model, write_config
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +23,7 @@ def files(tmp_path_factory) -> dict[str, Path]:
         "checkpoint": folder / "tiny.pth",
     }
     torch.save({"state_dict": tiny_model().state_dict()}, found["checkpoint"])
-    for name, image in zip(("first", "second"), photos((128, 192), (150, 100))):
+    for name, image in zip(("first", "second"), structured_photos((128, 192), (150, 100))):
         found[name] = folder / f"{name}.png"
         cv2.imwrite(str(found[name]), image)
     return found
