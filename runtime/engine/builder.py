@@ -1,0 +1,153 @@
+"""Parse an ONNX, set profile and precision, build."""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from runtime.engine.config import MIB, EngineConfig
+from runtime.engine.graph import engine_model
+from runtime.engine.library import Library, last, open_library
+from runtime.engine.plugins import PluginLibrary
+from runtime.engine.precision import constrain_layers
+from runtime.engine.profiles import profile_shapes
+from runtime.engine.progress import BuildLog, Monitor
+from runtime.precision.plan import PrecisionGroup, PrecisionPlan, default_plan
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine in memory.
+
+    Attributes:
+        data: the serialised engine.
+        timing_cache: of the builder, for the next build; empty where the release has none.
+        seconds: the build took.
+        num_layers: of the network that was parsed.
+        num_float32: of these, layers that were told to stay FP32.
+        warnings: TensorRT's, each once.
+    """
+
+    data: bytes
+    timing_cache: bytes
+    seconds: float
+    num_layers: int
+    num_float32: int
+    warnings: tuple[str, ...]
+
+
+def build_engine(
+    model: Any,
+    config: EngineConfig,
+    *,
+    plan: Optional[PrecisionPlan] = None,
+    plugins: Optional[PluginLibrary] = None,
+    timing_cache: bytes = b"",
+    monitor: Optional[Monitor] = None,
+    echo: Any = None,
+    library: Optional[Library] = None,
+) -> BuiltEngine:
+    """Build an engine.
+
+    Args:
+        model: an ``onnx.ModelProto``, of ours or any other.
+        config: what it is asked to be.
+        plan: nodes that stay FP32 where ``config.precision`` is ``fp16``; None leaves every layer free.
+        plugins: the plugin library, loaded.
+        timing_cache: of an earlier build; one of another release or GPU is ignored.
+        monitor: called with (phase, steps done, steps in all).
+        echo: called with every line that TensorRT logs.
+        library: TensorRT; None opens the installed one.
+
+    Raises:
+        ValueError: the model has an operator that TensorRT or the plugins do not have, or the profile does not fit.
+            The message lists all of the parser's errors.
+        RuntimeError: TensorRT failed to build (no kernel fits, memory ran out).
+    """
+    library = library or open_library()
+    log = BuildLog(monitor, echo)
+    start = time.monotonic()
+    with library.listening(log):
+        builder = library.tensorrt.trt.Builder(library.logger)
+        graph = engine_model(model, plugins.ops if plugins else (), library.tensorrt)
+        if plan is not None:
+            plan = with_inlined_nodes(plan, model, graph)
+        if config.precision == "fp16" and library.tensorrt.strongly_typed:
+            graph = _typed(graph, plan)
+        network, parser = _parsed(graph, builder, library, log)
+        builder_config = _builder_config(builder, network, config, library)
+        num_float32 = 0
+        if config.precision == "fp16" and plan is not None and not library.tensorrt.strongly_typed:
+            num_float32 = constrain_layers(network, graph, plan, library.tensorrt)
+        library.tensorrt.set_precision(builder_config, config.precision, constrained=num_float32 > 0)
+        library.tensorrt.set_timing_cache(builder_config, timing_cache)
+        keep_alive = monitor and library.tensorrt.set_progress(builder_config, monitor)
+        data = builder.build_serialized_network(network, builder_config)
+        del keep_alive, parser
+        if data is None:
+            raise RuntimeError(
+                f"{library.tensorrt.name}: expected an engine, found: {last(log.errors)}; --verbose shows the whole log"
+            )
+        return BuiltEngine(
+            data=bytes(memoryview(data)),
+            timing_cache=library.tensorrt.timing_cache(builder_config),
+            seconds=time.monotonic() - start,
+            num_layers=network.num_layers,
+            num_float32=num_float32,
+            warnings=tuple(log.warnings),
+        )
+
+
+def with_inlined_nodes(plan: PrecisionPlan, model: Any, graph: Any) -> PrecisionPlan:
+    """Add the geometry inside inlined operators, whose nodes the plan of ``model`` cannot name."""
+    own = {node.name for node in model.graph.node}
+    added = default_plan(graph).nodes - own
+    if not added:
+        return plan
+    group = PrecisionGroup(
+        "inlined operators", "RoI coordinates, NMS and pasting without a plugin", tuple(sorted(added))
+    )
+    return PrecisionPlan((*plan.groups, group))
+
+
+def _typed(graph: Any, plan: Optional[PrecisionPlan]) -> Any:
+    from runtime.precision.typed import fp16_model  # needs onnxruntime
+
+    return fp16_model(graph, plan or PrecisionPlan(()))
+
+
+def _parsed(graph: Any, builder: Any, library: Library, log: BuildLog) -> tuple[Any, Any]:
+    """Return the network that the parser makes of the ONNX, and the parser, whose weights the network reads."""
+    network = library.tensorrt.new_network(builder)
+    parser = library.tensorrt.trt.OnnxParser(network, library.logger)
+    if not parser.parse(graph.SerializeToString()):
+        errors = [_described(parser.get_error(i)) for i in range(parser.num_errors)]
+        listed = "\n  ".join(errors or [last(log.errors)])
+        raise ValueError(
+            f"model: expected an ONNX that {library.tensorrt.name} parses, found {len(errors)} errors; an operator it "
+            f"lacks needs a plugin (`make plugins`), an opset above 17 TensorRT 10:\n  {listed}"
+        )
+    return network, parser
+
+
+def _described(error: Any) -> str:
+    node = error.node()
+    # -1: not about one node.
+    where = f"node {node}: " if node >= 0 else ""
+    return where + " ".join(error.desc().split())
+
+
+def _builder_config(builder: Any, network: Any, config: EngineConfig, library: Library) -> Any:
+    tensorrt = library.tensorrt
+    result = builder.create_builder_config()
+    tensorrt.set_detailed_names(result)
+    if config.workspace_mib is not None:
+        tensorrt.set_workspace(result, config.workspace_mib * MIB)
+    if config.tactic_sources is not None:
+        tensorrt.set_tactic_sources(result, config.tactic_sources)
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        profile.set_shape(tensor.name, *profile_shapes(tensor.name, tuple(tensor.shape), config))
+    if result.add_optimization_profile(profile) < 0:
+        raise ValueError(f"profile: expected ranges that {tensorrt.name} takes, found {config.batch}")
+    return result

@@ -1,0 +1,79 @@
+"""What an engine is asked to be."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Optional
+
+PRECISIONS = ("fp32", "tf32", "fp16")
+MIB = 1 << 20
+
+Range = tuple[int, int, int]
+Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How an engine is built.
+
+    Attributes:
+        batch: least, best and largest number of images at once. The engine is tuned for the best.
+        height, width: the same in px for a model of dynamic size; None for a fixed size.
+        shapes: least, best and largest shape of inputs by name, instead of ``batch``, ``height`` and ``width``.
+        precision: ``fp32``, ``tf32`` (FP32 whose convolutions round their inputs to 10 bits) or ``fp16``.
+        workspace_mib: most memory that layers may use while they run, MiB; None leaves it to TensorRT.
+        tactic_sources: libraries that kernels may come from, e.g. ``("cublas", "cudnn")``; None leaves it to
+            TensorRT, ``()`` are its own kernels alone.
+    """
+
+    batch: Range = (1, 2, 8)
+    height: Optional[Range] = None
+    width: Optional[Range] = None
+    shapes: tuple[tuple[str, Shapes], ...] = ()
+    precision: str = "fp16"
+    workspace_mib: Optional[int] = None
+    tactic_sources: Optional[tuple[str, ...]] = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"--precision: expected one of {', '.join(PRECISIONS)}, found {self.precision!r}"
+            )
+        for name in ("batch", "height", "width"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _checked_range(name, value))
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise ValueError(f"--workspace: expected at least 1 MiB, found {self.workspace_mib}")
+        if self.tactic_sources is not None:
+            object.__setattr__(self, "tactic_sources", tuple(sorted(s.lower() for s in self.tactic_sources)))
+        shapes = tuple((name, _checked_shapes(name, value)) for name, value in self.shapes)
+        object.__setattr__(self, "shapes", shapes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``from_dict`` reads; JSON can hold it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "EngineConfig":
+        """Make a config from ``to_dict``'s result; names that this version does not know are left out."""
+        known = {f.name for f in fields(cls)}
+        values = {name: value for name, value in data.items() if name in known}
+        return cls(**values)
+
+
+def _checked_range(name: str, value: Any) -> Range:
+    numbers = tuple(int(v) for v in value)
+    if len(numbers) != 3 or numbers[0] < 1 or list(numbers) != sorted(numbers):
+        raise ValueError(
+            f"{name}: expected three numbers of at least 1, MIN <= OPT <= MAX, found {' '.join(map(str, value))}"
+        )
+    return numbers
+
+
+def _checked_shapes(name: str, value: Any) -> Shapes:
+    low, best, high = (tuple(int(v) for v in shape) for shape in value)
+    ordered = len(low) == len(best) == len(high) and all(a <= b <= c for a, b, c in zip(low, best, high))
+    if not ordered:
+        raise ValueError(
+            f"--shape {name}: expected MIN <= OPT <= MAX in every dimension, found {low}, {best}, {high}"
+        )
+    return low, best, high

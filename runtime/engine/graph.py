@@ -1,0 +1,152 @@
+"""The ONNX as TensorRT gets it: plugins' nodes kept, everything else in standard operators."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import numpy as np
+
+from runtime.engine.compat import TensorRT
+from runtime.metadata import KEY, ModelMetadata
+
+_STANDARD_DOMAINS = ("", "ai.onnx")
+# The parser finds a plugin by the node's name alone.
+_MAX_NAMED = 8
+
+
+def import_onnx() -> Any:
+    """Return the package ``onnx``.
+
+    Raises:
+        RuntimeError: it is not installed.
+    """
+    try:
+        import onnx
+        import onnx.inliner
+    except ImportError as error:
+        raise RuntimeError(
+            f"onnx: expected the Python package, found none ({error}); building an engine needs it: `pip install onnx`"
+        ) from error
+    return onnx
+
+
+def load_onnx(path: Union[str, Path]) -> Any:
+    """Read an ONNX file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is not an ONNX.
+    """
+    onnx = import_onnx()
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"model {path}: expected an ONNX file, found nothing; make one with `python -m export.maskrcnn`"
+        )
+    try:
+        model = onnx.load(str(path))
+    except Exception as error:  # protobuf's DecodeError has no public place
+        raise ValueError(f"model {path}: expected an ONNX file, found something else ({error})") from error
+    if not model.graph.node:
+        raise ValueError(f"model {path}: expected an ONNX file, found one without nodes; it may be truncated")
+    return model
+
+
+def metadata_of(model: Any) -> Optional[ModelMetadata]:
+    """Return the metadata of a model of ours, None for any other ONNX.
+
+    Raises:
+        ValueError: there is metadata, and it is malformed.
+    """
+    texts = [p.value for p in model.metadata_props if p.key == KEY]
+    return ModelMetadata.from_json(texts[0]) if texts else None
+
+
+def engine_model(model: Any, plugin_ops: Collection[str], tensorrt: TensorRT) -> Any:
+    """Return a copy of the model that TensorRT's parser reads.
+
+    The bodies of operators that a plugin provides are dropped, so that their nodes reach the plugin; all others are
+    inlined. Outputs of type uint8, which TensorRT 8 does not have, are float32 there, and int8 where a plugin
+    writes them.
+
+    Args:
+        model: an ``onnx.ModelProto``.
+        plugin_ops: names of the operators that plugins provide.
+        tensorrt: the release.
+
+    Raises:
+        ValueError: an operator has neither a body, nor a plugin, nor a standard meaning.
+    """
+    onnx = import_onnx()
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    dropped = [f for f in copy.functions if f.name in plugin_ops]
+    for function in dropped:
+        copy.functions.remove(function)
+    if copy.functions:
+        copy = onnx.inliner.inline_local_functions(copy)
+    _constants_to_initializers(copy, onnx)
+    _replace_uint8_outputs(copy, tensorrt, onnx)
+    _check_operators(copy, plugin_ops)
+    return copy
+
+
+def _constants_to_initializers(model: Any, onnx: Any) -> None:
+    """Turn Constant nodes into initializers.
+
+    The parser of TensorRT 8.5 reads ``value_int`` and ``value_ints`` as floats, and takes zeros for them.
+    """
+    kinds = {
+        "value_int": np.int64,
+        "value_ints": np.int64,
+        "value_float": np.float32,
+        "value_floats": np.float32,
+    }
+    nodes = list(model.graph.node)
+    others = []
+    for node in nodes:
+        attribute = (
+            node.attribute[0] if node.op_type == "Constant" and node.domain in _STANDARD_DOMAINS else None
+        )
+        if attribute is not None and attribute.name == "value":
+            tensor = model.graph.initializer.add()
+            tensor.CopyFrom(attribute.t)
+            tensor.name = node.output[0]
+        elif attribute is not None and attribute.name in kinds:
+            value = np.array(onnx.helper.get_attribute_value(attribute), kinds[attribute.name])
+            model.graph.initializer.append(onnx.numpy_helper.from_array(value, node.output[0]))
+        else:
+            others.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(others)
+
+
+def _replace_uint8_outputs(model: Any, tensorrt: TensorRT, onnx: Any) -> None:
+    tensor_type = onnx.TensorProto
+    producers = {name: node for node in model.graph.node for name in node.output}
+    for output in model.graph.output:
+        kind = output.type.tensor_type
+        if kind.elem_type != tensor_type.UINT8:
+            continue
+        node = producers.get(output.name)
+        by_plugin = node is not None and node.domain not in _STANDARD_DOMAINS
+        if tensorrt.release >= (10,):
+            # uint8 is an output type there, and what the plugin writes has the same bytes.
+            kind.elem_type = tensor_type.INT8 if by_plugin else tensor_type.UINT8
+            continue
+        kind.elem_type = tensor_type.FLOAT
+        if node is not None and node.op_type == "Cast":
+            next(a for a in node.attribute if a.name == "to").i = tensor_type.FLOAT
+
+
+def _check_operators(model: Any, plugin_ops: Collection[str]) -> None:
+    missing: dict[str, str] = {}
+    for node in model.graph.node:
+        if node.domain not in _STANDARD_DOMAINS and node.op_type not in plugin_ops:
+            missing.setdefault(f"{node.domain}::{node.op_type}", node.name or node.output[0])
+    if missing:
+        named = ", ".join(f"{op} (node {node})" for op, node in list(missing.items())[:_MAX_NAMED])
+        raise ValueError(
+            f"model: expected a plugin for every operator that is not standard ONNX, found none for {named}; "
+            "build the plugin library with `make plugins`, or name it with --plugins"
+        )

@@ -1,0 +1,138 @@
+"""What is in an engine: its layers, their precision, and how much of the dense arithmetic runs in FP16."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import numpy as np
+
+from runtime.engine.graph import import_onnx
+
+# Layers that a name may join: "conv + relu" are fused, "a || b" run side by side.
+_JOINED = re.compile(r" \+ | \|\| ")
+_PRECISIONS = (
+    ("fp16", re.compile(r"FP16|Half")),
+    ("fp32", re.compile(r"FP32|Float")),
+    ("int8", re.compile(r"Int8")),
+)
+_MOVES_ONLY = ("Reformat", "NoOp", "Constant", "ShapeHostToDevice", "Shuffle", "Slice")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of an engine.
+
+    Attributes:
+        name: the ONNX nodes that it computes, joined by `` + ``.
+        kind: TensorRT's name for its type, such as ``CaskConvolution``.
+        precision: ``fp16``, ``fp32``, ``int8`` or ``other``: the type of its first input.
+    """
+
+    name: str
+    kind: str
+    precision: str
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The joined names."""
+        return tuple(_JOINED.split(self.name))
+
+
+def layers_from(information: str) -> list[Layer]:
+    """Read what ``EngineSession.layer_information`` returns.
+
+    Raises:
+        ValueError: it is not TensorRT's JSON with layer details (the engine was built without them).
+    """
+    try:
+        entries = json.loads(information)["Layers"]
+        return [Layer(e["Name"], e["LayerType"], _precision(e)) for e in entries]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"engine: expected detailed layer information, found {information[:80]!r} ({error}); build it with "
+            "`python -m runtime.build`"
+        ) from error
+
+
+def _precision(entry: Mapping[str, Any]) -> str:
+    for tensor in [*entry["Inputs"], *entry["Outputs"]]:
+        text = str(tensor.get("Format/Datatype", tensor.get("Datatype", "")))
+        for name, pattern in _PRECISIONS:
+            if pattern.search(text):
+                return name
+    return "other"
+
+
+def count_by_precision(layers: list[Layer]) -> dict[str, int]:
+    """Return how many layers compute in each precision; those that only move data are left out."""
+    return dict(Counter(layer.precision for layer in layers if layer.kind not in _MOVES_ONLY))
+
+
+def dense_share(layers: list[Layer], flops: Mapping[str, float], precision: str = "fp16") -> float:
+    """Return the share of the dense FLOPs that runs in a precision, 0 to 1.
+
+    A node that no layer is named after (it may be hidden in a compiled region) counts as not in that precision.
+
+    Args:
+        layers: of the engine.
+        flops: by ONNX node; see ``dense_flops``.
+        precision: ``fp16``, ``fp32`` or ``int8``.
+    """
+    found = {node for layer in layers if layer.precision == precision for node in layer.nodes}
+    total = sum(flops.values())
+    return sum(count for node, count in flops.items() if node in found) / total if total else 0.0
+
+
+def dense_flops(model: Any, sizes: Optional[Mapping[str, int]] = None) -> dict[str, float]:
+    """Return the arithmetic of every Conv, ConvTranspose, Gemm and MatMul with weights, for one image.
+
+    Args:
+        model: an ``onnx.ModelProto``; bodies of functions are not looked into.
+        sizes: values for free dimensions by their names, besides ``batch``, which is 1.
+
+    Returns:
+        Floating-point operations (two per multiply-add) by node name. A node whose sizes are not known is left out.
+    """
+    onnx = import_onnx()
+    shapes = _shapes(model, {"batch": 1, **(sizes or {})}, onnx)
+    counts = {}
+    for node in model.graph.node:
+        count = _flops(node, shapes, onnx)
+        if count is not None:
+            counts[node.name] = count
+    return counts
+
+
+def _shapes(model: Any, sizes: Mapping[str, int], onnx: Any) -> dict[str, tuple[Optional[int], ...]]:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for value in copy.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in sizes:
+                dim.dim_value = sizes[dim.dim_param]
+    del copy.graph.value_info[:]
+    for output in copy.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
+    shapes = {t.name: tuple(t.dims) for t in inferred.initializer}
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        dims = value.type.tensor_type.shape.dim
+        shapes[value.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
+    return shapes
+
+
+def _flops(node: Any, shapes: Mapping[str, tuple], onnx: Any) -> Optional[float]:
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+        return None
+    data, weights, output = (shapes.get(name) for name in (node.input[0], node.input[1], node.output[0]))
+    if weights is None or None in weights or data is None or output is None:
+        return None
+    # Rows times the weights' other dimensions: each output element of a row costs one product per weight in its column.
+    rows = data if node.op_type == "ConvTranspose" else output
+    if node.op_type in ("Conv", "ConvTranspose"):
+        places = [rows[0], *rows[2:]]
+        return None if None in places else 2.0 * float(np.prod(places)) * float(np.prod(weights))
+    return None if None in output[:-1] else 2.0 * float(np.prod(output[:-1])) * float(np.prod(weights))

@@ -1,0 +1,87 @@
+"""The plugin library: found, loaded, and asked which operators it has."""
+
+import ctypes
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Union
+
+from runtime.engine.compat import TensorRT
+
+VARIABLE = "MASKRCNN_PLUGINS"
+FILE_NAME = "libmaskrcnn_plugins.so"
+ROOT = Path(__file__).resolve().parents[2]
+# Where `make plugins` and `pip install .` put it.
+FOLDERS = (ROOT / "build", ROOT / "plugins")
+
+
+@dataclass(frozen=True)
+class PluginLibrary:
+    """A loaded plugin library.
+
+    Attributes:
+        path: of the file.
+        sha256: of its bytes.
+        ops: names of the operators that it registered.
+    """
+
+    path: Path
+    sha256: str
+    ops: frozenset
+
+
+# A library registers its creators once per process, whoever asks.
+_loaded: dict[Path, PluginLibrary] = {}
+
+
+def find_plugins(path: Optional[Union[str, Path]] = None) -> Optional[Path]:
+    """Return the library's path: the argument, ``$MASKRCNN_PLUGINS``, or where it is built; None without any.
+
+    Raises:
+        FileNotFoundError: one is named and is not there.
+    """
+    named = path or os.environ.get(VARIABLE)
+    if named:
+        found = Path(named)
+        if not found.is_file():
+            source = "--plugins" if path else f"${VARIABLE}"
+            raise FileNotFoundError(
+                f"{source}: expected the plugin library, found no file {found}; build it with `make plugins`"
+            )
+        return found.resolve()
+    return next((f / FILE_NAME for f in FOLDERS if (f / FILE_NAME).is_file()), None)
+
+
+def load_plugins(path: Optional[Union[str, Path]], tensorrt: TensorRT) -> Optional[PluginLibrary]:
+    """Load the library that ``find_plugins`` finds; None where there is none, or for TensorRT-RTX, which takes none.
+
+    Raises:
+        FileNotFoundError: one is named and is not there.
+        RuntimeError: it does not load, or was compiled for another TensorRT.
+    """
+    found = None if tensorrt.is_rtx else find_plugins(path)
+    if found is None:
+        return None
+    if found not in _loaded:
+        before = tensorrt.plugin_names()
+        _load(found, tensorrt)
+        ops = frozenset(tensorrt.plugin_names() - before)
+        _loaded[found] = PluginLibrary(found, hashlib.sha256(found.read_bytes()).hexdigest(), ops)
+    return _loaded[found]
+
+
+def _load(path: Path, tensorrt: TensorRT) -> None:
+    try:
+        library = ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        raise RuntimeError(
+            f"plugins {path}: expected a library that loads, found: {error}; build it on this machine with "
+            "`make plugins`"
+        ) from error
+    register = getattr(library, "maskrcnn_plugins_register", None)
+    if register is not None and register() < 0:
+        raise RuntimeError(
+            f"plugins {path}: expected a library for {tensorrt.name}, found one that was compiled for another major "
+            "version; build it with `make plugins TENSORRT_ROOT=...` of the TensorRT that is installed"
+        )

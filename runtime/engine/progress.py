@@ -1,0 +1,72 @@
+"""How far a build is, read from TensorRT's progress monitor or, before TensorRT 10, from its verbose log."""
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Callable, Optional
+
+# phase, steps done, steps in all (0: not known)
+Monitor = Callable[[str, int, int], None]
+
+_LAYERS = re.compile(r"^After .*: (\d+) layers")
+_COSTS = re.compile(r"^=+ Computing costs for")
+_CHOSEN = "Formats and tactics selection completed"
+
+
+class BuildLog:
+    """A listener for ``Library.listening``: keeps errors and warnings, and drives a monitor from verbose lines.
+
+    TensorRT 8 says how many layers are left after its fusions, and then once for each that it looks for kernels.
+    """
+
+    def __init__(
+        self, monitor: Optional[Monitor] = None, echo: Optional[Callable[[str], None]] = None
+    ) -> None:
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+        self._monitor = monitor
+        self._echo = echo
+        self._layers = 0
+        self._done = 0
+
+    def __call__(self, severity: str, message: str) -> None:
+        if severity in ("internal_error", "error"):
+            self.errors.append(message.strip())
+        elif severity == "warning" and message not in self.warnings:
+            self.warnings.append(message)
+        if self._echo is not None:
+            self._echo(f"[{severity}] {message}")
+        if severity == "verbose" and self._monitor is not None:
+            self._follow(message)
+
+    def _follow(self, message: str) -> None:
+        layers = _LAYERS.match(message)
+        if layers:
+            self._layers = int(layers.group(1))
+            self._monitor("fusing layers", 0, 0)
+        elif _COSTS.match(message):
+            self._done += 1
+            self._monitor("choosing kernels", min(self._done, self._layers), self._layers)
+        elif _CHOSEN in message:
+            self._monitor("writing the engine", 0, 0)
+
+
+@contextmanager
+def heartbeat(beat: Callable[[float], None], seconds: float = 30.0) -> Iterator[None]:
+    """Call ``beat(elapsed seconds)`` every so often, from a thread: a build can be silent for minutes."""
+    done = threading.Event()
+    start = time.monotonic()
+
+    def run() -> None:
+        while not done.wait(seconds):
+            beat(time.monotonic() - start)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -1,0 +1,150 @@
+"""``model.engine.json``: what an engine was built from, and whether that is still so."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from runtime.engine.config import EngineConfig
+from runtime.metadata import ModelMetadata
+
+FORMAT = 1
+_CHUNK = 1 << 24
+
+
+def sidecar_path(engine: Union[str, Path]) -> Path:
+    """Return the sidecar's path: ``model.engine`` -> ``model.engine.json``."""
+    return Path(f"{engine}.json")
+
+
+def sha256_of(path: Union[str, Path]) -> str:
+    """Return a file's SHA-256 as hexadecimal text."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What an engine depends on besides its configuration. Two engines of equal provenance are interchangeable.
+
+    Attributes:
+        onnx_sha256: of the ONNX file.
+        plugins_sha256: of the plugin library, None if it was built without one.
+        tensorrt: the release, ``TensorRT 8.5.3.1``.
+        gpu: the device's name.
+        compute_capability: ``9.0``.
+    """
+
+    onnx_sha256: str
+    plugins_sha256: Optional[str]
+    tensorrt: str
+    gpu: str
+    compute_capability: str
+
+    def differences(self, found: "Provenance") -> list[str]:
+        """Return in words what of ``found`` is not as here."""
+        return [
+            f"{_WORDS[field.name]}: expected {getattr(self, field.name)}, found {getattr(found, field.name)}"
+            for field in fields(self)
+            if getattr(self, field.name) != getattr(found, field.name)
+        ]
+
+
+_WORDS = {
+    "onnx_sha256": "ONNX (SHA-256)",
+    "plugins_sha256": "plugin library (SHA-256)",
+    "tensorrt": "TensorRT",
+    "gpu": "GPU",
+    "compute_capability": "compute capability",
+}
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """All that ``model.engine.json`` says.
+
+    Attributes:
+        engine_sha256: of the engine file, so that a truncated or foreign file shows.
+        onnx: name of the ONNX file, relative to the engine's folder.
+        provenance: see there.
+        config: what was asked for.
+        plan_sha256: of the precision plan's JSON, None without a plan.
+        metadata: the model's facts, None for an ONNX that is not ours.
+        build: figures of the build: seconds, size, layers.
+    """
+
+    engine_sha256: str
+    onnx: str
+    provenance: Provenance
+    config: EngineConfig
+    plan_sha256: Optional[str]
+    metadata: Optional[ModelMetadata]
+    build: dict
+
+    def save(self, engine: Union[str, Path]) -> None:
+        """Write the sidecar beside the engine, whole or not at all."""
+        data = {
+            "format": FORMAT,
+            **{f.name: getattr(self, f.name) for f in fields(self)},
+            "provenance": asdict(self.provenance),
+            "config": self.config.to_dict(),
+            "metadata": None if self.metadata is None else json.loads(self.metadata.to_json()),
+        }
+        write_whole(sidecar_path(engine), (json.dumps(data, indent=2) + "\n").encode())
+
+    @classmethod
+    def load(cls, engine: Union[str, Path]) -> "Sidecar":
+        """Read the sidecar of an engine.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is not one, or of another format.
+        """
+        path = sidecar_path(engine)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"engine {engine}: expected {path.name} beside it, found nothing; it holds what the engine was built "
+                "from: build again with `python -m runtime.build`"
+            )
+        try:
+            data = json.loads(path.read_text())
+            if data["format"] != FORMAT:
+                raise ValueError(f"format {data['format']}")
+            return cls._from_dict(data)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}: expected a sidecar of format {FORMAT}, found something else ({error}); build the engine "
+                "again with `python -m runtime.build`"
+            ) from error
+
+    @classmethod
+    def _from_dict(cls, data: dict[str, Any]) -> "Sidecar":
+        metadata = data["metadata"]
+        return cls(
+            engine_sha256=data["engine_sha256"],
+            onnx=data["onnx"],
+            provenance=Provenance(**data["provenance"]),
+            config=EngineConfig.from_dict(data["config"]),
+            plan_sha256=data["plan_sha256"],
+            metadata=None if metadata is None else ModelMetadata.from_json(json.dumps(metadata)),
+            build=data["build"],
+        )
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name and rename it, so that a reader sees all of it or the file before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
