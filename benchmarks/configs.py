@@ -24,7 +24,7 @@ from export.metadata import metadata_from_model
 from export.model import load_model
 from export.random_weights import structured_photos
 from export.verify import verify
-from runtime.compare import Tolerance
+from runtime.difference import Tolerance
 
 RESULTS = Path(__file__).parent / "results" / "configs.json"
 SIZE = (256, 384)

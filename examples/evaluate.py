@@ -9,9 +9,7 @@ from __future__ import annotations
 import patches  # isort: skip  # noqa: F401  makes mmdet importable without mmcv's compiled operators
 
 import argparse
-import contextlib
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -26,12 +24,11 @@ from mmdet.utils import get_test_pipeline_cfg
 from mmengine.config import Config
 from numpy.typing import NDArray
 from pycocotools import mask as rle_tools
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from examples import CHECKPOINT_PATH, CONFIG_PATH
 from examples.shapes import coco_from_scenes, held_out_scenes
+from runtime import coco
 
 NamedImage = tuple[int, NDArray[np.uint8]]
 """COCO image id and (H, W, 3) uint8 BGR."""
@@ -74,24 +71,14 @@ def _rows(sample: DetDataSample, image_id: int) -> list[dict]:
     return rows
 
 
-def average_precision(truth: dict, detections: list[dict]) -> dict[str, float]:
-    """Box and mask AP, AP50, AP75 and box AP by size, in [0, 1]; all 0 without any detection."""
-    names = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
-    if not detections:
-        return {f"{kind}_{name}": 0.0 for kind in ("box", "mask") for name in names}
-    values: dict[str, float] = {}
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = truth
-        coco.createIndex()
-        results = coco.loadRes(detections)
-        for kind, iou_type in (("box", "bbox"), ("mask", "segm")):
-            evaluation = COCOeval(coco, results, iou_type)
-            evaluation.evaluate()
-            evaluation.accumulate()
-            evaluation.summarize()
-            values |= {f"{kind}_{n}": round(float(v), 4) for n, v in zip(names, evaluation.stats)}
-    return values
+def average_precision(truth: dict, detections: list[dict]) -> dict[str, float | None]:
+    """Box and mask AP, AP50, AP75 and AP by size, in [0, 1]; None without objects of that size."""
+    measured = coco.average_precision(truth, detections)
+    return {
+        f"{kind}_{name}": None if value is None else round(value, 4)
+        for kind, values in measured.items()
+        for name, value in values.items()
+    }
 
 
 def rendered_set(num: int, seed: int) -> tuple[dict, list[NamedImage]]:

@@ -29,7 +29,7 @@ from export.metadata import metadata_from_model
 from export.model import LoadedModel, load_model
 from export.steps import Steps
 from export.verify import Case, verify
-from runtime.compare import Tolerance
+from runtime.difference import Tolerance
 from runtime.images import read_image
 from runtime.metadata import ModelMetadata
 

@@ -10,8 +10,8 @@ import torch
 from mmdet.structures import DetDataSample
 from torch import nn
 
-from runtime.compare import DetectionArrays, Difference, Tolerance, compare
 from runtime.detector import Detector
+from runtime.difference import DetectionArrays, Difference, Tolerance, compare
 from runtime.metadata import ModelMetadata
 from runtime.postprocess import detections_from_outputs
 from runtime.preprocess import Batch, prepare
@@ -74,7 +74,7 @@ def reference_detections(model: nn.Module, batch: Batch, metadata: ModelMetadata
     # PyTorch convolves in TF32 on a GPU unless told otherwise, which is no reference for float32.
     with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        samples = model.predict(images, _data_samples(batch), rescale=metadata.masks != "full")
+        samples = model.predict(images, data_samples(batch), rescale=metadata.masks != "full")
     return [_arrays(sample.pred_instances, metadata) for sample in samples]
 
 
@@ -96,7 +96,8 @@ def exported_detections(
     return found
 
 
-def _data_samples(batch: Batch) -> list[DetDataSample]:
+def data_samples(batch: Batch) -> list[DetDataSample]:
+    """Return mmdet's description of the images of a batch, which its ``predict`` takes beside the pixels."""
     samples = []
     for size, factors, original in zip(batch.image_sizes, batch.scale_factors, batch.original_sizes):
         shape = (int(size[0]), int(size[1]))

@@ -138,7 +138,7 @@ def _progress(verbose: bool) -> Iterator[Monitor]:
 def _print_report(engine: Path, sidecar: Sidecar) -> None:
     build, config = sidecar.build, sidecar.config
     table = Table("engine", str(engine))
-    table.add_row("batch", "{} to {}, tuned for {}".format(config.batch[0], config.batch[2], config.batch[1]))
+    table.add_row("batch", f"{config.batch[0]} to {config.batch[2]}, tuned for {config.batch[1]}")
     for name in ("height", "width"):
         limits = getattr(config, name)
         if limits:

@@ -34,10 +34,12 @@ class Detector:
         """Load the model.
 
         Args:
-            model: path of an exported model.
-            backend: ``auto`` (by the file's suffix), ``onnxruntime`` or ``tensorrt``.
+            model: path of an exported model, or of an engine built from one.
+            backend: ``onnxruntime``; ``tensorrt``, which builds an ONNX's engine on first use; or ``auto``: TensorRT
+                for an engine, and for an ONNX where TensorRT and a GPU are there.
             batch_size: most images that run at once; None runs a call's images in one batch.
-            options: the backend's: ``device``, ``providers`` and ``threads`` for onnxruntime.
+            options: the backend's: ``device``, ``providers`` and ``threads`` for onnxruntime; ``plugins``, ``config``,
+                ``rebuild``, ``device_index`` for TensorRT.
 
         Raises:
             FileNotFoundError: no such model.
@@ -47,7 +49,7 @@ class Detector:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, found {batch_size}")
         self.batch_size = batch_size
-        self.backend = load_backend(model, backend, **options)
+        self.backend = load_backend(model, backend, batch=batch_size, **options)
 
     @property
     def metadata(self) -> ModelMetadata:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, count, islice
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import cv2
 import numpy as np
@@ -22,7 +22,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from runtime.backends import BACKENDS
+from runtime.backends import BACKENDS, backend_name
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.draw import draw_detections
@@ -75,7 +75,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         paths = find_images(args.sources or [str(DEFAULT_IMAGES)])
         overlays = overlay_paths(paths, args.out)
-        with Detector(args.model, args.backend, device=args.device, threads=args.threads) as detector:
+        with Detector(args.model, args.backend, batch_size=args.batch, **_backend_options(args)) as detector:
             args.out.mkdir(parents=True, exist_ok=True)
             report = _process(paths, overlays, detector, args)
     except (OSError, ValueError, RuntimeError) as error:
@@ -83,6 +83,17 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return EXIT_ERROR
     _print_report(report, args)
     return EXIT_SKIPPED if report.skipped else EXIT_OK
+
+
+def _backend_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the model's backend takes of the options."""
+    if backend_name(args.model, args.backend, args.device) == "onnxruntime":
+        return {"device": args.device or "cpu", "threads": args.threads}
+    return {
+        "plugins": args.plugins,
+        "rebuild": args.rebuild,
+        "notify": lambda line: print(line, file=sys.stderr, flush=True),
+    }
 
 
 def overlay_paths(paths: Sequence[Path], folder: Path) -> list[Path]:
@@ -244,8 +255,22 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         help="image files, folders and glob patterns (default: the embedded examples/images)",
     )
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="default: %(default)s")
-    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="default: by the model's suffix")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: %(default)s")
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="auto (default): TensorRT where it and a GPU are there, otherwise onnxruntime",
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="of onnxruntime (default: cpu)")
+    parser.add_argument(
+        "--plugins", type=Path, help="plugin library of TensorRT (default: where it is built)"
+    )
+    parser.add_argument(
+        "--rebuild",
+        choices=("auto", "never", "always"),
+        default="auto",
+        help="what to do about an ONNX without a good engine (default: %(default)s, build it)",
+    )
     parser.add_argument(
         "--threads", type=_positive, help="CPU threads of the model (default: as many as there are cores)"
     )

@@ -21,7 +21,7 @@ from export.graph import (
 from export.metadata import metadata_from_model
 from export.model import LoadedModel
 from export.verify import verify
-from runtime.compare import Tolerance
+from runtime.difference import Tolerance
 from tests.models import structured_photos, tiny_config, tiny_model
 
 SIZE = (128, 192)

@@ -7,7 +7,7 @@ import pytest
 from examples import CHECKPOINT_PATH, CONFIG_PATH, IMAGES_DIR
 from export.model import LoadedModel, load_model
 from export.verify import verify
-from runtime.compare import Tolerance
+from runtime.difference import Tolerance
 from runtime.images import read_image
 from tests.export.test_graph import export_loaded
 

@@ -1,0 +1,146 @@
+"""TensorRT: an engine, or an ONNX whose engine is built on first use and kept beside it."""
+
+from pathlib import Path
+from typing import Any, Callable, Optional, Union
+
+import numpy as np
+
+from runtime.backends.base import (
+    Tensor,
+    check_contract,
+    check_model_file,
+    check_run_inputs,
+    contract_inputs,
+    contract_outputs,
+)
+from runtime.engine.config import EngineConfig
+from runtime.engine.cuda import open_cuda
+from runtime.engine.files import EngineRequest, Machine, check_engine, engine_path, ensure_engine
+from runtime.engine.library import open_library
+from runtime.engine.plugins import load_plugins
+from runtime.engine.progress import Monitor
+from runtime.engine.session import EngineSession
+from runtime.engine.sidecar import Sidecar
+
+
+class TensorRTBackend:
+    """An engine with its buffers on one GPU; fulfils ``runtime.backends.Backend``.
+
+    Calls from several threads are safe and run one after the other. Several backends in one process, of one engine or
+    of different ones, run side by side.
+    """
+
+    def __init__(
+        self,
+        model: Union[str, Path],
+        *,
+        device_index: int = 0,
+        plugins: Optional[Union[str, Path]] = None,
+        batch: Optional[int] = None,
+        config: Optional[EngineConfig] = None,
+        rebuild: str = "auto",
+        monitor: Optional[Monitor] = None,
+        notify: Optional[Callable[[str], None]] = None,
+    ) -> None:
+        """Open an engine; build it first if the model is an ONNX without a good one.
+
+        Args:
+            model: an .engine with its sidecar, or an .onnx: its engine is the file beside it.
+            device_index: of the GPU.
+            plugins: path of the plugin library; None looks where it is built.
+            batch: most images at once that the engine has to take; more are split. Used for a model given as ONNX.
+            config: what an engine built from an ONNX has to be; None takes any good one that is there.
+            rebuild: ``auto``, ``never`` or ``always``; see ``ensure_engine``.
+            monitor, notify: see ``ensure_engine``.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a model of ours; or a stale engine that may not be rebuilt, by field.
+            RuntimeError: no TensorRT, no CUDA, no GPU, or the build failed.
+        """
+        path = check_model_file(model)
+        library = open_library()
+        cuda = open_cuda(device_index)
+        machine = Machine(library, cuda, load_plugins(plugins, library.tensorrt))
+        self.engine = engine_path(path) if path.suffix.lower() == ".onnx" else path
+        if self.engine == path:
+            self.sidecar = check_engine(path, machine)
+        else:
+            request = EngineRequest(path, self.engine, config, batch=batch)
+            self.sidecar = ensure_engine(request, machine, rebuild, monitor=monitor, notify=notify or _silent)
+        self.metadata = _metadata(self.engine, self.sidecar)
+        self._session = EngineSession(self.engine.read_bytes(), library=library, cuda=cuda)
+        try:
+            self._check_contract()
+        except ValueError:
+            self._session.close()
+            raise
+        self._batches = [shape[0] for shape in self._session.inputs["images"].profile]
+
+    def _check_contract(self) -> None:
+        expected = contract_outputs(self.metadata)
+        # Masks may have another type inside: TensorRT 8 has no uint8.
+        outputs = {
+            name: Tensor(expected[name].dtype if name in expected else tensor.dtype, tensor.shape)
+            for name, tensor in self._session.outputs.items()
+        }
+        inputs = {n: Tensor(t.dtype, (None, *t.shape[1:])) for n, t in self._session.inputs.items()}
+        check_contract(self.engine, "input", contract_inputs(self.metadata), inputs)
+        outputs = {n: Tensor(t.dtype, (None, *t.shape[1:])) for n, t in outputs.items()}
+        check_contract(self.engine, "output", expected, outputs)
+
+    def run(
+        self, images: np.ndarray, image_sizes: np.ndarray, timings: Optional[dict[str, float]] = None
+    ) -> dict[str, np.ndarray]:
+        """Run one batch; see ``Backend.run``. A batch larger than the profile is split, a smaller one is filled up.
+
+        Args:
+            images, image_sizes: see ``Backend.run``.
+            timings: if given, ``copy_in``, ``engine`` and ``copy_out`` in ms are added to it.
+
+        Raises:
+            ValueError: arrays of another rank, dtype or size, or a size outside the profile, which is named.
+            RuntimeError: the backend is closed, or the device failed.
+        """
+        check_run_inputs(self.metadata, images, image_sizes)
+        least, _, most = self._batches
+        parts = [
+            self._run_part(images[start : start + most], image_sizes[start : start + most], least, timings)
+            for start in range(0, len(images), most)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _run_part(
+        self, images: np.ndarray, image_sizes: np.ndarray, least: int, timings: Optional[dict[str, float]]
+    ) -> dict[str, np.ndarray]:
+        num_images = len(images)
+        if num_images < least:
+            fill = [(0, least - num_images)]
+            images = np.pad(images, fill + [(0, 0)] * 3, mode="edge")
+            image_sizes = np.pad(image_sizes, fill + [(0, 0)], mode="edge")
+        spent: dict[str, float] = {}
+        outputs = self._session.run({"images": images, "image_sizes": image_sizes}, spent)
+        for stage, milliseconds in spent.items() if timings is not None else ():
+            timings[stage] = timings.get(stage, 0.0) + milliseconds
+        expected = contract_outputs(self.metadata)
+        return {
+            name: array[:num_images].astype(expected[name].dtype, copy=False)
+            for name, array in outputs.items()
+        }
+
+    def close(self) -> None:
+        """Release the engine and its memory on the GPU."""
+        self._session.close()
+
+
+def _metadata(engine: Path, sidecar: Sidecar) -> Any:
+    if sidecar.metadata is None:
+        raise ValueError(
+            f"engine {engine}: expected one of a model of ours, found one of an ONNX without our metadata; run it with "
+            "runtime.engine.session.EngineSession, or export with `python -m export.maskrcnn`"
+        )
+    return sidecar.metadata
+
+
+def _silent(text: str) -> None:
+    pass

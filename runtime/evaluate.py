@@ -1,0 +1,216 @@
+"""COCO box and mask AP of models and recorded results: ``python -m runtime.evaluate ARTIFACT ... --dataset DIR``.
+
+An artifact is an exported model, an engine, or an ``.npz`` of ``export.reference`` or ``runtime.record``. Several are
+shown side by side, with the difference to the first. The exit status is 0, 1 if a model's output was not a result
+for some image (NaN; such an image counts as one without detections), or 2 if nothing could be done.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Optional
+
+from rich.table import Table
+from rich.text import Text
+
+from runtime.artifacts import Artifact, open_artifact
+from runtime.backends import BACKENDS
+from runtime.cli import (
+    EXIT_DIFFERENT,
+    EXIT_OK,
+    EXIT_REFUSED,
+    add_run_options,
+    backend_options,
+    positive,
+    table_console,
+    tracked,
+    write_json,
+)
+from runtime.coco import METRICS, CocoDataset, average_precision, category_ids, read_dataset, result_rows
+
+ANNOTATIONS = "annotations.json"
+_HEADINGS = ("AP", "AP50", "AP75", "small", "medium", "large")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an artifact achieved on a dataset.
+
+    Attributes:
+        name: the artifact's.
+        num_images, num_detections: evaluated.
+        average_precision: ``METRICS`` under ``box`` and, with masks, ``mask``; 0 to 1, None without objects.
+        seconds: from reading images to run lengths.
+        model_seconds: of which in the model itself; None for a recording.
+        problems: images for which the model's output was not a result, and why.
+    """
+
+    name: str
+    num_images: int
+    num_detections: int
+    average_precision: dict[str, dict[str, Optional[float]]]
+    seconds: float
+    model_seconds: Optional[float]
+    problems: tuple[str, ...]
+
+    def minus(self, other: "Evaluation") -> dict[str, dict[str, Optional[float]]]:
+        """Return the differences of what both have."""
+        mine, theirs = self.average_precision, other.average_precision
+        return {
+            kind: {name: _minus(mine[kind][name], theirs[kind][name]) for name in METRICS}
+            for kind in mine
+            if kind in theirs
+        }
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command; return its exit status."""
+    args = _parse_arguments(argv)
+    try:
+        dataset = _dataset(args)
+        with ExitStack() as stack:
+            artifacts = [stack.enter_context(_open(path, args)) for path in args.artifacts]
+            for artifact in artifacts:
+                _check_classes(artifact, dataset)
+            evaluations = [evaluate(artifact, dataset) for artifact in artifacts]
+        _print_report(evaluations, dataset)
+        if args.json:
+            write_json(args.json, _report(evaluations, dataset))
+    except (OSError, ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    return EXIT_DIFFERENT if any(evaluation.problems for evaluation in evaluations) else EXIT_OK
+
+
+def evaluate(artifact: Artifact, dataset: CocoDataset) -> Evaluation:
+    """Run an artifact over a dataset, image by image, and measure its average precision.
+
+    Raises:
+        ValueError: the classes are not the dataset's, or an image cannot be read or does not fit the model.
+        RuntimeError: pycocotools is not installed.
+    """
+    categories = category_ids(artifact.classes, dataset)
+    rows, problems = [], []
+    start = time.perf_counter()
+    results = artifact([image.path for image in dataset.images])
+    for image, result in zip(dataset.images, tracked(results, len(dataset.images), artifact.name)):
+        if result.problem:
+            problems.append(f"{result.path.name}: {result.problem}")
+        kept = result.detections.filter(artifact.metadata.score_threshold)
+        rows += result_rows(kept, image.image_id, categories)
+    seconds = time.perf_counter() - start
+    return Evaluation(
+        name=artifact.name,
+        num_images=len(dataset.images),
+        num_detections=len(rows),
+        average_precision=average_precision(
+            dataset.truth,
+            rows,
+            masks=dataset.has_masks and artifact.metadata.masks != "none",
+            image_ids=[image.image_id for image in dataset.images],
+        ),
+        seconds=seconds,
+        model_seconds=artifact.model_seconds,
+        problems=tuple(problems),
+    )
+
+
+def _open(path: str, args: argparse.Namespace) -> Artifact:
+    return open_artifact(path, args.backend, args.batch, **backend_options(path, args.backend, args))
+
+
+def _check_classes(artifact: Artifact, dataset: CocoDataset) -> None:
+    """Refuse before hours of work, and say whose classes they are."""
+    try:
+        category_ids(artifact.classes, dataset)
+    except ValueError as error:
+        raise ValueError(f"{artifact.name}: {error}") from error
+
+
+def _dataset(args: argparse.Namespace) -> CocoDataset:
+    if args.dataset is not None:
+        folder, annotations = args.images or args.dataset, args.annotations or args.dataset / ANNOTATIONS
+    elif args.images is not None and args.annotations is not None:
+        folder, annotations = args.images, args.annotations
+    else:
+        raise ValueError(
+            f"dataset: expected --dataset DIR (images beside {ANNOTATIONS}) or --images DIR --annotations JSON, "
+            "found neither"
+        )
+    return read_dataset(annotations, folder, args.limit)
+
+
+def _minus(a: Optional[float], b: Optional[float]) -> Optional[float]:
+    return None if a is None or b is None else a - b
+
+
+def _report(evaluations: Sequence[Evaluation], dataset: CocoDataset) -> dict:
+    return {
+        "annotations": str(dataset.path),
+        "num_images": len(dataset.images),
+        "artifacts": [
+            {**asdict(evaluation), "difference_to_first": evaluation.minus(evaluations[0])}
+            for evaluation in evaluations
+        ],
+    }
+
+
+def _print_report(evaluations: Sequence[Evaluation], dataset: CocoDataset) -> None:
+    table = Table(title=f"COCO AP on {len(dataset.images)} images of {dataset.path}")
+    table.add_column("artifact")
+    table.add_column("")
+    for heading in (*_HEADINGS, "detections", "images/s", "of the model"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    first = evaluations[0]
+    for evaluation in evaluations:
+        facts = (str(evaluation.num_detections), *_rates(evaluation))
+        for kind, values in evaluation.average_precision.items():
+            name, shown = (evaluation.name, facts) if kind == "box" else ("", ("", "", ""))
+            cells = (f"{v:.3f}" if v is not None else "-" for v in values.values())
+            table.add_row(Text(name, overflow="fold"), kind, *cells, *shown)
+        if evaluation is not first:
+            for kind, values in evaluation.minus(first).items():
+                cells = (f"{v:+.4f}" if v is not None else "-" for v in values.values())
+                table.add_row("  - the first", kind, *cells, "", "", "", style="dim")
+        table.add_section()
+    table_console().print(table)
+    for evaluation in evaluations:
+        for problem in evaluation.problems:
+            print(f"{evaluation.name}: counted as without detections: {problem}", file=sys.stderr)
+
+
+def _rates(evaluation: Evaluation) -> tuple[str, str]:
+    """Return images per second, whole and of the model alone; a recording was not run."""
+    if evaluation.model_seconds is None:
+        return "-", "-"
+    return (
+        f"{evaluation.num_images / evaluation.seconds:.2f}",
+        f"{evaluation.num_images / max(evaluation.model_seconds, 1e-9):.2f}",
+    )
+
+
+def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m runtime.evaluate", description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "artifacts",
+        nargs="+",
+        metavar="ARTIFACT",
+        help="a model, an engine, or recorded results (.npz); differences are to the first",
+    )
+    data = parser.add_argument_group("dataset")
+    data.add_argument("--dataset", type=Path, metavar="DIR", help=f"images beside {ANNOTATIONS}")
+    data.add_argument("--images", type=Path, metavar="DIR", help="the images' folder, where it is another")
+    data.add_argument("--annotations", type=Path, metavar="JSON", help="annotations in COCO's format")
+    data.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
+    parser.add_argument("--backend", choices=BACKENDS, default="auto", help="default: by the model's suffix")
+    add_run_options(parser)
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures, unrounded")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
