@@ -25,8 +25,10 @@ from runtime.compare import compare_artifacts
 from runtime.difference import Tolerance
 from runtime.engine.cuda import open_cuda
 from runtime.engine.library import open_library
+from runtime.engine.session import EngineSession
 from runtime.engine.sidecar import Sidecar
 from runtime.evaluate import evaluate
+from runtime.metadata import ModelMetadata
 from runtime.postprocess import detections_from_outputs
 
 # Options of runtime.build by the name of the variant.
@@ -76,6 +78,10 @@ def _measure(name: str, dataset: CocoDataset, args: argparse.Namespace) -> dict[
     try:
         figures["latency_ms"] = {str(b): _latency(backend, dataset, b, args.repeat) for b in BATCHES}
         figures["batches_against_batch_1"] = _batch_differences(backend, dataset)
+        figures["cuda_graph"] = _cuda_graph(engine, dataset, backend, args.repeat)
+        figures["layer_ms"] = {
+            str(b): _layer_times(engine, dataset, b, backend.metadata) for b in (1, MAX_BATCH)
+        }
     finally:
         backend.close()
     tolerance = TOLERANCES.get(name, LOOSE)
@@ -175,6 +181,30 @@ def _latency(backend: TensorRTBackend, dataset: CocoDataset, size: int, repeat: 
         }
         for stage, values in stages.items()
     }
+
+
+def _cuda_graph(engine: Path, dataset: CocoDataset, without: TensorRTBackend, repeat: int) -> dict[str, Any]:
+    """Time the engine as a CUDA graph, and say whether its results are those without."""
+    backend = TensorRTBackend(engine, cuda_graphs=True)
+    try:
+        latency = {str(b): _latency(backend, dataset, b, repeat)["engine"] for b in BATCHES}
+        same = {}
+        for size in BATCHES:
+            batch = load_batch([image.path for image in dataset.images[-size:]], backend.metadata)
+            expected = without.run(batch.images, batch.image_sizes)
+            for _ in range(4):
+                found = backend.run(batch.images, batch.image_sizes)
+            same[str(size)] = all(np.array_equal(expected[name], found[name]) for name in expected)
+        failure = backend.cuda_graph_failure
+    finally:
+        backend.close()
+    return {"engine_ms": latency, "same_results": same, "failure": failure}
+
+
+def _layer_times(engine: Path, dataset: CocoDataset, size: int, metadata: ModelMetadata) -> dict[str, float]:
+    batch = load_batch([image.path for image in dataset.images[:size]], metadata)
+    with EngineSession(engine.read_bytes()) as session:
+        return session.layer_times({"images": batch.images, "image_sizes": batch.image_sizes})
 
 
 def _circumstances() -> dict[str, Any]:

@@ -93,7 +93,77 @@ def kernels() -> str:
     return _table(["kernel", "batch", "ms", "next to"], rows)
 
 
-TABLES = {"kernels": kernels, "cpu_latency": cpu_latency, "configs": configs, "embedded": embedded}
+ENGINES = {"fp32": "FP32", "tf32": "TF32", "fp16": "FP16, plan", "fp16_no_plan": "FP16, no plan"}
+
+
+def engines() -> str:
+    """What engines find, next to PyTorch in FP32, and what they are."""
+    cold = json.loads((RESULTS / "engines_h200_cold.json").read_text())["variants"]
+    rows = []
+    for name, figures in _engines().items():
+        against, minus = figures["against_pytorch"]["1"], figures["average_precision_minus_pytorch"]
+        build = figures["build"]
+        rows.append(
+            [
+                ENGINES[name],
+                f"{against['matched']} of {against['expected']}",
+                f"{against['box_px']['median']:.1g} / {against['box_px']['p99']:.1g} / {against['box_px']['max']:.2g}",
+                f"{minus['box']['AP']:+.4f}",
+                f"{minus['mask']['AP']:+.4f}",
+                f"{100 * build['dense_flops_share']['fp16']:.1f} %",
+                f"{build['bytes'] / 2**20:.0f} MiB",
+                f"{cold[name]['build']['seconds']:.0f} s / {build['seconds']:.0f} s",
+            ]
+        )
+    heading = [
+        "engine",
+        "PyTorch's detections found",
+        "box, px: median / 99 % / worst",
+        "box AP",
+        "mask AP",
+        "dense FLOPs in FP16",
+        "size",
+        "build: no timing cache / with",
+    ]
+    return _table(heading, rows)
+
+
+def engine_latency() -> str:
+    """Engines and PyTorch, ms per batch, measured in one run."""
+    rows = []
+    for name, figures in _engines().items():
+        times = [figures["latency_ms"][batch] for batch in ("1", "2", "8")]
+        cells = [f"{t['engine']['median']:.2f}" for t in times]
+        rows.append([f"TensorRT {ENGINES[name]}", *cells])
+    data = json.loads((RESULTS / "pytorch_h200.json").read_text())["latency_ms"]
+    for name, mode in (("fp32", "FP32"), ("tf32", "TF32"), ("autocast", "FP16 autocast")):
+        rows.append([f"PyTorch {mode}", *(f"{data[name][batch]['median']:.1f}" for batch in ("1", "2", "8"))])
+    stages = _engines()["fp16"]["latency_ms"]
+    for stage, words in STAGES.items():
+        rows.append([words, *(f"{stages[batch][stage]['median']:.2f}" for batch in ("1", "2", "8"))])
+    return _table(["ms per batch", "batch 1", "2", "8"], rows)
+
+
+STAGES = {
+    "read_and_preprocess": "around FP16: read JPEGs, resize, normalise (CPU)",
+    "copy_in": "around FP16: copy to the GPU",
+    "copy_out": "around FP16: copy back",
+    "postprocess_to_rle": "around FP16: paste at original size, COCO RLE (CPU)",
+}
+
+
+def _engines() -> dict:
+    return json.loads((RESULTS / "engines_h200.json").read_text())["variants"]
+
+
+TABLES = {
+    "kernels": kernels,
+    "cpu_latency": cpu_latency,
+    "configs": configs,
+    "embedded": embedded,
+    "engines": engines,
+    "engine_latency": engine_latency,
+}
 
 
 def updated(text: str) -> str:

@@ -32,6 +32,7 @@ from export.verify import Case, verify
 from runtime.difference import Tolerance
 from runtime.images import read_image
 from runtime.metadata import ModelMetadata
+from runtime.precision import PrecisionPlan, default_plan, plan_path
 
 DEFAULT_OUTPUT = Path("out/maskrcnn.onnx")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
@@ -71,6 +72,7 @@ def export(args: argparse.Namespace, console: Console) -> int:
     with steps("check"):
         model = with_metadata(model, metadata)
         onnx.checker.check_model(model, full_check=True)
+        plan = default_plan(model)
     partial = _write(model, args.output)
     if images:
         with steps("verify with onnxruntime against unpatched PyTorch"):
@@ -78,8 +80,9 @@ def export(args: argparse.Namespace, console: Console) -> int:
         if not _report(cases, console):
             return _keep_failed(partial, args.output, console)
     os.replace(partial, args.output)
+    plan.save(plan_path(args.output))
     _failed(args.output).unlink(missing_ok=True)
-    console.print(_summary(args.output, metadata, loaded), highlight=False, soft_wrap=True)
+    console.print(_summary(args.output, metadata, loaded, plan), highlight=False, soft_wrap=True)
     return 0
 
 
@@ -236,7 +239,7 @@ def _report(cases: Sequence[Case], console: Console) -> bool:
     return not failed
 
 
-def _summary(output: Path, metadata: ModelMetadata, loaded: LoadedModel) -> str:
+def _summary(output: Path, metadata: ModelMetadata, loaded: LoadedModel, plan: PrecisionPlan) -> str:
     size = "x".join(map(str, metadata.size)) if metadata.size else "dynamic"
     weights = (
         "random weights" if loaded.checkpoint is None else f"checkpoint {metadata.checkpoint_sha256[:12]}"
@@ -247,6 +250,7 @@ def _summary(output: Path, metadata: ModelMetadata, loaded: LoadedModel) -> str:
     path = escape(str(output))
     return (
         f"[bold]{path}[/]  {facts}, masks {metadata.masks}, {weights}\n"
+        f"[bold]{escape(str(plan_path(output)))}[/]  {len(plan.nodes)} nodes that stay FP32 in an FP16 engine\n"
         f"run it: python -m runtime.infer --model {path} --batch 2 IMAGE..."
     )
 

@@ -63,9 +63,7 @@ def add_images(parser: argparse.ArgumentParser) -> None:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add how models run: ``--batch``, ``--device``, ``--threads``."""
     parser.add_argument("--batch", type=positive, default=1, help="images at once (default: %(default)s)")
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="of onnxruntime (default: %(default)s)"
-    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="of onnxruntime (default: cpu)")
     parser.add_argument(
         "--threads", type=positive, help="CPU threads of onnxruntime (default: as many as there are cores)"
     )
@@ -81,9 +79,9 @@ def backend_options(model: Union[str, Path], backend: str, args: argparse.Namesp
     """
     if Path(model).suffix.lower() == SUFFIX:
         return {}
-    if backend_name(model, backend) == "tensorrt":
+    if backend_name(model, backend, args.device) == "tensorrt":
         return {"batch": args.batch}
-    return {"device": args.device, "threads": args.threads}
+    return {"device": args.device or "cpu", "threads": args.threads}
 
 
 def tracked(items: Iterable[Item], total: int, description: str) -> Iterator[Item]:

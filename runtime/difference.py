@@ -63,6 +63,7 @@ class Difference:
         mask_size_px: number of pixels, n * H * W, of the matched masks.
         worst_missing, worst_extra, worst_box, worst_score, worst_mask: where each kind of difference is
             largest, in words; empty where there is none.
+        not_finite: the first detection with NaN or an infinity, in words; empty where there is none.
     """
 
     expected: int
@@ -81,6 +82,7 @@ class Difference:
     worst_box: str
     worst_score: str
     worst_mask: str
+    not_finite: str
 
     @property
     def worst(self) -> str:
@@ -95,6 +97,7 @@ class Difference:
         """Return what is beyond the tolerance, in words. NaN always is."""
         mask_agrees = self.mask is None or self.mask <= tolerance.mask or self.mask_px <= tolerance.mask_px
         checks = (
+            (not self.not_finite, self.not_finite),
             (all(score < tolerance.min_score for score in self.missing), self.worst_missing),
             (all(score < tolerance.min_score for score in self.extra), self.worst_extra),
             (self.box_px <= tolerance.box_px, f"box {self.box_px:.3g} px: {self.worst_box}"),
@@ -154,6 +157,7 @@ def compare_image(expected: DetectionArrays, found: DetectionArrays) -> Differen
         worst_box=_worst_pair(expected, found, pairs, boxes),
         worst_score=_worst_pair(expected, found, pairs, scores),
         worst_mask=_worst_mask(expected, found, pairs, masks),
+        not_finite=_not_finite("expected", expected) or _not_finite("found", found),
     )
 
 
@@ -210,6 +214,13 @@ def _worst_mask(
     worst = int(different.argmax())
     words = _worst_pair(expected, found, pairs, different)
     return f"{different[worst]} of {masks[worst, 1]} px differ: {words}"
+
+
+def _not_finite(side: str, detections: DetectionArrays) -> str:
+    finite = np.isfinite(detections.boxes).all(axis=1) & np.isfinite(detections.scores)
+    if finite.all():
+        return ""
+    return f"not finite: {side} {_described(detections, int(finite.argmin()))}"
 
 
 def _described(detections: DetectionArrays, index: int) -> str:

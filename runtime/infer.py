@@ -17,12 +17,11 @@ from typing import Any, Optional
 
 import cv2
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from runtime.backends import BACKENDS, backend_name
+from runtime.cli import DEFAULT_IMAGES, positive, score, table_console, tracked
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.draw import draw_detections
@@ -32,13 +31,9 @@ from runtime.postprocess import detections_from_outputs
 from runtime.preprocess import network_size, prepare
 from runtime.results import IMAGES, RESULTS, ResultsWriter
 
-# `examples` lies beside `runtime`, in the repository as in an installation.
-DEFAULT_IMAGES = Path(__file__).resolve().parent.parent / "examples" / "images"
 DEFAULT_MODEL = Path("out") / "maskrcnn.onnx"
 EXIT_OK, EXIT_SKIPPED, EXIT_ERROR = 0, 1, 2
 _NUM_CLASSES_SHOWN = 4
-# Without a terminal, rich assumes 80 columns and folds the table.
-_WIDTH_WITHOUT_TERMINAL = 140
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,9 +116,9 @@ def _process(
     """Stream the images through the detector, batch by batch, and write what it finds."""
     report = Report()
     classes = detector.metadata.classes
-    with ResultsWriter(args.out, classes) as results, _progress() as progress:
+    with ResultsWriter(args.out, classes) as results:
         # Files, not images found readable: a skipped one counts as done.
-        ticking = progress.track(paths, description="detecting")
+        ticking = tracked(paths, len(paths), "detecting")
         images = _readable_images(ticking, detector.metadata, report)
         for batch in _batches(images, args.batch):
             for image, detections in zip(batch, _detect(batch, detector, report)):
@@ -187,8 +182,8 @@ def _classes(detections: Detections) -> str:
     """Return the classes with the best scores, how often each was found, and its best score."""
     counts = Counter(detections.names)
     best: dict[str, float] = {}
-    for name, score in zip(detections.names, detections.scores):
-        best[name] = max(best.get(name, 0.0), float(score))
+    for name, value in zip(detections.names, detections.scores):
+        best[name] = max(best.get(name, 0.0), float(value))
     names = sorted(best, key=lambda name: -best[name])
     parts = [f"{counts[name]} {name} ({best[name]:.2f})" for name in names[:_NUM_CLASSES_SHOWN]]
     if len(names) > _NUM_CLASSES_SHOWN:
@@ -204,14 +199,10 @@ def _shown(path: Path) -> str:
         return path.as_posix()
 
 
-def _progress() -> Progress:
-    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
-
-
 def _print_report(report: Report, args: argparse.Namespace) -> None:
     for message in report.skipped:
         print(f"skipped: {message}", file=sys.stderr)
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL, highlight=False)
+    console = table_console()
     table = Table("image", "size (w x h)")
     table.add_column("detections", justify="right")
     table.add_column("classes (best score)")
@@ -272,32 +263,18 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         help="what to do about an ONNX without a good engine (default: %(default)s, build it)",
     )
     parser.add_argument(
-        "--threads", type=_positive, help="CPU threads of the model (default: as many as there are cores)"
+        "--threads", type=positive, help="CPU threads of the model (default: as many as there are cores)"
     )
-    parser.add_argument("--batch", type=_positive, default=1, help="images at once (default: %(default)s)")
+    parser.add_argument("--batch", type=positive, default=1, help="images at once (default: %(default)s)")
     parser.add_argument(
-        "--score", type=_score, default=0.3, help="least score in table and overlays (default: %(default)s)"
+        "--score", type=score, default=0.3, help="least score in table and overlays (default: %(default)s)"
     )
     parser.add_argument(
-        "--json-score", type=_score, default=0.05, help=f"least score in {RESULTS} (default: %(default)s)"
+        "--json-score", type=score, default=0.05, help=f"least score in {RESULTS} (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder (default: %(default)s)")
     parser.add_argument("--no-overlays", dest="overlays", action="store_false", help="write no PNGs")
     return parser.parse_args(argv)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, found {value}")
-    return value
-
-
-def _score(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"expected 0 to 1, found {value:g}")
-    return value
 
 
 if __name__ == "__main__":

@@ -231,34 +231,34 @@ class _EngineRunner:
 
 
 def with_outputs(
-    model: "onnx.ModelProto", names: Collection[str], types: Mapping[str, int]
+    model: "onnx.ModelProto", names: Collection[str], types: Mapping[str, "onnx.TypeProto"]
 ) -> "onnx.ModelProto":
     """Return a copy of the model with more outputs.
 
     Args:
         model: unchanged.
         names: tensors of the main graph; those that are outputs already stay so.
-        types: ``TensorProto`` type of each. TensorRT's parser takes an output without a type for float.
+        types: type of each. TensorRT's parser takes an output without a type for float.
     """
     onnx = import_onnx()
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     present = {output.name for output in copy.graph.output}
     copy.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, types[name], None) for name in names if name not in present
+        onnx.helper.make_value_info(name, types[name]) for name in names if name not in present
     )
     return copy
 
 
 def with_inputs(
-    model: "onnx.ModelProto", values: Feeds, types: Mapping[str, int], feeds: Feeds
+    model: "onnx.ModelProto", values: Feeds, types: Mapping[str, "onnx.TypeProto"], feeds: Feeds
 ) -> "onnx.ModelProto":
     """Return a copy of the model that is given some of its own tensors.
 
     Args:
         model: unchanged.
         values: the tensors by name. Nodes that make nothing else are removed.
-        types: ``TensorProto`` type of each.
+        types: type of each.
         feeds: the model's own inputs. All inputs get exactly these arrays' shapes: an engine's other batch sizes would
             not fit the given tensors.
     """
@@ -279,15 +279,15 @@ def with_inputs(
         for v in copy.graph.input
         if v.name in feeds
     ]
-    inputs += [(name, types[name], value.shape) for name, value in values.items()]
+    inputs += [(name, types[name].tensor_type.elem_type, value.shape) for name, value in values.items()]
     del copy.graph.output[:], copy.graph.input[:]
     copy.graph.output.extend(kept)
     copy.graph.input.extend(onnx.helper.make_tensor_value_info(*item) for item in inputs)
     return copy
 
 
-def tensor_types(model: "onnx.ModelProto") -> dict[str, int]:
-    """Return the ``TensorProto`` type of every tensor of the main graph for which one can be inferred."""
+def tensor_types(model: "onnx.ModelProto") -> dict[str, "onnx.TypeProto"]:
+    """Return the type of every tensor of the main graph for which one can be inferred."""
     onnx = import_onnx()
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
@@ -297,9 +297,9 @@ def tensor_types(model: "onnx.ModelProto") -> dict[str, int]:
     return {**stored, **inferred}
 
 
-def _declared(model: "onnx.ModelProto") -> dict[str, int]:
+def _declared(model: "onnx.ModelProto") -> dict[str, "onnx.TypeProto"]:
     values = (*model.graph.value_info, *model.graph.output)
-    return {v.name: v.type.tensor_type.elem_type for v in values if v.type.tensor_type.elem_type}
+    return {v.name: v.type for v in values if v.type.tensor_type.elem_type}
 
 
 def measure(expected: np.ndarray, found: np.ndarray, tolerance: float) -> dict[str, Any]:
@@ -347,7 +347,7 @@ class _Graph:
     """
 
     def __init__(self, model: "onnx.ModelProto") -> None:
-        self.nodes = list(model.graph.node)
+        self.nodes = _sorted(model.graph.node)
         self.inputs = [list(_node_inputs(node)) for node in self.nodes]
         self.producers = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
         constants = {tensor.name for tensor in model.graph.initializer}
@@ -453,12 +453,16 @@ class _Search:
         kinds = onnx.TensorProto
         floats = (kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE)
         made = {name for node in self._sides[1].model.graph.node for name in node.output}
+
+        def is_float(types: Mapping[str, "onnx.TypeProto"], name: str) -> bool:
+            return name in types and types[name].tensor_type.elem_type in floats
+
         names = [
             name
             for name in self.graph.producers
             if name in self.graph.depends
             and name in made
-            and all(types.get(name) in floats for types in self._types)
+            and all(is_float(types, name) for types in self._types)
         ]
         if not names:
             raise ValueError(
@@ -544,6 +548,24 @@ class _Search:
 def node_label(node: "onnx.NodeProto") -> str:
     """Return a node's name, or where it has none its first output's."""
     return node.name or next(name for name in node.output if name)
+
+
+def _sorted(nodes: Sequence["onnx.NodeProto"]) -> list["onnx.NodeProto"]:
+    """Return the nodes in topological order, as they are where they are so: converters append their casts."""
+    makers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    order: dict[int, None] = {}
+    for start in range(len(nodes)):
+        waiting = [start]
+        while waiting:
+            index = waiting[-1]
+            needed = [makers[name] for name in _node_inputs(nodes[index]) if name in makers]
+            # Nodes that wait already are a cycle, which no runtime takes.
+            missing = [i for i in needed if i not in order and i not in waiting]
+            if missing:
+                waiting.append(missing[0])
+                continue
+            order[waiting.pop()] = None
+    return [nodes[index] for index in order]
 
 
 def _orders_by_data(node: "onnx.NodeProto") -> bool:

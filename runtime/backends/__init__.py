@@ -12,7 +12,7 @@ BACKENDS = ("auto", "onnxruntime", "tensorrt")
 _ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 # Options of one backend that the other ignores where they are not set.
 _OF_ONNXRUNTIME = ("device", "providers", "threads")
-_OF_TENSORRT = ("batch", "config", "device_index", "monitor", "notify", "plugins", "rebuild")
+_OF_TENSORRT = ("batch", "config", "cuda_graphs", "device_index", "monitor", "notify", "plugins", "rebuild")
 
 
 def backend_name(model: Union[str, Path], backend: str, device: Optional[str] = None) -> str:

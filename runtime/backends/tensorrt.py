@@ -39,6 +39,7 @@ class TensorRTBackend:
         batch: Optional[int] = None,
         config: Optional[EngineConfig] = None,
         rebuild: str = "auto",
+        cuda_graphs: bool = False,
         monitor: Optional[Monitor] = None,
         notify: Optional[Callable[[str], None]] = None,
     ) -> None:
@@ -51,6 +52,7 @@ class TensorRTBackend:
             batch: most images at once that the engine has to take; more are split. Used for a model given as ONNX.
             config: what an engine built from an ONNX has to be; None takes any good one that is there.
             rebuild: ``auto``, ``never`` or ``always``; see ``ensure_engine``.
+            cuda_graphs: see ``EngineSession``.
             monitor, notify: see ``ensure_engine``.
 
         Raises:
@@ -69,7 +71,9 @@ class TensorRTBackend:
             request = EngineRequest(path, self.engine, config, batch=batch)
             self.sidecar = ensure_engine(request, machine, rebuild, monitor=monitor, notify=notify or _silent)
         self.metadata = _metadata(self.engine, self.sidecar)
-        self._session = EngineSession(self.engine.read_bytes(), library=library, cuda=cuda)
+        self._session = EngineSession(
+            self.engine.read_bytes(), library=library, cuda=cuda, cuda_graphs=cuda_graphs
+        )
         try:
             self._check_contract()
         except ValueError:
@@ -127,6 +131,11 @@ class TensorRTBackend:
             name: array[:num_images].astype(expected[name].dtype, copy=False)
             for name, array in outputs.items()
         }
+
+    @property
+    def cuda_graph_failure(self) -> str:
+        """See ``EngineSession.cuda_graph_failure``."""
+        return self._session.cuda_graph_failure
 
     def close(self) -> None:
         """Release the engine and its memory on the GPU."""

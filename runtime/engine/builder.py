@@ -1,7 +1,7 @@
 """Parse an ONNX, set profile and precision, build."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from runtime.engine.config import MIB, EngineConfig
@@ -98,15 +98,14 @@ def build_engine(
 
 
 def with_inlined_nodes(plan: PrecisionPlan, model: Any, graph: Any) -> PrecisionPlan:
-    """Add the geometry inside inlined operators, whose nodes the plan of ``model`` cannot name."""
-    own = {node.name for node in model.graph.node}
-    added = default_plan(graph).nodes - own
-    if not added:
-        return plan
+    """Return the plan of ``model`` for ``graph``, which has the insides of inlined operators instead of their nodes."""
+    there = {node.name for node in graph.graph.node}
+    kept = (replace(group, nodes=tuple(n for n in group.nodes if n in there)) for group in plan.groups)
+    added = default_plan(graph).nodes - {node.name for node in model.graph.node}
     group = PrecisionGroup(
         "inlined operators", "RoI coordinates, NMS and pasting without a plugin", tuple(sorted(added))
     )
-    return PrecisionPlan((*plan.groups, group))
+    return PrecisionPlan(tuple(g for g in (*kept, group) if g.nodes))
 
 
 def _typed(graph: Any, plan: Optional[PrecisionPlan]) -> Any:
@@ -120,7 +119,7 @@ def _parsed(graph: Any, builder: Any, library: Library, log: BuildLog) -> tuple[
     network = library.tensorrt.new_network(builder)
     parser = library.tensorrt.trt.OnnxParser(network, library.logger)
     if not parser.parse(graph.SerializeToString()):
-        errors = [_described(parser.get_error(i)) for i in range(parser.num_errors)]
+        errors = [_described(parser.get_error(i), graph) for i in range(parser.num_errors)]
         listed = "\n  ".join(errors or [last(log.errors)])
         raise ValueError(
             f"model: expected an ONNX that {library.tensorrt.name} parses, found {len(errors)} errors; an operator it "
@@ -129,11 +128,14 @@ def _parsed(graph: Any, builder: Any, library: Library, log: BuildLog) -> tuple[
     return network, parser
 
 
-def _described(error: Any) -> str:
-    node = error.node()
+def _described(error: Any, graph: Any) -> str:
+    text = " ".join(error.desc().split())
     # -1: not about one node.
-    where = f"node {node}: " if node >= 0 else ""
-    return where + " ".join(error.desc().split())
+    if not 0 <= error.node() < len(graph.graph.node):
+        return text
+    node = graph.graph.node[error.node()]
+    # The text need not name the operator: it may be just "false".
+    return f"{node.op_type} (node {error.node()}, {node.name or ', '.join(node.output)}): {text}"
 
 
 def _builder_config(builder: Any, network: Any, config: EngineConfig, library: Library) -> Any:

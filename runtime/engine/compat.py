@@ -259,6 +259,20 @@ class TensorRT:
             return tuple(int(v) for v in context.get_tensor_shape(name))
         return tuple(int(v) for v in context.get_binding_shape(context.engine.get_binding_index(name)))
 
+    def set_profiler(self, context: Any, report: Callable[[str, float], None]) -> Any:
+        """Have the context call ``report(layer, ms)`` for every layer it runs; return what to keep alive."""
+        base = self.trt.IProfiler
+
+        class Profiler(base):  # type: ignore[misc, valid-type]
+            def __init__(self) -> None:
+                base.__init__(self)
+
+            def report_layer_time(self, layer_name: str, ms: float) -> None:
+                report(layer_name, ms)
+
+        context.profiler = Profiler()
+        return context.profiler
+
     def enqueue(self, context: Any, addresses: dict[str, int], stream: int) -> bool:
         """Start the network on a stream; ``addresses`` are device pointers by tensor name."""
         if hasattr(context, "execute_async_v3"):

@@ -70,6 +70,8 @@ def _checked_range(name: str, value: Any) -> Range:
 
 
 def _checked_shapes(name: str, value: Any) -> Shapes:
+    if len(value) != 3:
+        raise ValueError(f"--shape {name}: expected three shapes, MIN, OPT and MAX, found {len(value)}")
     low, best, high = (tuple(int(v) for v in shape) for shape in value)
     ordered = len(low) == len(best) == len(high) and all(a <= b <= c for a, b, c in zip(low, best, high))
     if not ordered:

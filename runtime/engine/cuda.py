@@ -61,6 +61,22 @@ class Cuda(Protocol):
     def milliseconds(self, start: Any, end: Any) -> float:
         """Return the time between two events that have happened."""
 
+    def begin_capture(self, stream: Any) -> None:
+        """Record what the calling thread enqueues on the stream from now on, instead of doing it."""
+
+    def end_capture(self, stream: Any) -> Any:
+        """Return what was recorded as a graph to launch.
+
+        Raises:
+            RuntimeError: something was enqueued that a graph cannot hold, or the binding has no graphs.
+        """
+
+    def launch(self, graph: Any, stream: Any) -> None:
+        """Enqueue a graph."""
+
+    def free_graph(self, graph: Any) -> None:
+        """Release a graph."""
+
 
 class CudaPython:
     """cuda-python (NVIDIA's binding; package ``cuda``), on the device's primary context."""
@@ -140,6 +156,23 @@ class CudaPython:
     def milliseconds(self, start: Any, end: Any) -> float:
         return float(self._check(self._rt.cudaEventElapsedTime(start, end)))
 
+    def begin_capture(self, stream: Any) -> None:
+        mode = self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._check(self._rt.cudaStreamBeginCapture(stream, mode))
+
+    def end_capture(self, stream: Any) -> Any:
+        graph = self._check(self._rt.cudaStreamEndCapture(stream))
+        try:
+            return self._check(self._rt.cudaGraphInstantiate(graph, 0))
+        finally:
+            self._check(self._rt.cudaGraphDestroy(graph))
+
+    def launch(self, graph: Any, stream: Any) -> None:
+        self._check(self._rt.cudaGraphLaunch(graph, stream))
+
+    def free_graph(self, graph: Any) -> None:
+        self._check(self._rt.cudaGraphExecDestroy(graph))
+
 
 class PyCuda:
     """pycuda, on the device's primary context, which TensorRT uses as well."""
@@ -207,6 +240,20 @@ class PyCuda:
 
     def milliseconds(self, start: Any, end: Any) -> float:
         return float(start.time_till(end))
+
+    def begin_capture(self, stream: Any) -> None:
+        raise RuntimeError(
+            "CUDA graphs: expected cuda-python, found pycuda, which has none; `pip install cuda-python`"
+        )
+
+    def end_capture(self, stream: Any) -> Any:
+        raise NotImplementedError
+
+    def launch(self, graph: Any, stream: Any) -> None:
+        raise NotImplementedError
+
+    def free_graph(self, graph: Any) -> None:
+        raise NotImplementedError
 
 
 # cuda-python 13 has moved the module that 12 has under the first name.

@@ -17,7 +17,7 @@ from runtime.engine.plugins import PluginLibrary
 from runtime.engine.profiles import with_default_sizes
 from runtime.engine.progress import Monitor
 from runtime.engine.sidecar import Provenance, Sidecar, sha256_of, sidecar_path, write_whole
-from runtime.precision.plan import PrecisionPlan, default_plan, plan_path
+from runtime.precision.plan import PrecisionPlan, check_plan, default_plan, plan_path
 
 REBUILD = ("auto", "never", "always")
 SUFFIX = ".engine"
@@ -162,12 +162,23 @@ def stale_reasons(request: EngineRequest, machine: Machine) -> list[str]:
 
 
 def chosen_plan(request: EngineRequest, model: Any) -> Optional[PrecisionPlan]:
-    """Return the plan that a request means: its own, the file beside the ONNX, or the graph's default."""
+    """Return the plan that a request means: its own, the file beside the ONNX, or the graph's default.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is not there, or no plan of this model.
+    """
     if not request.use_plan:
         return None
     beside = plan_path(request.onnx)
     path = request.plan or (beside if beside.is_file() else None)
-    return PrecisionPlan.load(path) if path else default_plan(model)
+    if path is None:
+        return default_plan(model)
+    plan = PrecisionPlan.load(path)
+    try:
+        check_plan(plan, model)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return plan
 
 
 def _build(

@@ -1,5 +1,6 @@
 """The ONNX as TensorRT gets it: plugins' nodes kept, everything else in standard operators."""
 
+from collections import Counter
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -31,7 +32,7 @@ def import_onnx() -> Any:
 
 
 def load_onnx(path: Union[str, Path]) -> Any:
-    """Read an ONNX file.
+    """Read an ONNX file. Nodes without a name of their own get one, since precision plans go by names.
 
     Raises:
         FileNotFoundError: no such file.
@@ -49,6 +50,7 @@ def load_onnx(path: Union[str, Path]) -> Any:
         raise ValueError(f"model {path}: expected an ONNX file, found something else ({error})") from error
     if not model.graph.node:
         raise ValueError(f"model {path}: expected an ONNX file, found one without nodes; it may be truncated")
+    _name_nodes(model)
     return model
 
 
@@ -85,10 +87,24 @@ def engine_model(model: Any, plugin_ops: Collection[str], tensorrt: TensorRT) ->
         copy.functions.remove(function)
     if copy.functions:
         copy = onnx.inliner.inline_local_functions(copy)
+    _name_nodes(copy)
     _constants_to_initializers(copy, onnx)
     _replace_uint8_outputs(copy, tensorrt, onnx)
     _check_operators(copy, plugin_ops)
     return copy
+
+
+def _name_nodes(model: Any) -> None:
+    """Call nodes without a name, or with the name of another one, after their first output."""
+    names = Counter(node.name for node in model.graph.node)
+    for node in model.graph.node:
+        if node.name and names[node.name] == 1:
+            continue
+        name = next((output for output in node.output if output), node.op_type)
+        while name in names:
+            name += "_"
+        names[name] = 1
+        node.name = name
 
 
 def _constants_to_initializers(model: Any, onnx: Any) -> None:

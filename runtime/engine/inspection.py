@@ -10,14 +10,23 @@ from typing import Any, Optional
 import numpy as np
 
 from runtime.engine.graph import import_onnx
+from runtime.precision.graph import Graph
 
 # Layers that a name may join: "conv + relu" are fused, "a || b" run side by side.
 _JOINED = re.compile(r" \+ | \|\| ")
-_PRECISIONS = (
-    ("fp16", re.compile(r"FP16|Half")),
-    ("fp32", re.compile(r"FP32|Float")),
-    ("int8", re.compile(r"Int8")),
+# In order of trust: the weights' type, the kernel's name (operands come first: f16f16_f16f32_f32), the input's format.
+_WEIGHTS = {"Half": "fp16", "Float": "fp32", "Int8": "int8"}
+_KERNELS = (
+    ("fp16", re.compile("_f16f16|_h884|_h1688|_hmma")),
+    ("int8", re.compile("_i8i8")),
+    ("fp32", re.compile("_f32f32|_tf32")),
 )
+_FORMATS = (
+    ("fp16", re.compile("FP16|Half")),
+    ("fp32", re.compile("FP32|Float")),
+    ("int8", re.compile("Int8")),
+)
+_DENSE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _MOVES_ONLY = ("Reformat", "NoOp", "Constant", "ShapeHostToDevice", "Shuffle", "Slice")
 
 
@@ -28,7 +37,7 @@ class Layer:
     Attributes:
         name: the ONNX nodes that it computes, joined by `` + ``.
         kind: TensorRT's name for its type, such as ``CaskConvolution``.
-        precision: ``fp16``, ``fp32``, ``int8`` or ``other``: the type of its first input.
+        precision: ``fp16``, ``fp32``, ``int8``, or ``other`` where TensorRT does not say.
     """
 
     name: str
@@ -58,11 +67,15 @@ def layers_from(information: str) -> list[Layer]:
 
 
 def _precision(entry: Mapping[str, Any]) -> str:
-    for tensor in [*entry["Inputs"], *entry["Outputs"]]:
-        text = str(tensor.get("Format/Datatype", tensor.get("Datatype", "")))
-        for name, pattern in _PRECISIONS:
-            if pattern.search(text):
-                return name
+    weights = (entry.get("Weights") or {}).get("Type")
+    if weights in _WEIGHTS:
+        return _WEIGHTS[weights]
+    formats = [str(t.get("Format/Datatype", "")) for t in (*entry["Inputs"], *entry["Outputs"])]
+    for texts, patterns in (([entry.get("TacticName", "")], _KERNELS), (formats, _FORMATS)):
+        for text in texts:
+            for name, pattern in patterns:
+                if pattern.search(text):
+                    return name
     return "other"
 
 
@@ -98,9 +111,11 @@ def dense_flops(model: Any, sizes: Optional[Mapping[str, int]] = None) -> dict[s
     """
     onnx = import_onnx()
     shapes = _shapes(model, {"batch": 1, **(sizes or {})}, onnx)
+    constants = Graph(model).constants
     counts = {}
     for node in model.graph.node:
-        count = _flops(node, shapes, onnx)
+        has_weights = node.op_type in _DENSE and node.input[1] in constants
+        count = _flops(node, shapes) if has_weights else None
         if count is not None:
             counts[node.name] = count
     return counts
@@ -124,9 +139,7 @@ def _shapes(model: Any, sizes: Mapping[str, int], onnx: Any) -> dict[str, tuple[
     return shapes
 
 
-def _flops(node: Any, shapes: Mapping[str, tuple], onnx: Any) -> Optional[float]:
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
-        return None
+def _flops(node: Any, shapes: Mapping[str, tuple]) -> Optional[float]:
     data, weights, output = (shapes.get(name) for name in (node.input[0], node.input[1], node.output[0]))
     if weights is None or None in weights or data is None or output is None:
         return None

@@ -43,7 +43,8 @@ class BuildLog:
 
     def _follow(self, message: str) -> None:
         layers = _LAYERS.match(message)
-        if layers:
+        # "After reformat layers" comes when the kernels are chosen.
+        if layers and not self._done:
             self._layers = int(layers.group(1))
             self._monitor("fusing layers", 0, 0)
         elif _COSTS.match(message):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class _Buffer:
         self._pinned: Optional[np.ndarray] = None
 
     def reserve(self, num_bytes: int) -> None:
-        if num_bytes <= self.num_bytes:
+        if self._pinned is not None and num_bytes <= self.num_bytes:
             return
         self.free()
         self.address = self._cuda.malloc(max(num_bytes, _LEAST_BYTES))
@@ -48,10 +48,54 @@ class _Buffer:
         return self._pinned[:num_bytes].view(dtype).reshape(shape)
 
     def free(self) -> None:
-        if self._pinned is not None:
+        if self.address:
             self._cuda.free(self.address)
+        if self._pinned is not None:
             self._cuda.free_pinned(self._pinned)
-            self._pinned, self.address, self.num_bytes = None, 0, 0
+        self._pinned, self.address, self.num_bytes = None, 0, 0
+
+
+class _GraphCache:
+    """The network's launches for the latest shapes, captured as one CUDA graph.
+
+    Only one: a graph may read host memory that the context rewrites when its shapes change.
+    """
+
+    def __init__(self) -> None:
+        self.failure = ""
+        self._key: Any = None
+        self._graph: Any = None
+        self._calls = 0
+
+    def run(self, key: Any, enqueue: Callable[[], None], cuda: Cuda, stream: Any) -> None:
+        if key != self._key:
+            self.clear(cuda)
+            self._key = key
+        self._calls += 1
+        # The first call of new shapes does work on the host that must not be captured.
+        if self._graph is None and self._calls > 2 and not self.failure:
+            self._capture(enqueue, cuda, stream)
+        if self._graph is None:
+            enqueue()
+        else:
+            cuda.launch(self._graph, stream)
+
+    def _capture(self, enqueue: Callable[[], None], cuda: Cuda, stream: Any) -> None:
+        try:
+            cuda.begin_capture(stream)
+            try:
+                enqueue()
+            finally:
+                graph = cuda.end_capture(stream)
+        except RuntimeError as error:
+            self.failure = str(error)
+        else:
+            self._graph = graph
+
+    def clear(self, cuda: Cuda) -> None:
+        if self._graph is not None:
+            cuda.free_graph(self._graph)
+        self._graph, self._key, self._calls = None, None, 0
 
 
 class EngineSession:
@@ -65,7 +109,12 @@ class EngineSession:
     """
 
     def __init__(
-        self, data: bytes, *, library: Optional[Library] = None, cuda: Optional[Cuda] = None
+        self,
+        data: bytes,
+        *,
+        library: Optional[Library] = None,
+        cuda: Optional[Cuda] = None,
+        cuda_graphs: bool = False,
     ) -> None:
         """Load a serialised engine.
 
@@ -73,6 +122,7 @@ class EngineSession:
             data: as ``build_engine`` made it. Its plugin library has to be loaded.
             library: TensorRT; None opens the installed one.
             cuda: the device; None opens device 0.
+            cuda_graphs: launch the network as one CUDA graph from the third call of the same shapes on.
 
         Raises:
             ValueError: TensorRT cannot read it.
@@ -81,9 +131,12 @@ class EngineSession:
         self._library = library or open_library()
         self._tensorrt = self._library.tensorrt
         self._lock = threading.Lock()
+        self._graphs = _GraphCache() if cuda_graphs else None
         self._cuda = cuda or open_cuda()
-        # Closes what was opened if the constructor fails on its way.
-        with ExitStack() as self._open, self._active():
+        # Those of the inputs as the context knows them, and of the outputs that follow.
+        self._shapes: tuple[dict, dict] = ({}, {})
+        # Closes what was opened if the constructor fails on its way, while the device is still this thread's.
+        with self._active(), ExitStack() as self._open:
             self._engine = self._library.engine_from(data)
             self._context = self._engine.create_execution_context()
             if self._context is None:
@@ -99,7 +152,7 @@ class EngineSession:
             self._buffers = {name: _Buffer(self._cuda) for name in (*inputs, *outputs)}
             for buffer in self._buffers.values():
                 self._open.callback(buffer.free)
-            self._events = [self._cuda.new_event() for _ in range(4)]
+            self._events = [self._new_event() for _ in range(4)]
             self._reserve_largest()
             self._open = self._open.pop_all()
 
@@ -109,6 +162,11 @@ class EngineSession:
             self._tensorrt.tensor_shape(self._engine, name),
             self._tensorrt.profile_shapes(self._engine, name) if profile else None,
         )
+
+    def _new_event(self) -> Any:
+        event = self._cuda.new_event()
+        self._open.callback(self._cuda.free_event, event)
+        return event
 
     @contextmanager
     def _active(self) -> Iterator[None]:
@@ -125,6 +183,9 @@ class EngineSession:
 
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Set the inputs' shapes, reserve buffers for everything, return the outputs' shapes."""
+        if shapes == self._shapes[0]:  # the context computes all shapes anew when told one, even the same
+            return self._shapes[1]
+        self._shapes = ({}, {})
         for name, shape in shapes.items():
             if not self._tensorrt.set_input_shape(self._context, name, shape):
                 raise ValueError(f"input {name}: {self._refusal(name, shape)}")
@@ -137,6 +198,7 @@ class EngineSession:
                     "fixed number of rows in the ONNX, padded"
                 )
             self._reserve(name, self.outputs[name], shape)
+        self._shapes = (shapes, found)
         return found
 
     def _reserve(self, name: str, tensor: EngineTensor, shape: tuple[int, ...]) -> None:
@@ -166,8 +228,7 @@ class EngineSession:
             RuntimeError: the session is closed, or the device failed.
         """
         with self._lock:
-            if self._engine is None:
-                raise RuntimeError("engine: expected an open session, found it closed; make a new one")
+            self._check_open()
             self._check_feeds(feeds)
             with self._active():
                 return self._run(
@@ -188,10 +249,7 @@ class EngineSession:
             cuda.to_device(buffer.address, buffer.host(array.shape, self.inputs[name].dtype), stream)
         cuda.record(copied, stream)
         addresses = {name: buffer.address for name, buffer in self._buffers.items()}
-        with self._library.errors() as errors:
-            started = self._tensorrt.enqueue(self._context, addresses, cuda.stream_address(stream))
-        if not started:
-            raise RuntimeError(f"{self._tensorrt.name}: expected the engine to run, found: {last(errors)}")
+        self._start(addresses, {name: array.shape for name, array in feeds.items()})
         cuda.record(computed, stream)
         hosts = {n: self._buffers[n].host(shape, self.outputs[n].dtype) for n, shape in shapes.items()}
         for name, host in hosts.items():
@@ -204,6 +262,34 @@ class EngineSession:
             timings["copy_out"] = cuda.milliseconds(computed, end)
         return {name: host.copy() for name, host in hosts.items()}
 
+    def _start(self, addresses: dict[str, int], shapes: dict[str, tuple[int, ...]]) -> None:
+        """Enqueue the network, as a graph where there is one for these shapes."""
+
+        def enqueue() -> None:
+            with self._library.errors() as errors:
+                stream = self._cuda.stream_address(self._stream)
+                started = self._tensorrt.enqueue(self._context, addresses, stream)
+            if not started:
+                raise RuntimeError(
+                    f"{self._tensorrt.name}: expected the engine to run, found: {last(errors)}"
+                )
+
+        if self._graphs is None:
+            enqueue()
+        else:
+            self._graphs.run(
+                (tuple(addresses.items()), tuple(shapes.items())), enqueue, self._cuda, self._stream
+            )
+
+    @property
+    def cuda_graph_failure(self) -> str:
+        """Why the network runs without a CUDA graph although one was asked for; empty if it does not."""
+        return "" if self._graphs is None else self._graphs.failure
+
+    def _check_open(self) -> None:
+        if self._engine is None:
+            raise RuntimeError("engine: expected an open session, found it closed; make a new one")
+
     def _check_feeds(self, feeds: dict[str, np.ndarray]) -> None:
         if set(feeds) != set(self.inputs):
             raise ValueError(f"inputs: expected {', '.join(self.inputs)}, found {', '.join(feeds) or 'none'}")
@@ -215,8 +301,28 @@ class EngineSession:
             if not inside:
                 raise ValueError(f"input {name}: {self._refusal(name, array.shape)}")
 
+    def layer_times(self, feeds: dict[str, np.ndarray], repeat: int = 20) -> dict[str, float]:
+        """Return each layer's median time in ms, in the engine's order.
+
+        Timing single layers takes time itself: their sum is more than a run. The context stays slow afterwards; close
+        the session.
+        """
+        times: dict[str, list[float]] = {}
+
+        def report(layer: str, milliseconds: float) -> None:
+            times.setdefault(layer, []).append(milliseconds)
+
+        self.run(feeds)
+        with self._lock, self._active():
+            profiler = self._tensorrt.set_profiler(self._context, report)
+        for _ in range(repeat):
+            self.run(feeds)
+        del profiler
+        return {layer: float(np.median(values)) for layer, values in times.items()}
+
     def layer_information(self) -> str:
         """Return TensorRT's description of the engine's layers, JSON, at the shapes that were last set."""
+        self._check_open()
         inspector = self._engine.create_engine_inspector()
         # Without a context, layers of dynamic shape have no formats.
         inspector.execution_context = self._context
@@ -229,8 +335,11 @@ class EngineSession:
                 return
             with self._active():
                 self._cuda.synchronize(self._stream)
+                if self._graphs is not None:
+                    self._graphs.clear(self._cuda)
                 self._context = self._engine = None
                 self._open.close()
+                self._stream, self._events = None, []
 
     def __enter__(self) -> "EngineSession":
         return self

@@ -33,11 +33,11 @@ class AgreementTolerance:
         share: least share of detections that agree.
     """
 
-    box_px: float = 1.0
-    score: float = 0.02
-    mask: float = 0.05
+    box_px: float = 0.5
+    score: float = 0.01
+    mask: float = 0.02
     min_score: float = 0.3
-    share: float = 0.98
+    share: float = 0.97
 
 
 @dataclass(frozen=True)

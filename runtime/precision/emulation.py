@@ -61,9 +61,7 @@ class Emulator:
         if name not in self._rounded:
             values = numpy_helper.to_array(tensor)
             half = converter().convert_np_to_float16(values.ravel())
-            self._rounded[name] = numpy_helper.from_array(
-                half.astype(np.float32).reshape(values.shape), name
-            )
+            self._rounded[name] = numpy_helper.from_array(half.astype(np.float32).reshape(values.shape), name)
         return self._rounded[name]
 
 

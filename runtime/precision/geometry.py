@@ -72,7 +72,7 @@ def geometry_groups(model: "onnx.ModelProto") -> tuple[PrecisionGroup, ...]:
             names[index] = ""
     statistics = _statistics(graph, dense)
     names.update(dict.fromkeys(statistics, "normalisation statistics"))
-    names.update(_geometry_names(graph, {i for i, name in names.items() if not name}))
+    names.update(_geometry_names(graph, dense, {i for i, name in names.items() if not name}))
     _check_names(graph, names)
     members = defaultdict(list)
     for index in sorted(names):
@@ -81,7 +81,7 @@ def geometry_groups(model: "onnx.ModelProto") -> tuple[PrecisionGroup, ...]:
 
 
 def dense_path(graph: Graph) -> set[int]:
-    """Return the layers with weights, and all that lies on the activations' way to one."""
+    """Return the layers with weights, their biases, and all that lies on the activations' way to one."""
     pending = [i for i, node in enumerate(graph.nodes) if node.op_type in DENSE and _has_weights(graph, i)]
     found: set[int] = set()
     while pending:
@@ -93,7 +93,14 @@ def dense_path(graph: Graph) -> set[int]:
             t for t in feature_inputs(graph, index) if t not in graph.constants and graph.is_float(t)
         )
         pending.extend(graph.producer[t] for t in activations if t in graph.producer)
-    return found
+    return found | {i for i in range(len(graph.nodes)) if _is_bias(graph, i)}
+
+
+def _is_bias(graph: Graph, index: int) -> bool:
+    """Return whether the node adds the bias of a MatMul, which has none of its own."""
+    node = graph.nodes[index]
+    layers = {i for i in graph.before(index) if graph.nodes[i].op_type == "MatMul" and _has_weights(graph, i)}
+    return node.op_type == "Add" and bool(layers) and not graph.vectors.isdisjoint(node.input)
 
 
 def feature_inputs(graph: Graph, index: int) -> list[str]:
@@ -148,11 +155,11 @@ def _is_square(node: "onnx.NodeProto") -> bool:
     return node.op_type == "Pow" or (node.op_type == "Mul" and node.input[0] == node.input[1])
 
 
-def _geometry_names(graph: Graph, geometry: Collection[int]) -> dict[int, str]:
+def _geometry_names(graph: Graph, dense: Collection[int], geometry: Collection[int]) -> dict[int, str]:
     """Return each geometry node's group."""
     roi_depth = _roi_depth(graph)
     stages = _stages(graph, roi_depth)
-    heads = _heads(graph, roi_depth)
+    heads = _heads(graph, dense, roi_depth)
     probabilities = _probabilities(graph, geometry)
     has_data = _depends_on_data(graph)
     rois = _roi_coordinates(graph, roi_depth)
@@ -188,12 +195,12 @@ def _stages(graph: Graph, roi_depth: list[int]) -> list[int]:
     return stages
 
 
-def _heads(graph: Graph, roi_depth: list[int]) -> list[str]:
+def _heads(graph: Graph, dense: Iterable[int], roi_depth: list[int]) -> list[str]:
     """Return which head works at each depth: fully connected layers make boxes, convolutions of RoIs masks."""
     layers = [set() for _ in range(max(roi_depth, default=0) + 1)]
-    for node, depth in zip(graph.nodes, roi_depth):
-        if node.op_type in DENSE:
-            layers[depth].add(node.op_type)
+    for index in dense:
+        if graph.nodes[index].op_type in DENSE:
+            layers[roi_depth[index]].add(graph.nodes[index].op_type)
     heads = ["box" if ops & {"Gemm", "MatMul"} or not ops else "mask" for ops in layers]
     heads[0] = "proposal" if any(node.op_type in ROI_OPS for node in graph.nodes) else "box"
     return heads

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from runtime.precision.operators import OUTPUT_TYPE_OF_INPUT, SHAPE_OPS
+from runtime.precision.operators import OUTPUT_TYPE, OUTPUT_TYPE_OF_INPUT, SHAPE_OPS
 
 if TYPE_CHECKING:
     import onnx
@@ -35,6 +35,7 @@ class Graph:
         producer: tensor -> index of the node that makes it; inputs and initialisers have none.
         readers: tensor -> indices of the nodes that read it, the ones that do in a subgraph included.
         constants: tensors that depend on no input: initialisers and what is computed from them.
+        vectors: initialisers of one dimension.
     """
 
     def __init__(self, model: "onnx.ModelProto") -> None:
@@ -47,6 +48,7 @@ class Graph:
                 self.readers.setdefault(name, []).append(i)
         self._types = tensor_types(model)
         self._float_types = _float_types()
+        self.vectors = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 1}
         self.constants = {tensor.name for tensor in model.graph.initializer}
         for names, node in zip(self.inputs, self.nodes):
             if all(name in self.constants for name in names) and not node.op_type.startswith("Random"):
@@ -170,6 +172,7 @@ def _guesses(model: "onnx.ModelProto", types: dict[str, int]) -> dict[str, int]:
             continue
         preferred = node.input[OUTPUT_TYPE_OF_INPUT.get(node.op_type, 0) :][:1]
         known = [types[name] for name in (*preferred, *node.input) if name in types]
+        known = [OUTPUT_TYPE[node.op_type]] if node.op_type in OUTPUT_TYPE else known
         if known:
             guesses.update(dict.fromkeys(unknown, known[0]))
     return guesses

@@ -24,7 +24,10 @@ FP32_COORDINATES = {"MultiLevelRoiAlign": (0,), "MMCVRoiAlign": (1,), "Resize": 
 # Operators that take features and coordinates in one type only, and so stay FP32 with their coordinates.
 ONE_TYPE = frozenset({"RoiAlign", "MaxRoiPool", "GridSample", "grid_sampler"})
 
-# Operators of which each output has the type of one of its inputs, where onnx knows no such operator.
+# What onnx cannot say of operators without a body, which is how TensorRT's plugins are written. Others have outputs of
+# the type of their first input.
+OUTPUT_TYPE = {"GroupedNMS": 6}  # onnx.TensorProto.INT32
+# Operators of which each output has the type of one of its inputs.
 OUTPUT_TYPE_OF_INPUT = {"MultiLevelRoiAlign": 1, "MMCVRoiAlign": 0, "grid_sampler": 0}
 
 # Values go out as they came in: of FP16 values the result is the same in FP16 and in FP32.

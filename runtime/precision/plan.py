@@ -143,9 +143,15 @@ def check_plan(plan: PrecisionPlan, model: "onnx.ModelProto") -> None:
     """Refuse a plan that was made for another model.
 
     Raises:
-        ValueError: names the first nodes that the model has not got.
+        ValueError: names the first nodes that the model has not got, or has several of.
     """
-    known = {node.name for node in model.graph.node}
+    known = Counter(node.name for node in model.graph.node)
+    twice = [node for node in plan.nodes if known[node] > 1]
+    if twice:
+        raise ValueError(
+            f"precision plan: expected nodes with names of their own, found several called {_listed(sorted(twice))}; "
+            "give each of the model's nodes a name, e.g. its first output's, and save the file"
+        )
     unknown = [node for group in plan.groups for node in group.nodes if node not in known]
     if unknown:
         raise ValueError(

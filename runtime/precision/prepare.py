@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Optional
 
 from runtime.precision.graph import import_onnx
-from runtime.precision.operators import FP32_COORDINATES
+from runtime.precision.operators import DENSE, FP32_COORDINATES, is_nms
 from runtime.precision.plan import PrecisionPlan
 
 if TYPE_CHECKING:
@@ -22,10 +22,12 @@ def fp32_nodes(model: "onnx.ModelProto", plan: PrecisionPlan) -> list[bool]:
     return [node.op_type in ops or node.name in nodes for node in model.graph.node]
 
 
-def blocked_ops(model: "onnx.ModelProto") -> frozenset[str]:
-    """Return the operators that stay FP32 in any plan: the converter's own list, functions, and what has subgraphs."""
+def blocked_ops(model: "onnx.ModelProto") -> set[str]:
+    """Return the operators that stay FP32 in any plan: the converter's list, functions, NMS, and control flow."""
     functions = {function.name for function in model.functions} - {ROI_ALIGN}
-    return functions | _CONTROL_FLOW | set(converter().DEFAULT_OP_BLOCK_LIST)
+    # Without their bodies, as TensorRT gets them, these are no functions; the plugins take float32 nevertheless.
+    plugins = {node.op_type for node in model.graph.node if is_nms(node.op_type)} | {"PasteMasks"}
+    return functions | plugins | _CONTROL_FLOW | set(converter().DEFAULT_OP_BLOCK_LIST)
 
 
 def converter() -> ModuleType:
@@ -45,8 +47,30 @@ def converter() -> ModuleType:
     return float16
 
 
+def check_float32(model: "onnx.ModelProto") -> None:
+    """Refuse a model that is in half precision already.
+
+    Raises:
+        ValueError: names the first weight.
+    """
+    kinds = import_onnx().TensorProto
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        for name in node.input if node.op_type in DENSE else ():
+            if types.get(name) in (kinds.FLOAT16, kinds.BFLOAT16):
+                raise ValueError(
+                    f"model: expected float32 weights, found {kinds.DataType.Name(types[name])} in {name}; "
+                    "give the float32 export"
+                )
+
+
 def prepared(model: "onnx.ModelProto", plan: PrecisionPlan) -> "onnx.ModelProto":
-    """Return a copy in which float constants are initialisers, and none is read in FP16 and in FP32."""
+    """Return a copy in which float constants are initialisers, and none is read in FP16 and in FP32.
+
+    Raises:
+        ValueError: see ``check_float32``.
+    """
+    check_float32(model)
     copy = import_onnx().ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph

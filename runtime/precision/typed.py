@@ -13,6 +13,7 @@ what the TensorRT plugin takes. Its body, written for float32, is given casts at
 the same file runs in onnxruntime. ``GroupedNMS``, ``PasteMasks`` and any other function of the file stay FP32.
 """
 
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
@@ -34,6 +35,9 @@ from runtime.precision.prepare import (
 if TYPE_CHECKING:
     import onnx
 
+# A protobuf file ends at 2 GiB; what is not weights has a tenth.
+LARGE_BYTES = 2**31 * 9 // 10
+
 
 def fp16_model(model: "onnx.ModelProto", plan: PrecisionPlan) -> "onnx.ModelProto":
     """Return the model in FP16 but for the plan's nodes, with the casts that this takes.
@@ -51,7 +55,7 @@ def fp16_model(model: "onnx.ModelProto", plan: PrecisionPlan) -> "onnx.ModelProt
         plan: of this model.
 
     Raises:
-        ValueError: the plan is another model's.
+        ValueError: the plan is another model's, or the model is in half precision already.
         RuntimeError: the package onnx or onnxruntime is not installed.
     """
     check_plan(plan, model)
@@ -80,12 +84,27 @@ def fp16_model(model: "onnx.ModelProto", plan: PrecisionPlan) -> "onnx.ModelProt
 
 
 def save_model(model: "onnx.ModelProto", path: Union[str, Path]) -> None:
-    """Write the model; weights of 2 GB and more, which one protobuf file cannot hold, go to ``<path>.data``."""
+    """Write the model; a file that is there stays whole until the new one is.
+
+    Weights of 2 GB, which one protobuf file cannot hold, go to ``<path>.data``, and are no longer in ``model`` then.
+
+    Raises:
+        OSError: the folder does not exist or cannot be written to.
+    """
     onnx = import_onnx()
+    path = Path(path)
     num_bytes = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    is_large = num_bytes > onnx.checker.MAXIMUM_PROTOBUF * 0.9
-    data = f"{Path(path).name}.data" if is_large else None
-    onnx.save(model, str(path), save_as_external_data=is_large, location=data)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    data = path.with_name(f"{path.name}.data")
+    try:
+        if num_bytes < LARGE_BYTES:
+            onnx.save(model, str(partial))
+        else:
+            data.unlink(missing_ok=True)  # onnx appends to it
+            onnx.save(model, str(partial), save_as_external_data=True, location=data.name)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _declare_floats(model: "onnx.ModelProto", types: Mapping[str, int]) -> None:
@@ -123,7 +142,8 @@ def _rewired(
         """Return the FP32 tensor behind a cast there and back."""
         return to_half.get(to_single.get(name, ""), name)
 
-    made_half = {name for node, fp32 in zip(nodes, is_fp32) if not fp32 for name in node.output}
+    made_half = {tensor.name for tensor in graph.initializer if tensor.data_type == FP16}
+    made_half |= {name for node, fp32 in zip(nodes, is_fp32) if not fp32 for name in node.output}
     for node in nodes:
         for i, name in enumerate(node.input):
             node.input[i] = exact(name)
@@ -134,13 +154,15 @@ def _rewired(
             elif name in made_half and node.op_type not in SHAPE_OPS:
                 node.input[i] = f"{name}_cast_to_fp32"
                 to_single[node.input[i]] = name
-    renamed = {}
-    for node, fp32, before in zip(nodes, is_fp32, names):
-        for name, after in zip(before, node.output):
-            if fp32 and name != after:
-                renamed[after] = name
-                if name in to_half:
-                    renamed[name] = f"{name}_cast_to_fp16"
+    renamed = {
+        after: name
+        for node, fp32, before in zip(nodes, is_fp32, names)
+        for name, after in zip(before, node.output)
+        if fp32 and name != after
+    }
+    renamed.update(
+        {half: f"{renamed[full]}_cast_to_fp16" for half, full in to_half.items() if full in renamed}
+    )
     read = {name for node in nodes for name in node.input}
     read |= {value.name for value in graph.output if exact(value.name) == value.name}
     needed = [(source, name, FP32) for name, source in to_single.items() if name in read]

@@ -11,6 +11,7 @@ import torch
 from export import maskrcnn
 from export.maskrcnn import EXIT_DIFFERENT, EXIT_REFUSED, main
 from runtime.metadata import KEY, ModelMetadata
+from runtime.precision import PrecisionPlan, check_plan
 from tests.models import structured_photos, tiny_config, tiny_model, write_config
 
 
@@ -49,8 +50,13 @@ def test_export_writes_a_verified_file(files, tmp_path, capsys):
     shown = capsys.readouterr().out
     for step in ("load tiny", "trace", "simplify", "check", "verify", "equal"):
         assert step in shown
-    assert [p.name for p in output.parent.iterdir()] == ["m.onnx"]
+    assert sorted(p.name for p in output.parent.iterdir()) == ["m.onnx", "m.plan.json"]
     model = onnx.load(output)
+    plan = PrecisionPlan.load(output.parent / "m.plan.json")
+    check_plan(plan, model)
+    assert "RoI coordinates" in {group.name for group in plan.groups}
+    assert "m.plan.json" in shown
+    assert f"{len(plan.nodes)} nodes that stay FP32" in shown
     metadata = ModelMetadata.from_json({p.key: p.value for p in model.metadata_props}[KEY])
     assert metadata.config == "tiny"
     assert metadata.size == (128, 192)
@@ -78,6 +84,7 @@ def test_a_difference_exits_1_and_keeps_what_was_there(files, tmp_path, monkeypa
     """The traced weights are changed behind the verification's back."""
     output = tmp_path / "m.onnx"
     output.write_bytes(b"the good one")
+    (tmp_path / "m.plan.json").write_bytes(b"its plan")
     trace = maskrcnn.onnx_from_model
 
     def wrong(model, options):
@@ -90,6 +97,7 @@ def test_a_difference_exits_1_and_keeps_what_was_there(files, tmp_path, monkeypa
     monkeypatch.setattr(maskrcnn, "onnx_from_model", wrong)
     assert run(files, output) == EXIT_DIFFERENT
     assert output.read_bytes() == b"the good one"
+    assert (tmp_path / "m.plan.json").read_bytes() == b"its plan"
     assert (tmp_path / "m.failed.onnx").is_file()
     shown = " ".join(capsys.readouterr().out.split())
     assert "differs" in shown

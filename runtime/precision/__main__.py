@@ -1,0 +1,203 @@
+"""Precision plans: ``python -m runtime.precision plan|convert|search MODEL.onnx``.
+
+``plan`` writes the default plan, ``convert`` a strongly typed FP16 ONNX, ``search`` the smallest plan with which the
+detections stay those of FP32. The exit status is 0, 1 where a search finds no plan within the tolerance, or 2 for
+refused input.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+from rich.text import Text
+
+from runtime.backends import load_backend
+from runtime.backends.base import check_model_file
+from runtime.cli import (
+    EXIT_DIFFERENT,
+    EXIT_OK,
+    EXIT_REFUSED,
+    add_images,
+    not_negative,
+    positive,
+    score,
+    table_console,
+    write_json,
+)
+from runtime.images import find_images
+from runtime.precision.agreement import AgreementTolerance, Judge
+from runtime.precision.emulation import Emulator
+from runtime.precision.graph import import_onnx
+from runtime.precision.measure import measure
+from runtime.precision.plan import PrecisionPlan, check_plan, default_plan, plan_path
+from runtime.precision.report import evaluation_line, plan_table, search_report, search_table, summary_lines
+from runtime.precision.search import MAX_EVALUATIONS, PlanSearch
+from runtime.precision.typed import fp16_model, save_model
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run a command; return its exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.command(args)
+    except (OSError, ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+
+
+def plan_command(args: argparse.Namespace) -> int:
+    """Model -> default plan."""
+    plan = default_plan(_load(args.model))
+    if args.output is None:
+        print(plan.to_json(), end="")
+        return EXIT_OK
+    plan.save(args.output)
+    console = table_console()
+    console.print(plan_table(plan))
+    console.print(Text(f"wrote {args.output}: {len(plan.nodes)} nodes stay FP32"), soft_wrap=True)
+    return EXIT_OK
+
+
+def convert_command(args: argparse.Namespace) -> int:
+    """Model and plan -> strongly typed FP16 model."""
+    model = _load(args.model)
+    plan = _plan(args.plan, args.model, model)
+    output = args.output or args.model.with_suffix(".fp16.onnx")
+    typed = fp16_model(model, plan)
+    import_onnx().checker.check_model(typed, full_check=True)
+    save_model(typed, output)
+    size = output.stat().st_size / 1e6
+    print(f"wrote {output}: {size:.1f} MB, FP16 but for {len(plan.nodes)} nodes")
+    return EXIT_OK
+
+
+def search_command(args: argparse.Namespace) -> int:
+    """Model, images and a plan to start from -> the smallest plan within the tolerance."""
+    tolerance = AgreementTolerance(args.box, args.score, args.mask, args.min_score, args.share)
+    images = find_images(args.images)
+    model = _load(args.model)
+    start = _plan(args.plan, args.model, model) if args.plan else default_plan(model)
+    console = table_console()
+    emulator = Emulator(model)
+    backend = load_backend(args.model, "onnxruntime", threads=args.threads)
+    judge = Judge(backend, images, tolerance, threads=args.threads)
+    search = PlanSearch(
+        model,
+        start,
+        evaluate=lambda plan: judge(emulator.model(plan)),
+        measure=lambda: measure(emulator, start, judge.feeds, threads=args.threads),
+        tolerance=tolerance,
+        max_evaluations=args.max_evaluations,
+        report=lambda evaluation: console.print(Text(evaluation_line(evaluation)), soft_wrap=True),
+    )
+    result = search.run()
+    output = args.output or plan_path(args.model)
+    if result.reached:
+        result.plan.save(output)
+    if args.json:
+        write_json(args.json, search_report(result, tolerance, args.model, images))
+    console.print(search_table(result))
+    for line in summary_lines(result, output):
+        console.print(Text(line), soft_wrap=True)
+    return EXIT_OK if result.reached else EXIT_DIFFERENT
+
+
+def _load(path: Path) -> "onnx.ModelProto":
+    onnx = import_onnx()
+    check_model_file(path)
+    try:
+        model = onnx.load(path)
+    except Exception as error:  # protobuf's DecodeError has no public name
+        raise ValueError(
+            f"model {path}: expected an ONNX file, found something else ({error}); "
+            "make one with `python -m export.maskrcnn`"
+        ) from error
+    if not model.graph.node:
+        raise ValueError(f"model {path}: expected an ONNX file, found one without nodes; it may be cut short")
+    return model
+
+
+def _plan(path: Optional[Path], model_path: Path, model: "onnx.ModelProto") -> PrecisionPlan:
+    """Return the plan asked for, or the one beside the model, or the default."""
+    beside = plan_path(model_path)
+    if path is None and not beside.is_file():
+        return default_plan(model)
+    plan = PrecisionPlan.load(path or beside)
+    check_plan(plan, model)
+    return plan
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m runtime.precision", description=__doc__.split("\n\n")[1])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    plan = commands.add_parser("plan", help="write the default plan: geometry in FP32, layers in FP16")
+    plan.set_defaults(command=plan_command)
+    _add_model(plan)
+    plan.add_argument("-o", "--output", type=Path, help="default: print it")
+
+    convert = commands.add_parser("convert", help="write a strongly typed FP16 ONNX")
+    convert.set_defaults(command=convert_command)
+    _add_model(convert)
+    convert.add_argument(
+        "--plan", type=Path, help="default: MODEL.plan.json where it is there, or else the default plan"
+    )
+    convert.add_argument("-o", "--output", type=Path, help="default: MODEL.fp16.onnx")
+
+    search = commands.add_parser("search", help="find what else must stay FP32 for the detections to stay")
+    search.set_defaults(command=search_command)
+    _add_model(search)
+    add_images(search)
+    search.add_argument("--plan", type=Path, help="what stays FP32 in any case (default: the default plan)")
+    search.add_argument(
+        "-o", "--output", type=Path, help="where the plan goes (default: MODEL.plan.json, where builds look)"
+    )
+    search.add_argument("--json", type=Path, help="a report: every group, tensor and evaluation")
+    search.add_argument(
+        "--max-evaluations", type=positive, default=MAX_EVALUATIONS, help="default: %(default)s"
+    )
+    search.add_argument("--threads", type=positive, help="CPU threads (default: as many as there are cores)")
+    _add_tolerance(search)
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, metavar="MODEL", help="a float32 .onnx")
+
+
+def _add_tolerance(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "tolerance", "a detection agrees with its counterpart of the FP32 model within"
+    )
+    default = AgreementTolerance()
+    group.add_argument("--box", type=not_negative, default=default.box_px, help="px (default: %(default)s)")
+    group.add_argument(
+        "--score", type=not_negative, default=default.score, help="of score (default: %(default)s)"
+    )
+    group.add_argument(
+        "--mask",
+        type=not_negative,
+        default=default.mask,
+        help="share of the pixels of either mask (default: %(default)s)",
+    )
+    group.add_argument(
+        "--min-score",
+        type=score,
+        default=default.min_score,
+        help="detections below need no counterpart (default: %(default)s)",
+    )
+    group.add_argument(
+        "--share",
+        type=score,
+        default=default.share,
+        help="least share of the detections that must agree (default: %(default)s)",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

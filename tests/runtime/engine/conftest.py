@@ -1,0 +1,18 @@
+"""A real exported graph, tiny, once for all tests of the engines."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from tests.export.test_graph import export
+from tests.models import tiny_model
+
+PLUGIN_OPS = ("MultiLevelRoiAlign", "GroupedNMS", "PasteMasks")
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+    """Mask R-CNN at 128x192 with full masks: nodes of the domain maskrcnn, bodies in functions."""
+    folder: Path = tmp_path_factory.mktemp("exported")
+    return export(tiny_model(), folder / "m.onnx", masks="full")

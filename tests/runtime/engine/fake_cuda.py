@@ -1,0 +1,402 @@
+"""A GPU whose memory is NumPy's, behind cuda-python's and pycuda's calls.
+
+What is put on a stream happens when the stream is waited for, so that a result that is read too early is wrong here as
+it would be there.
+"""
+
+import enum
+import itertools
+import threading
+from types import SimpleNamespace
+from typing import Callable, Optional
+
+import numpy as np
+
+_handles = itertools.count(1000)
+
+
+class Status(enum.IntEnum):
+    cudaSuccess = 0
+    cudaErrorInvalidValue = 1
+    cudaErrorMemoryAllocation = 2
+    cudaErrorInvalidDevice = 101
+    cudaErrorNotReady = 600
+    cudaErrorIllegalAddress = 700
+
+
+_TEXTS = {
+    Status.cudaErrorInvalidValue: b"invalid argument",
+    Status.cudaErrorMemoryAllocation: b"out of memory",
+    Status.cudaErrorInvalidDevice: b"invalid device ordinal",
+    Status.cudaErrorNotReady: b"device not ready",
+    Status.cudaErrorIllegalAddress: b"an illegal memory access was encountered",
+}
+
+
+class CudaError(Exception):
+    """What a call of the device failed with."""
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(_TEXTS[status].decode())
+        self.status = status
+
+
+# By address or handle, whichever device they are of: TensorRT gets nothing but the number.
+_memory: dict[int, np.ndarray] = {}
+_streams: dict[int, list[Callable[[], None]]] = {}
+
+
+def memory_at(address: int, num_bytes: int) -> np.ndarray:
+    """Return device or page-locked memory as uint8; it has to be allocated."""
+    block = _memory.get(int(address))
+    if block is None or len(block) < num_bytes:
+        raise CudaError(Status.cudaErrorIllegalAddress)
+    return block[:num_bytes]
+
+
+def put_on_stream(stream: int, work: Callable[[], None]) -> None:
+    """Have work done when the stream is waited for."""
+    _streams[int(stream)].append(work)
+
+
+class Device:
+    """A GPU.
+
+    Attributes:
+        memory, pinned: what is allocated, bytes by address.
+        streams, events: handles of those that exist.
+        num_mallocs: of device memory, so far.
+        limit: bytes of device memory that may be allocated at once.
+        pinned_limit: the same for page-locked memory.
+        calls: names of the calls so far.
+    """
+
+    def __init__(
+        self, name: str = "Fake GPU", compute_capability: tuple[int, int] = (9, 0), limit: int = 1 << 30
+    ) -> None:
+        self.name, self.compute_capability, self.limit = name, compute_capability, limit
+        self.pinned_limit = 1 << 30
+        self.memory: dict[int, int] = {}
+        self.pinned: dict[int, int] = {}
+        self.streams: set[int] = set()
+        self.events: dict[int, Optional[float]] = {}
+        self.num_mallocs = 0
+        self.calls: list[str] = []
+        self._clock = itertools.count()
+        self._lock = threading.Lock()
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing is left of what was allocated."""
+        return not (self.memory or self.pinned or self.streams or self.events)
+
+    def malloc(self, num_bytes: int, pinned: bool = False) -> int:
+        blocks, limit = (self.pinned, self.pinned_limit) if pinned else (self.memory, self.limit)
+        with self._lock:
+            if num_bytes < 1:
+                raise CudaError(Status.cudaErrorInvalidValue)
+            if sum(blocks.values()) + num_bytes > limit:
+                raise CudaError(Status.cudaErrorMemoryAllocation)
+            # Random bytes: fresh memory is not zero there either.
+            block = np.random.default_rng(0).integers(1, 256, num_bytes, np.uint8)
+            address = block.ctypes.data
+            _memory[address] = block
+            blocks[address] = num_bytes
+            self.num_mallocs += not pinned
+            return address
+
+    def free(self, address: int, pinned: bool = False) -> None:
+        with self._lock:
+            if (self.pinned if pinned else self.memory).pop(int(address), None) is None:
+                raise CudaError(Status.cudaErrorInvalidValue)
+            del _memory[int(address)]
+
+    def new_stream(self) -> int:
+        handle = next(_handles)
+        self.streams.add(handle)
+        _streams[handle] = []
+        return handle
+
+    def free_stream(self, handle: int) -> None:
+        if handle not in self.streams:
+            raise CudaError(Status.cudaErrorInvalidValue)
+        self.streams.remove(handle)
+        del _streams[handle]
+
+    def copy(self, target: int, source: int, num_bytes: int, stream: int) -> None:
+        """Copy when the stream gets there; addresses that are not allocated fail then."""
+
+        def work() -> None:
+            memory_at(target, num_bytes)[:] = memory_at(source, num_bytes)
+
+        put_on_stream(stream, work)
+
+    def synchronize(self, stream: int) -> None:
+        work, _streams[stream][:] = list(_streams[stream]), []
+        for step in work:
+            step()
+
+    def new_event(self) -> int:
+        handle = next(_handles)
+        self.events[handle] = None
+        return handle
+
+    def free_event(self, handle: int) -> None:
+        if handle not in self.events:
+            raise CudaError(Status.cudaErrorInvalidValue)
+        del self.events[handle]
+
+    def record(self, event: int, stream: int) -> None:
+        self.events[event] = None
+
+        def work() -> None:
+            self.events[event] = float(next(self._clock))
+
+        put_on_stream(stream, work)
+
+    def milliseconds(self, start: int, end: int) -> float:
+        if self.events[start] is None or self.events[end] is None:
+            raise CudaError(Status.cudaErrorNotReady)
+        return self.events[end] - self.events[start]
+
+
+class _Handle:
+    """cuda-python's handles are objects that int() takes."""
+
+    def __init__(self, value: int) -> None:
+        self._value = value
+
+    def __int__(self) -> int:
+        return self._value
+
+
+def _returning_status(method: Callable) -> Callable:
+    """cuda-python raises nothing: every call returns a tuple that begins with its status."""
+
+    def call(self: "Cudart", *args: object) -> tuple:
+        self.device.calls.append(method.__name__)
+        try:
+            value = method(self, *args)
+        except CudaError as error:
+            return (error.status, None)
+        return (Status.cudaSuccess,) if value is None else (Status.cudaSuccess, value)
+
+    return call
+
+
+class Cudart:
+    """The module ``cuda.cudart`` (``cuda.bindings.runtime``) for one or several devices."""
+
+    cudaStreamNonBlocking = 1
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+
+    def __init__(self, *devices: Device) -> None:
+        self.devices = devices
+        self.current = 0
+
+    @property
+    def device(self) -> Device:
+        return self.devices[self.current] if self.devices else Device()
+
+    def cudaGetErrorString(self, status: Status) -> tuple:
+        return Status.cudaSuccess, _TEXTS[status]
+
+    @_returning_status
+    def cudaGetDeviceCount(self) -> int:
+        return len(self.devices)
+
+    @_returning_status
+    def cudaSetDevice(self, index: int) -> None:
+        if not 0 <= index < len(self.devices):
+            raise CudaError(Status.cudaErrorInvalidDevice)
+        self.current = index
+
+    @_returning_status
+    def cudaGetDeviceProperties(self, index: int) -> SimpleNamespace:
+        device = self.devices[index]
+        major, minor = device.compute_capability
+        return SimpleNamespace(
+            name=device.name.encode(), major=major, minor=minor, totalGlobalMem=device.limit
+        )
+
+    @_returning_status
+    def cudaMalloc(self, num_bytes: int) -> int:
+        return self.device.malloc(num_bytes)
+
+    @_returning_status
+    def cudaFree(self, address: int) -> None:
+        self.device.free(address)
+
+    @_returning_status
+    def cudaMallocHost(self, num_bytes: int) -> int:
+        return self.device.malloc(num_bytes, pinned=True)
+
+    @_returning_status
+    def cudaFreeHost(self, address: int) -> None:
+        self.device.free(address, pinned=True)
+
+    @_returning_status
+    def cudaStreamCreateWithFlags(self, flags: int) -> _Handle:
+        if flags != self.cudaStreamNonBlocking:
+            raise CudaError(Status.cudaErrorInvalidValue)
+        return _Handle(self.device.new_stream())
+
+    @_returning_status
+    def cudaStreamDestroy(self, stream: _Handle) -> None:
+        self.device.free_stream(int(stream))
+
+    @_returning_status
+    def cudaStreamSynchronize(self, stream: _Handle) -> None:
+        self.device.synchronize(int(stream))
+
+    @_returning_status
+    def cudaMemcpyAsync(self, target: int, source: int, num_bytes: int, kind: int, stream: _Handle) -> None:
+        host = {1: source, 2: target}[kind]
+        if int(host) not in self.device.pinned:
+            raise CudaError(Status.cudaErrorInvalidValue)  # not asynchronous
+        self.device.copy(target, source, num_bytes, int(stream))
+
+    @_returning_status
+    def cudaEventCreate(self) -> _Handle:
+        return _Handle(self.device.new_event())
+
+    @_returning_status
+    def cudaEventDestroy(self, event: _Handle) -> None:
+        self.device.free_event(int(event))
+
+    @_returning_status
+    def cudaEventRecord(self, event: _Handle, stream: _Handle) -> None:
+        self.device.record(int(event), int(stream))
+
+    @_returning_status
+    def cudaEventElapsedTime(self, start: _Handle, end: _Handle) -> float:
+        return self.device.milliseconds(int(start), int(end))
+
+
+class _PinnedOwner:
+    """What ``array.base`` of pycuda's page-locked arrays is."""
+
+    def __init__(self, driver: "PyCudaDriver", num_bytes: int) -> None:
+        self._driver = driver
+        self.address = driver.active.malloc(num_bytes, pinned=True)
+        self.num_bytes = num_bytes
+
+    @property
+    def __array_interface__(self) -> dict:
+        return {"data": (self.address, False), "shape": (self.num_bytes,), "typestr": "|u1", "version": 3}
+
+    def free(self) -> None:
+        self._driver.active.free(self.address, pinned=True)
+
+
+class PyCudaDriver:
+    """The module ``pycuda.driver``. Every call wants a context that the calling thread has pushed."""
+
+    def __init__(self, *devices: Device) -> None:
+        self.devices = devices
+        self.is_initialised = False
+        self._pushed = threading.local()
+        driver = self
+
+        class _Context:
+            def __init__(self, device: Device) -> None:
+                self._device = device
+
+            def push(self) -> None:
+                driver.stack.append(self._device)
+
+            @staticmethod
+            def pop() -> None:
+                driver.stack.pop()
+
+        class _Device:
+            def __init__(self, index: int) -> None:
+                self._device = driver.devices[index]
+
+            @staticmethod
+            def count() -> int:
+                if not driver.is_initialised:
+                    raise RuntimeError("cuDeviceGetCount failed: initialization error")
+                return len(driver.devices)
+
+            def retain_primary_context(self) -> _Context:
+                return _Context(self._device)
+
+            def name(self) -> str:
+                return self._device.name
+
+            def compute_capability(self) -> tuple[int, int]:
+                return self._device.compute_capability
+
+            def total_memory(self) -> int:
+                return self._device.limit
+
+        class _Allocation:
+            def __init__(self, num_bytes: int) -> None:
+                self._address = driver.active.malloc(num_bytes)
+
+            def __int__(self) -> int:
+                return self._address
+
+            def free(self) -> None:
+                driver.active.free(self._address)
+
+        class _Stream:
+            def __init__(self) -> None:
+                self._device = driver.active
+                self.handle = self._device.new_stream()
+
+            def synchronize(self) -> None:
+                driver.active.synchronize(self.handle)
+
+            def __del__(self) -> None:
+                self._device.free_stream(self.handle)
+
+        class _Event:
+            def __init__(self) -> None:
+                self._device = driver.active
+                self._handle = self._device.new_event()
+
+            def record(self, stream: _Stream) -> None:
+                driver.active.record(self._handle, stream.handle)
+
+            def time_till(self, end: "_Event") -> float:
+                return driver.active.milliseconds(self._handle, end._handle)
+
+            def __del__(self) -> None:
+                self._device.free_event(self._handle)
+
+        self.Device, self.mem_alloc, self.Stream, self.Event = _Device, _Allocation, _Stream, _Event
+
+    def init(self) -> None:
+        self.is_initialised = True
+
+    @property
+    def stack(self) -> list[Device]:
+        if not hasattr(self._pushed, "stack"):
+            self._pushed.stack = []
+        return self._pushed.stack
+
+    @property
+    def active(self) -> Device:
+        if not self.stack:
+            raise RuntimeError("cuda call failed: invalid device context - no currently active context?")
+        return self.stack[-1]
+
+    def pagelocked_empty(self, shape: int, dtype: type) -> np.ndarray:
+        array = np.asarray(_PinnedOwner(self, int(shape)))
+        assert array.dtype == dtype
+        return array
+
+    def memcpy_htod_async(self, address: int, array: np.ndarray, stream: object) -> None:
+        self.active.copy(address, _pinned_address(self.active, array), array.nbytes, stream.handle)
+
+    def memcpy_dtoh_async(self, array: np.ndarray, address: int, stream: object) -> None:
+        self.active.copy(_pinned_address(self.active, array), address, array.nbytes, stream.handle)
+
+
+def _pinned_address(device: Device, array: np.ndarray) -> int:
+    address = array.ctypes.data
+    if not array.flags.c_contiguous or address not in device.pinned:
+        raise ValueError("expected contiguous page-locked memory")
+    return address

@@ -1,0 +1,327 @@
+"""Running engines on the fake device, where what is on a stream happens when it is waited for."""
+
+import gc
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+from runtime.engine.builder import build_engine
+from runtime.engine.config import EngineConfig
+from runtime.engine.cuda import Cuda, CudaPython, PyCuda
+from runtime.engine.library import Library
+from runtime.engine.session import EngineSession, EngineTensor
+from tests.runtime.engine import fakes
+from tests.runtime.engine.fake_cuda import Cudart, Device, PyCudaDriver
+
+MODEL = """<ir_version: 8, opset_import: ["": 17]>
+net (float[B, 2, W] x, int32[3] offsets) => (float[B, 2, W] doubled, int32[3] moved, float[B] total, bool[B] positive) {
+    doubled = Add(x, x)
+    one = Constant<value = int32[3] {1, 1, 1}>()
+    moved = Add(offsets, one)
+    total = ReduceSum<keepdims = 0>(x, axes)
+    zero = Constant<value = float {0}>()
+    positive = Greater(total, zero)
+}"""
+SHAPES = (("x", ((1, 2, 4), (2, 2, 8), (4, 2, 16))),)
+OFFSETS = np.array([10, -3, 7], np.int32)
+# Largest bytes: x and doubled 4 * 2 * 16 * 4, offsets and moved 3 * 4, total 4 * 4, positive 4.
+NUM_BUFFERS = 6
+
+
+def _model() -> onnx.ModelProto:
+    model = parser.parse_model(MODEL)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, 2]), "axes"))
+    return model
+
+
+def _engine(library: Library, model: object = None, shapes: tuple = SHAPES) -> bytes:
+    config = EngineConfig(batch=(1, 2, 4), shapes=shapes, precision="fp32")
+    return build_engine(model or _model(), config, library=library).data
+
+
+def _session(device: Device, library: Library, data: bytes = b"") -> EngineSession:
+    return EngineSession(data or _engine(library), library=library, cuda=CudaPython(Cudart(device)))
+
+
+@pytest.fixture
+def library() -> Library:
+    return fakes.library()
+
+
+@pytest.fixture
+def device() -> Device:
+    return Device()
+
+
+def _array(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def _check(outputs: dict, x: np.ndarray, offsets: np.ndarray = OFFSETS) -> None:
+    assert set(outputs) == {"doubled", "moved", "total", "positive"}
+    np.testing.assert_array_equal(outputs["doubled"], 2 * x)
+    np.testing.assert_array_equal(outputs["moved"], offsets + 1)
+    np.testing.assert_allclose(outputs["total"], x.sum((1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(outputs["positive"], outputs["total"] > 0)
+    assert [str(outputs[n].dtype) for n in ("doubled", "moved", "positive")] == ["float32", "int32", "bool"]
+
+
+@pytest.mark.parametrize(
+    "binding",
+    [lambda d: CudaPython(Cudart(d)), lambda d: PyCuda(PyCudaDriver(d))],
+    ids=["cuda-python", "pycuda"],
+)
+@pytest.mark.parametrize("version", fakes.RELEASES)
+def test_every_release_and_binding_computes_the_same(
+    version: str, binding: Callable[[Device], Cuda], device: Device
+) -> None:
+    """Tensors by name, in whatever order the engine has them; several sizes in one session."""
+    library = fakes.library(version)
+    with EngineSession(_engine(library), library=library, cuda=binding(device)) as session:
+        for shape in ((2, 2, 8), (1, 2, 4), (4, 2, 16), (3, 2, 5), (2, 2, 8)):
+            x = _array(*shape, seed=sum(shape))
+            _check(session.run({"x": x, "offsets": OFFSETS}), x)
+    del session
+    gc.collect()
+    assert device.is_clean
+
+
+def test_inputs_and_outputs_are_described(device: Device, library: Library) -> None:
+    with _session(device, library) as session:
+        assert session.inputs == {
+            "x": EngineTensor("float32", (None, 2, None), ((1, 2, 4), (2, 2, 8), (4, 2, 16))),
+            "offsets": EngineTensor("int32", (3,), ((3,),) * 3),
+        }
+        assert session.outputs == {
+            "doubled": EngineTensor("float32", (None, 2, None)),
+            "moved": EngineTensor("int32", (3,)),
+            "total": EngineTensor("float32", (None,)),
+            "positive": EngineTensor("bool", (None,)),
+        }
+
+
+def test_memory_is_taken_once_for_the_largest_shapes(device: Device, library: Library) -> None:
+    with _session(device, library) as session:
+        assert device.num_mallocs == NUM_BUFFERS
+        assert sorted(device.memory.values())[-2:] == [512, 512]
+        before = dict(device.memory), dict(device.pinned)
+        for batch in (1, 4, 2, 4, 1):
+            session.run({"x": _array(batch, 2, 16), "offsets": OFFSETS})
+        assert (device.memory, device.pinned) == before
+        assert device.num_mallocs == NUM_BUFFERS
+
+
+def test_outputs_are_the_callers_own(device: Device, library: Library) -> None:
+    first, second = _array(2, 2, 8, seed=1), _array(2, 2, 8, seed=2)
+    with _session(device, library) as session:
+        results = session.run({"x": first, "offsets": OFFSETS})
+        later = session.run({"x": second, "offsets": OFFSETS + 5})
+        results["doubled"][0] += 0  # writable
+    _check(results, first)
+    _check(later, second, OFFSETS + 5)
+
+
+def test_any_memory_layout_is_taken(device: Device, library: Library) -> None:
+    x = _array(16, 2, 4).transpose(2, 1, 0)[::2]
+    assert not x.flags.c_contiguous
+    with _session(device, library) as session:
+        _check(session.run({"offsets": OFFSETS, "x": x}), x)
+
+
+def test_an_empty_output_is_an_empty_array(device: Device, library: Library) -> None:
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> net (float[B, 4] x) => (float[B, 0] nothing, float[B, 4] y) '
+        "{ nothing = Slice(x, zero, zero, axis) y = Relu(x) }"
+    )
+    for name, value in (("zero", [0]), ("axis", [1])):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value), name))
+    with _session(device, library, _engine(library, model)) as session:
+        outputs = session.run({"x": np.float32([[1, -1, 2, -2]])})
+    assert outputs["nothing"].shape == (1, 0)
+    np.testing.assert_array_equal(outputs["y"], [[1, 0, 2, 0]])
+
+
+def test_stages_are_timed_on_the_device(device: Device, library: Library) -> None:
+    timings: dict[str, float] = {}
+    with _session(device, library) as session:
+        session.run({"x": _array(2, 2, 8), "offsets": OFFSETS}, timings)
+    assert timings == {"copy_in": 1.0, "engine": 1.0, "copy_out": 1.0}  # the fake's clock counts events
+
+
+X = _array(2, 2, 8)
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ({"x": X}, "inputs: expected offsets, x, found x"),
+        ({}, "inputs: expected offsets, x, found none"),
+        ({"x": X, "offsets": OFFSETS, "y": X}, "inputs: expected offsets, x, found offsets, x, y"),
+        ({"x": X.astype("f8"), "offsets": OFFSETS}, "input x: expected float32, found float64"),
+        ({"x": X, "offsets": OFFSETS.astype("i8")}, "input offsets: expected int32, found int64"),
+        (
+            {"x": _array(5, 2, 8), "offsets": OFFSETS},
+            r"input x: expected a shape from \(1, 2, 4\) to \(4, 2, 16\), found \(5, 2, 8\); build the engine with a wider "
+            r"range, `python -m runtime.build --batch ... --size ...`",
+        ),
+        ({"x": _array(2, 2, 3), "offsets": OFFSETS}, r"found \(2, 2, 3\)"),
+        ({"x": _array(2, 3, 8), "offsets": OFFSETS}, r"found \(2, 3, 8\)"),
+        ({"x": _array(2, 8), "offsets": OFFSETS}, r"found \(2, 8\)"),
+        ({"x": _array(0, 2, 8), "offsets": OFFSETS}, r"found \(0, 2, 8\)"),
+        (
+            {"x": X, "offsets": OFFSETS[:2]},
+            r"input offsets: expected a shape from \(3,\) to \(3,\), found \(2,\)",
+        ),
+    ],
+)
+def test_feeds_that_do_not_fit_are_refused(
+    feeds: dict, message: str, device: Device, library: Library
+) -> None:
+    with _session(device, library) as session:
+        with pytest.raises(ValueError, match=message):
+            session.run(feeds)
+        _check(session.run({"x": X, "offsets": OFFSETS}), X)  # and the session lives on
+
+
+def test_an_output_whose_size_depends_on_the_data_is_refused(device: Device, library: Library) -> None:
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> net (float[B, 4] x) => (int64[2, N] y) { y = NonZero(x) }'
+    )
+    message = r"output y: expected a size that follows from the inputs' sizes, found \(2, -1\); give it a fixed number"
+    with pytest.raises(ValueError, match=message):
+        _session(device, library, _engine(library, model))
+    assert device.is_clean
+
+
+def test_closing_twice_is_fine_and_running_afterwards_is_not(device: Device, library: Library) -> None:
+    session = _session(device, library)
+    session.close()
+    session.close()
+    assert device.is_clean
+    with pytest.raises(
+        RuntimeError, match="engine: expected an open session, found it closed; make a new one"
+    ):
+        session.run({"x": X, "offsets": OFFSETS})
+    with pytest.raises(RuntimeError, match="found it closed"):
+        session.layer_information()
+
+
+@pytest.mark.parametrize("limit", [0, 256, 600, 1200])
+@pytest.mark.parametrize("which", ["limit", "pinned_limit"])
+@pytest.mark.parametrize(
+    "binding",
+    [lambda d: CudaPython(Cudart(d)), lambda d: PyCuda(PyCudaDriver(d))],
+    ids=["cuda-python", "pycuda"],
+)
+def test_a_constructor_that_fails_leaves_nothing(
+    binding: Callable[[Device], Cuda], which: str, limit: int, device: Device, library: Library
+) -> None:
+    setattr(device, which, limit)
+    data = _engine(library)
+    with pytest.raises(Exception, match="out of memory"):
+        EngineSession(data, library=library, cuda=binding(device))
+    sys.last_value = None
+    gc.collect()
+    assert device.is_clean
+
+
+def test_an_engine_that_cannot_be_read_leaves_nothing(device: Device, library: Library) -> None:
+    message = (
+        "engine: expected one that TensorRT 8.5.3.1 reads, found: .*No magic tag; build it again on this machine with "
+        "`python -m runtime.build`"
+    )
+    with pytest.raises(ValueError, match=message):
+        _session(device, library, b"not an engine")
+    other = _engine(fakes.library(fakes.V8_4))
+    with pytest.raises(ValueError, match="found: .*expecting version 8.5.3.1 got 8.4.1.5"):
+        _session(device, library, other)
+    assert device.is_clean
+
+
+def test_no_memory_for_the_context_is_said(
+    device: Device, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = _engine(library)
+    monkeypatch.setattr(library.tensorrt.trt.ICudaEngine, "create_execution_context", lambda self: None)
+    message = (
+        "TensorRT 8.5.3.1: expected memory for an execution context, found too little; use a smaller profile"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        _session(device, library, data)
+    assert device.is_clean
+
+
+def test_a_run_that_fails_says_what_tensorrt_says(
+    device: Device, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(context: object, stream: int) -> bool:
+        library.logger.log(1, "1: [runner.cpp] Cuda failure:\n an illegal memory access")
+        return False
+
+    with _session(device, library) as session:
+        with monkeypatch.context() as patched:
+            patched.setattr(type(library.tensorrt.trt.created.contexts[0]), "execute_async_v3", failing)
+            message = r"TensorRT 8.5.3.1: expected the engine to run, found: 1: \[runner.cpp\] Cuda failure: an illegal"
+            with pytest.raises(RuntimeError, match=message):
+                session.run({"x": X, "offsets": OFFSETS})
+        _check(session.run({"x": X, "offsets": OFFSETS}), X)
+
+
+def _run_in_threads(sessions: list[EngineSession], num_threads: int = 8, num_runs: int = 20) -> None:
+    """Each thread has its own arrays, of its own shape, and checks its own results."""
+    barrier = threading.Barrier(num_threads)
+
+    def work(thread: int) -> None:
+        barrier.wait()
+        for turn in range(num_runs):
+            x = _array(1 + (thread + turn) % 4, 2, 4 + thread, seed=100 * thread + turn)
+            offsets = np.array([thread, turn, -thread], np.int32)
+            _check(sessions[thread % len(sessions)].run({"x": x, "offsets": offsets}), x, offsets)
+
+    with ThreadPoolExecutor(num_threads) as pool:
+        list(pool.map(work, range(num_threads)))
+
+
+@pytest.mark.parametrize(
+    "binding",
+    [lambda d: CudaPython(Cudart(d)), lambda d: PyCuda(PyCudaDriver(d))],
+    ids=["cuda-python", "pycuda"],
+)
+def test_threads_get_their_own_results(
+    binding: Callable[[Device], Cuda], device: Device, library: Library
+) -> None:
+    with EngineSession(_engine(library), library=library, cuda=binding(device)) as session:
+        _run_in_threads([session])
+    assert device.num_mallocs == NUM_BUFFERS
+
+
+def test_two_sessions_at_once_do_not_disturb_each_other(device: Device, library: Library) -> None:
+    data = _engine(library)
+    first, second = _session(device, library, data), _session(device, library, data)
+    _run_in_threads([first, second])
+    first.close()
+    _check(second.run({"x": X, "offsets": OFFSETS}), X)
+    second.close()
+    assert device.is_clean
+
+
+def test_a_session_can_be_closed_by_another_thread(device: Device, library: Library) -> None:
+    session = EngineSession(_engine(library), library=library, cuda=PyCuda(PyCudaDriver(device)))
+    thread = threading.Thread(target=session.close)
+    thread.start()
+    thread.join()
+    assert not (device.memory or device.pinned)
+    with pytest.raises(RuntimeError, match="closed"):
+        session.run({"x": X, "offsets": OFFSETS})
+
+
+def test_the_engines_layers_are_told_at_the_shapes_that_were_set(device: Device, library: Library) -> None:
+    with _session(device, library) as session:
+        information = session.layer_information()
+    assert '"LayerType": "PointWiseV2"' in information

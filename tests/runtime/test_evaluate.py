@@ -1,0 +1,197 @@
+"""The command line over a dataset: the figures, several artifacts side by side, what it refuses."""
+
+import gc
+import json
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from runtime import Detector, evaluate, record
+from runtime.artifacts import ImageResult
+from runtime.coco import read_dataset
+from runtime.images import read_image
+from tests.runtime import fakes
+from tests.runtime.test_artifacts import changed_model
+
+# Not in the order of the labels, and not 1 to 3.
+CATEGORY_IDS = {"triangle": 4, "circle": 9, "square": 2}
+SIZES = ((64, 96), (96, 64), (200, 333))
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, fake_model: Path) -> Path:
+    """Three images of which the fake finds all three objects each: annotations are what it says of them."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    truth = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": i, "name": n} for n, i in CATEGORY_IDS.items()],
+    }
+    with Detector(fake_model) as detector:
+        for number, (height, width) in enumerate(SIZES, 1):
+            name = f"{number}.png"
+            image = fakes.random_image(height, width, number)
+            (folder / name).write_bytes(cv2.imencode(".png", image)[1].tobytes())
+            truth["images"].append({"id": number, "file_name": name, "height": height, "width": width})
+            (found,) = detector([read_image(folder / name)])
+            for box, label, lengths in zip(fakes.UNIT_BOXES, fakes.LABELS, found.rle()):
+                x1, y1, x2, y2 = np.array(box) * (width, height, width, height)
+                truth["annotations"].append(
+                    {
+                        "id": len(truth["annotations"]),
+                        "image_id": number,
+                        "category_id": CATEGORY_IDS[fakes.CLASSES[label]],
+                        "bbox": [x1, y1, x2 - x1, y2 - y1],
+                        "area": (x2 - x1) * (y2 - y1),
+                        "iscrowd": 0,
+                        "segmentation": lengths,
+                    }
+                )
+    (folder / "annotations.json").write_text(json.dumps(truth))
+    return folder
+
+
+@pytest.fixture
+def worse(tmp_path: Path) -> Path:
+    """The fake, whose first box (a square) lies elsewhere."""
+    return changed_model(tmp_path / "worse.onnx", "unit_boxes", (0, 0), 0.0)
+
+
+def _run(*arguments: object) -> int:
+    return evaluate.main([str(a) for a in arguments])
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_models_side_by_side(
+    batch: int, dataset: Path, fake_model: Path, worse: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    report = tmp_path / "deep" / "report.json"
+    assert (
+        _run(fake_model, worse, "--dataset", dataset, "--batch", batch, "--threads", 1, "--json", report) == 0
+    )
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "1.000" in printed.out
+    assert "-0.3333" in printed.out
+    content = json.loads(report.read_text())
+    assert content["num_images"] == 3
+    first, second = content["artifacts"]
+    assert (first["name"], first["num_detections"], first["problems"]) == (str(fake_model), 9, [])
+    assert first["average_precision"]["box"]["AP"] == pytest.approx(1)
+    assert first["average_precision"]["mask"]["AP"] == pytest.approx(1)
+    assert 0 < first["model_seconds"] < first["seconds"]
+    assert second["average_precision"]["box"]["AP"] == pytest.approx(2 / 3)
+    assert second["difference_to_first"]["mask"]["AP50"] == pytest.approx(-1 / 3)
+
+
+def test_a_recording_has_its_models_figures(
+    dataset: Path, fake_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    recorded = tmp_path / "r.npz"
+    arguments = [fake_model, "--images", f"{dataset}/*.png", "-o", recorded, "--batch", 2]
+    assert record.main([str(a) for a in arguments]) == 0
+    assert f"{recorded}: 9 detections in 3 images of {fake_model}" in capsys.readouterr().out
+    report = tmp_path / "report.json"
+    assert _run(recorded, fake_model, "--dataset", dataset, "--json", report) == 0
+    first, second = json.loads(report.read_text())["artifacts"]
+    assert first["model_seconds"] is None
+    assert set(second["difference_to_first"]["box"].values()) <= {0.0, None}
+    assert first["num_detections"] == 9
+
+
+def test_the_first_images_only_and_annotations_elsewhere(
+    dataset: Path, fake_model: Path, tmp_path: Path
+) -> None:
+    elsewhere = (dataset / "annotations.json").rename(tmp_path / "truth.json")
+    report = tmp_path / "report.json"
+    options = ("--images", dataset, "--annotations", elsewhere, "--limit", 2, "--json", report)
+    assert _run(fake_model, *options) == 0
+    content = json.loads(report.read_text())
+    assert content["num_images"] == 2
+    # The third image's objects are not missed.
+    assert content["artifacts"][0]["average_precision"]["box"]["AP"] == pytest.approx(1)
+
+
+def test_a_model_without_masks_has_boxes_only(dataset: Path, tmp_path: Path) -> None:
+    model = fakes.save(tmp_path / "m.onnx", fakes.metadata(masks="none"))
+    report = tmp_path / "report.json"
+    assert _run(model, "--dataset", dataset, "--json", report) == 0
+    assert list(json.loads(report.read_text())["artifacts"][0]["average_precision"]) == ["box"]
+
+
+def test_nan_counts_as_nothing_found_and_is_said(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    model = changed_model(tmp_path / "nan.onnx", "unit_boxes", (0, 1, 2), np.nan)
+    assert _run(model, "--dataset", dataset, "--batch", 2) == 1
+    printed = capsys.readouterr()
+    assert (
+        "nan.onnx: counted as without detections: 1.png: model output dets[0, 1]: expected finite"
+        in printed.err
+    )
+    assert "0.000" in printed.out
+
+
+REFUSALS = {
+    "no dataset": (
+        [],
+        "expected --dataset DIR (images beside annotations.json) or --images DIR --annotations JSON",
+    ),
+    "no annotations": (["--images", "{data}"], "found neither"),
+    "a missing folder": (["--dataset", "gone"], "expected a file in COCO's format, found nothing"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_is_refused(name: str, dataset: Path, fake_model: Path, capsys: pytest.CaptureFixture) -> None:
+    options, message = REFUSALS[name]
+    assert _run(fake_model, *(o.format(data=dataset) for o in options)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_other_classes_are_refused_before_anything_runs(
+    dataset: Path, fake_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    other = fakes.save(tmp_path / "other.onnx", fakes.metadata(classes=("circle", "square", "star")))
+    assert _run(fake_model, other, "--dataset", dataset) == 2
+    printed = capsys.readouterr()
+    assert f"error: {other}: classes: expected the categories of" in printed.err
+    assert "only in the model: star; only in the dataset: triangle" in printed.err
+    assert printed.out == ""
+
+
+def test_masks_of_few_images_are_in_memory_at_once(dataset: Path, fake_model: Path) -> None:
+    """An artifact that looks, whenever it is asked for the next image, what is left of those before."""
+    alive = []
+
+    class Watching:
+        name = "watching"
+        classes = fakes.CLASSES
+        metadata = fakes.metadata()
+        model_seconds = None
+
+        def __call__(self, images: Sequence[Path]) -> Iterator[ImageResult]:
+            sources = []
+            with Detector(fake_model) as detector:
+                for path in images:
+                    gc.collect()
+                    alive.append(sum(source() is not None for source in sources))
+                    (found,) = detector([read_image(path)])
+                    sources.append(weakref.ref(found.mask_source))
+                    yield ImageResult(path, found)
+                    del found
+
+    truth = json.loads((dataset / "annotations.json").read_text())
+    truth["images"] = [{**truth["images"][0], "id": i} for i in range(1, 7)]
+    (dataset / "annotations.json").write_text(json.dumps(truth))
+    evaluate.evaluate(Watching(), read_dataset(dataset / "annotations.json", dataset))
+    assert len(alive) == 6
+    assert max(alive) <= 1
