@@ -148,7 +148,7 @@ class DetectorArtifact(_Artifact):
         Raises:
             FileNotFoundError, ValueError, RuntimeError: see ``Detector``.
         """
-        self._detector = Detector(path, backend, **options)
+        self._detector = Detector(path, backend, batch_size=batch_size, **options)
         super().__init__(path, self._detector.metadata)
         self.backend = backend_name(path, backend)
         self.batch_size = batch_size

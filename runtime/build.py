@@ -104,9 +104,10 @@ def _inspected(request: EngineRequest, machine: Machine, sidecar: Sidecar) -> Si
         "layers_by_precision": count_by_precision(layers),
         "dense_flops_share": shares,
     }
-    sidecar = replace(sidecar, build={**sidecar.build, **figures})
-    sidecar.save(request.engine)
-    return sidecar
+    inspected = replace(sidecar, build={**sidecar.build, **figures})
+    if Sidecar.load(request.engine) == sidecar:  # and not of an engine that was built meanwhile
+        inspected.save(request.engine)
+    return inspected
 
 
 @contextmanager

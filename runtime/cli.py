@@ -63,25 +63,24 @@ def add_images(parser: argparse.ArgumentParser) -> None:
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add how models run: ``--batch``, ``--device``, ``--threads``."""
     parser.add_argument("--batch", type=positive, default=1, help="images at once (default: %(default)s)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="of onnxruntime (default: cpu)")
+    # Named, so that `auto` means onnxruntime for an ONNX even where TensorRT is: it is compared with its engine.
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="of onnxruntime (default: %(default)s)"
+    )
     parser.add_argument(
         "--threads", type=positive, help="CPU threads of onnxruntime (default: as many as there are cores)"
     )
 
 
 def backend_options(model: Union[str, Path], backend: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the model's backend takes of ``add_run_options``; nothing for a recording.
-
-    TensorRT gets the batch, which an engine that is built on first use has to take.
+    """Return what the model's backend takes of ``add_run_options``; nothing for a recording or an engine.
 
     Raises:
         ValueError: no backend reads the model.
     """
-    if Path(model).suffix.lower() == SUFFIX:
+    if Path(model).suffix.lower() == SUFFIX or backend_name(model, backend, args.device) == "tensorrt":
         return {}
-    if backend_name(model, backend, args.device) == "tensorrt":
-        return {"batch": args.batch}
-    return {"device": args.device or "cpu", "threads": args.threads}
+    return {"device": args.device, "threads": args.threads}
 
 
 def tracked(items: Iterable[Item], total: int, description: str) -> Iterator[Item]:

@@ -122,7 +122,7 @@ def _compare_layers(images: Sequence[Path], args: argparse.Namespace) -> bool:
         backends=(args.backend_a, args.backend_b),
         tolerance=args.layer_tolerance,
         chunk=args.layer_chunk,
-        device=args.device or "cpu",
+        device=args.device,
         threads=args.threads,
     )
     report = compare_files(Path(args.expected), Path(args.found), images[: args.batch], options)

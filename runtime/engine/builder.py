@@ -64,7 +64,7 @@ def build_engine(
         RuntimeError: TensorRT failed to build (no kernel fits, memory ran out).
     """
     library = library or open_library()
-    log = BuildLog(monitor, echo)
+    log = BuildLog(None if library.tensorrt.has_progress_monitor else monitor, echo)
     start = time.monotonic()
     with library.listening(log):
         builder = library.tensorrt.trt.Builder(library.logger)
@@ -122,10 +122,14 @@ def _parsed(graph: Any, builder: Any, library: Library, log: BuildLog) -> tuple[
         errors = [_described(parser.get_error(i), graph) for i in range(parser.num_errors)]
         listed = "\n  ".join(errors or [last(log.errors)])
         raise ValueError(
-            f"model: expected an ONNX that {library.tensorrt.name} parses, found {len(errors)} errors; an operator it "
+            f"model: expected an ONNX that {library.tensorrt.name} parses, found {_counted(errors)}; an operator it "
             f"lacks needs a plugin (`make plugins`), an opset above 17 TensorRT 10:\n  {listed}"
         )
     return network, parser
+
+
+def _counted(errors: list[str]) -> str:
+    return f"{len(errors)} error{'' if len(errors) == 1 else 's'}"
 
 
 def _described(error: Any, graph: Any) -> str:

@@ -131,9 +131,14 @@ class TensorRT:
             bits |= 1 << int(getattr(self.trt.TacticSource, name.upper()))
         config.set_tactic_sources(bits)
 
+    @property
+    def has_progress_monitor(self) -> bool:
+        """Whether ``set_progress`` does anything; otherwise the verbose log says how far a build is."""
+        return hasattr(self.trt, "IProgressMonitor")
+
     def set_progress(self, config: Any, callback: ProgressCallback) -> Optional[Any]:
         """Report phases to ``callback(phase, step, steps)``, where the release can; return what to keep alive."""
-        if not hasattr(self.trt, "IProgressMonitor"):
+        if not self.has_progress_monitor:
             return None
         base = self.trt.IProgressMonitor
         num_steps: dict[str, int] = {}
@@ -174,7 +179,7 @@ class TensorRT:
         config.profiling_verbosity = self.trt.ProfilingVerbosity.DETAILED
 
     def keep_float32(self, layer: Any) -> bool:
-        """Have a layer compute and store its float outputs in FP32; return whether it has any.
+        """Have a layer compute in FP32 and store float outputs so; return whether it has floats at all.
 
         Only where the network is weakly typed.
         """
@@ -183,8 +188,10 @@ class TensorRT:
             return False
         floats = (trt.float32, trt.float16)
         outputs = [i for i in range(layer.num_outputs) if layer.get_output(i).dtype in floats]
-        if not outputs:
+        inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
+        if not outputs and not any(tensor is not None and tensor.dtype in floats for tensor in inputs):
             return False
+        # Comparisons and NonMaxSuppression have no float output, and read floats.
         layer.precision = trt.float32
         for index in outputs:
             layer.set_output_type(index, trt.float32)
@@ -280,7 +287,8 @@ class TensorRT:
                 context.set_tensor_address(name, address)
             return bool(context.execute_async_v3(stream))
         engine = context.engine
-        bindings = [addresses[engine.get_binding_name(i)] for i in range(engine.num_bindings)]
+        # Bindings of other profiles than the first have its number in their names, and stay empty.
+        bindings = [addresses.get(engine.get_binding_name(i), 0) for i in range(engine.num_bindings)]
         return bool(context.execute_async_v2(bindings, stream))
 
 

@@ -55,6 +55,9 @@ class Cuda(Protocol):
     def new_event(self) -> Any:
         """Return an event that keeps the time."""
 
+    def free_event(self, event: Any) -> None:
+        """Release an event."""
+
     def record(self, event: Any, stream: Any) -> None:
         """Note the time when the stream gets here."""
 
@@ -150,6 +153,9 @@ class CudaPython:
     def new_event(self) -> Any:
         return self._check(self._rt.cudaEventCreate())
 
+    def free_event(self, event: Any) -> None:
+        self._check(self._rt.cudaEventDestroy(event))
+
     def record(self, event: Any, stream: Any) -> None:
         self._check(self._rt.cudaEventRecord(event, stream))
 
@@ -234,6 +240,9 @@ class PyCuda:
 
     def new_event(self) -> Any:
         return self._driver.Event()
+
+    def free_event(self, event: Any) -> None:
+        del event  # as a stream
 
     def record(self, event: Any, stream: Any) -> None:
         event.record(stream)

@@ -103,12 +103,18 @@ def ensure_engine(
         raise FileNotFoundError(
             f"model {request.onnx}: expected an ONNX file, found nothing; make one with `python -m export.maskrcnn`"
         )
-    with _locked(request.engine, notify):
-        reasons = ["--rebuild always"] if rebuild == "always" else stale_reasons(request, machine)
+    if rebuild != "always":
+        # Without the lock, which a read-only folder cannot hold.
+        reasons = stale_reasons(request, machine)
         if not reasons:
             return Sidecar.load(request.engine)
         if rebuild == "never":
             raise _stale_error(request.engine, reasons)
+    with _locked(request.engine, notify):
+        # Another process may have built it meanwhile.
+        reasons = ["--rebuild always"] if rebuild == "always" else stale_reasons(request, machine)
+        if not reasons:
+            return Sidecar.load(request.engine)
         notify(f"building {request.engine}: {'; '.join(reasons)}")
         return _build(request, machine, monitor, echo)
 

@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
@@ -31,6 +32,10 @@ class PluginLibrary:
     ops: frozenset
 
 
+# What this project's library registers.
+OPS = frozenset({"MultiLevelRoiAlign", "GroupedNMS", "PasteMasks", "MMCVRoiAlign", "grid_sampler"})
+
+_lock = threading.Lock()
 # A library registers its creators once per process, whoever asks.
 _loaded: dict[Path, PluginLibrary] = {}
 
@@ -63,15 +68,21 @@ def load_plugins(path: Optional[Union[str, Path]], tensorrt: TensorRT) -> Option
     found = None if tensorrt.is_rtx else find_plugins(path)
     if found is None:
         return None
-    if found not in _loaded:
-        before = tensorrt.plugin_names()
-        _load(found, tensorrt)
-        ops = frozenset(tensorrt.plugin_names() - before)
-        _loaded[found] = PluginLibrary(found, hashlib.sha256(found.read_bytes()).hexdigest(), ops)
-    return _loaded[found]
+    with _lock:
+        if found not in _loaded:
+            before = tensorrt.plugin_names()
+            is_ours = _load(found, tensorrt)
+            after = tensorrt.plugin_names()
+            # Someone else may have loaded ours before: then its creators are no news, and there all the same.
+            ops = (after - before) | (OPS & after if is_ours else set())
+            _loaded[found] = PluginLibrary(
+                found, hashlib.sha256(found.read_bytes()).hexdigest(), frozenset(ops)
+            )
+        return _loaded[found]
 
 
-def _load(path: Path, tensorrt: TensorRT) -> None:
+def _load(path: Path, tensorrt: TensorRT) -> bool:
+    """Load a library; return whether it is this project's."""
     try:
         library = ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
     except OSError as error:
@@ -85,3 +96,4 @@ def _load(path: Path, tensorrt: TensorRT) -> None:
             f"plugins {path}: expected a library for {tensorrt.name}, found one that was compiled for another major "
             "version; build it with `make plugins TENSORRT_ROOT=...` of the TensorRT that is installed"
         )
+    return register is not None

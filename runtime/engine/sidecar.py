@@ -116,7 +116,7 @@ class Sidecar:
             if data["format"] != FORMAT:
                 raise ValueError(f"format {data['format']}")
             return cls._from_dict(data)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path}: expected a sidecar of format {FORMAT}, found something else ({error}); build the engine "
                 "again with `python -m runtime.build`"
@@ -132,7 +132,7 @@ class Sidecar:
             config=EngineConfig.from_dict(data["config"]),
             plan_sha256=data["plan_sha256"],
             metadata=None if metadata is None else ModelMetadata.from_json(json.dumps(metadata)),
-            build=data["build"],
+            build=dict(data["build"]),
         )
 
 

@@ -62,6 +62,13 @@ def summary_lines(result: SearchResult, output: Path) -> list[str]:
     lines = [f"wrote {output}: {len(result.plan.nodes)} nodes stay FP32, {tried}"]
     if not result.found:
         lines[0] += "; the plan to start from is enough"
+    if not result.found:
+        lines += [
+            f"{tensor.tensor} overflows in FP16 ({tensor.max_abs:.3g}), which does no harm in these images; "
+            f"to be sure, add {tensor.node} and its readers to the plan"
+            for tensor in result.figures
+            if tensor.overflows and tensor.error is not None
+        ]
     if not result.complete:
         lines.append("a smaller plan may exist: the evaluations were used up, see --max-evaluations")
     half = [t for t in result.figures if t.error is not None and t.node not in result.plan.nodes]

@@ -5,10 +5,11 @@
 2. Nodes that make or read a tensor beyond FP16's range become FP32.
 3. Not enough: the other nodes in groups (``scopes``), those whose own error is largest first; bisect how many of the
    groups it takes.
-4. Drop groups, then single nodes, by halves, quarters and so on (delta debugging: Zeller and Hildebrandt, "Simplifying
-   and isolating failure-inducing input", 2002), as long as the detections stay within the tolerance.
+4. Of these, drop groups, then single nodes, by halves, quarters and so on (delta debugging: Zeller and Hildebrandt,
+   "Simplifying and isolating failure-inducing input", 2002), as long as the detections stay within the tolerance.
 
-Nodes of the plan to start from stay in it: images on which FP16 geometry does no harm say nothing about the others.
+Neither the plan to start from nor what overflows is dropped: images on which FP16 geometry or an Inf does no harm say
+nothing about other images.
 """
 
 import itertools
@@ -138,7 +139,9 @@ class PlanSearch:
         complete = True
         try:
             if not self._within(()):
-                self._shrink(self._enough(figures), figures)
+                overflowing = self._overflowing(figures)
+                if not (overflowing and self._within(overflowing)):
+                    self._shrink(overflowing, self._enough(overflowing, figures))
         except _UsedUp:
             complete = False
         reached = self._best is not None
@@ -153,38 +156,35 @@ class PlanSearch:
             figures=tuple(figures),
         )
 
-    def _enough(self, figures: Sequence[TensorFigures]) -> list[str]:
-        """Return nodes that are enough, not yet the fewest.
+    def _enough(self, overflowing: Sequence[str], figures: Sequence[TensorFigures]) -> list[tuple[str, ...]]:
+        """Return groups that are enough together with what overflows, not yet the fewest; the worst come first.
 
         Raises:
             _UsedUp: there are none.
         """
-        added = self._overflowing(figures)
-        if added and self._within(added):
-            return added
-        groups = self._ranked(set(self._candidates) - set(added), figures)
+        groups = self._ranked(set(self._candidates) - set(overflowing), figures)
 
-        def with_first(count: int) -> list[str]:
-            return added + [node for group in groups[:count] for node in group]
+        def passes(count: int) -> bool:
+            return self._within([*overflowing, *_flat(groups[:count])])
 
         fails, count = 0, 1
-        while not self._within(with_first(count)):
+        while not passes(count):
             if count >= len(groups):
                 raise _UsedUp
             fails, count = count, min(2 * count, len(groups))
         while count - fails > 1:
             middle = (fails + count) // 2
-            if self._within(with_first(middle)):
-                count = middle
-            else:
-                fails = middle
-        return with_first(count)
+            fails, count = (fails, middle) if passes(middle) else (middle, count)
+        return groups[:count]
 
-    def _shrink(self, added: Sequence[str], figures: Sequence[TensorFigures]) -> None:
-        """Look for fewer: by groups, then by nodes. ``_within`` keeps the best."""
-        groups = smallest(self._ranked(added, figures)[::-1], lambda kept: self._within(_flat(kept)))
-        nodes = [(node,) for node in self._in_order(_flat(groups))]
-        smallest(nodes, lambda kept: self._within(_flat(kept)))
+    def _shrink(self, overflowing: Sequence[str], groups: Sequence[tuple[str, ...]]) -> None:
+        """Look for fewer: by groups, the least suspicious first, then by nodes. ``_within`` keeps the best."""
+
+        def passes(kept: Sequence[tuple[str, ...]]) -> bool:
+            return self._within([*overflowing, *_flat(kept)])
+
+        nodes = self._in_order(_flat(smallest(groups[::-1], passes)))
+        smallest([(node,) for node in nodes], passes)
 
     def _overflowing(self, figures: Sequence[TensorFigures]) -> list[str]:
         """Return the FP16 nodes that make or read a tensor beyond FP16's range."""

@@ -5,7 +5,7 @@ What it leaves to be done:
 
 - Between two nodes that stay FP32 it casts to FP16 and back, which would round every coordinate. Such pairs go.
 - Weights that FP16 and FP32 nodes share become FP16 for both. They are split first.
-- It writes the same cast once for each reader, and all casts at the end of the file. One stays, in order.
+- It writes a cast once for each reader, and all casts at the end of the file. One stays, in order.
 - A tensor made by an FP32 node keeps its name in FP32; ``<name>_cast_to_fp16`` is its copy for FP16 readers.
 
 Operators of the domain ``maskrcnn``: ``MultiLevelRoiAlign`` gets FP16 features and FP32 RoIs and makes FP16, which is
@@ -163,17 +163,17 @@ def _rewired(
     renamed.update(
         {half: f"{renamed[full]}_cast_to_fp16" for half, full in to_half.items() if full in renamed}
     )
-    read = {name for node in nodes for name in node.input}
-    read |= {value.name for value in graph.output if exact(value.name) == value.name}
-    needed = [(source, name, FP32) for name, source in to_single.items() if name in read]
-    read |= {source for source, _, _ in needed}
-    needed += [(source, name, FP16) for name, source in to_half.items() if name in read]
+    outputs = {value.name for value in graph.output}
+    # Older converters give each reader a cast of its own, under a name of its own.
+    renamed.update({name: f"{half}_cast_to_fp32" for name, half in to_single.items() if name not in outputs})
+    read = {name for node in nodes for name in node.input} | {o for o in outputs if exact(o) == o}
+    needed = {renamed.get(name, name): (half, FP32) for name, half in to_single.items() if name in read}
+    read |= {half for half, _ in needed.values()}
+    needed.update({renamed.get(name, name): (full, FP16) for name, full in to_half.items() if name in read})
     for node in nodes:
         for tensors in (node.input, node.output):
             tensors[:] = [renamed.get(name, name) for name in tensors]
-    return [
-        _cast(renamed.get(source, source), renamed.get(name, name), kind) for source, name, kind in needed
-    ]
+    return [_cast(renamed.get(source, source), name, kind) for name, (source, kind) in needed.items()]
 
 
 def _cast(source: str, name: str, kind: int) -> "onnx.NodeProto":

@@ -490,6 +490,15 @@ def test_closing_gives_the_memory_back(fp32: Path, images: list) -> None:
     assert min(free[1:]) >= free[0] - MEMORY_SLACK_BYTES, [f"{b >> 20} MiB free" for b in free]
 
 
+def test_cuda_graphs_change_nothing(fp32: Path, detector: Detector, images: list) -> None:
+    """From the third call of a batch size on; another size in between starts over."""
+    alone = [detector([image])[0] for image in images[:4]]
+    with Detector(fp32, cuda_graphs=True) as graphed:
+        for start, stop in ((0, 2), (2, 4), (0, 2), (1, 3), (0, 1), (0, 2), (2, 4), (0, 2), (1, 3)):
+            assert violations(alone[start:stop], graphed(images[start:stop]), SAME) == []
+        assert graphed.backend.cuda_graph_failure == ""
+
+
 @pytest.mark.parametrize("name", STALE)
 def test_a_stale_engine_does_not_open(name: str, model: Path, fp32: Path, tmp_path: Path) -> None:
     copy_engine(model, fp32, tmp_path)

@@ -28,8 +28,8 @@ def test_numbers(parse: object, good: dict, bad: tuple) -> None:
     ("model", "backend", "options"),
     [
         ("m.onnx", "auto", {"device": "cpu", "threads": 3}),
-        ("m.onnx", "tensorrt", {"batch": 2}),
-        ("m.engine", "auto", {"batch": 2}),
+        ("m.onnx", "tensorrt", {}),
+        ("m.engine", "auto", {}),
         ("r.npz", "auto", {}),
         ("r.npz", "tensorrt", {}),
     ],

@@ -1,29 +1,85 @@
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from runtime.backends import backend_name, load_backend
+from runtime.backends import backend_name, load_backend, tensorrt_is_usable
+from runtime.backends.onnxruntime import OnnxRuntimeBackend
+from runtime.backends.tensorrt import TensorRTBackend
+from runtime.engine import library as engine_library
+from tests.runtime.engine import fakes as engine_fakes
+from tests.runtime.engine.fake_cuda import Cudart
 
 
-@pytest.mark.parametrize(
-    ("model", "backend", "expected"),
-    [
-        ("m.onnx", "auto", "onnxruntime"),
-        ("m.ONNX", "auto", "onnxruntime"),
-        ("m.engine", "auto", "tensorrt"),
-        ("m.plan", "auto", "tensorrt"),
-        ("m.bin", "onnxruntime", "onnxruntime"),
-    ],
-)
-def test_auto_goes_by_the_suffix(model: str, backend: str, expected: str) -> None:
+@pytest.fixture
+def without_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine_fakes.remove(monkeypatch)
+
+
+@pytest.fixture
+def with_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine_fakes.install(monkeypatch)
+
+
+CASES = [
+    ("m.onnx", "auto", "onnxruntime"),
+    ("m.ONNX", "auto", "onnxruntime"),
+    ("m.engine", "auto", "tensorrt"),
+    ("m.plan", "auto", "tensorrt"),
+    ("m.TRT", "auto", "tensorrt"),
+    ("m.bin", "onnxruntime", "onnxruntime"),
+    ("m.bin", "tensorrt", "tensorrt"),
+]
+
+
+@pytest.mark.parametrize(("model", "backend", "expected"), CASES)
+def test_auto_goes_by_the_suffix(model: str, backend: str, expected: str, without_tensorrt: None) -> None:
     assert backend_name(model, backend) == expected
+
+
+@pytest.mark.parametrize(("model", "backend", "expected"), CASES)
+def test_with_tensorrt_and_a_gpu_auto_builds_the_onnx(
+    model: str, backend: str, expected: str, with_tensorrt: None
+) -> None:
+    is_onnx = model.lower().endswith(".onnx")
+    assert backend_name(model, backend) == ("tensorrt" if is_onnx else expected)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_device_means_onnxruntime_for_an_onnx(device: str, with_tensorrt: None) -> None:
+    assert backend_name("m.onnx", "auto", device) == "onnxruntime"
+    assert backend_name("m.onnx", "tensorrt", device) == "tensorrt"
+    assert backend_name("m.engine", "auto", device) == "tensorrt"
+
+
+@pytest.mark.parametrize("missing", ["tensorrt", "onnx", "cuda.cudart"])
+def test_all_that_a_build_takes_has_to_be_there(
+    missing: str, with_tensorrt: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tensorrt_is_usable()
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setattr(engine_library, "_libraries", {})
+    assert not tensorrt_is_usable()
+
+
+def test_without_a_gpu_tensorrt_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine_fakes.install(monkeypatch)
+    monkeypatch.setitem(sys.modules, "cuda.cudart", Cudart())
+    assert not tensorrt_is_usable()
+    assert backend_name("m.onnx", "auto") == "onnxruntime"
+
+
+def test_a_tensorrt_that_is_too_old_is_not_used_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine_fakes.install(monkeypatch, "8.2.5.1")
+    assert backend_name("m.onnx", "auto") == "onnxruntime"
 
 
 @pytest.mark.parametrize(
     ("model", "backend", "message"),
     [
         ("m.onnx", "openvino", "backend: expected one of auto, onnxruntime, tensorrt, found 'openvino'"),
-        ("m.pth", "auto", r"model m.pth: expected a name ending in .onnx, found '.pth'"),
+        ("m.pth", "auto", r"model m.pth: expected a name ending in .onnx or .engine, found '.pth'"),
         ("m", "auto", "found 'no suffix'"),
     ],
 )
@@ -32,8 +88,63 @@ def test_an_unknown_backend_or_suffix_is_refused(model: str, backend: str, messa
         backend_name(model, backend)
 
 
-def test_tensorrt_is_refused_for_now(fake_model: Path) -> None:
-    with pytest.raises(
-        RuntimeError, match="TensorRT backend is not part of this version; run the .onnx with"
-    ):
+def test_auto_opens_what_it_means(fake_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(fake_model.read_bytes())
+    engine_fakes.remove(monkeypatch)
+    assert isinstance(load_backend(model), OnnxRuntimeBackend)
+    engine_fakes.install(monkeypatch)
+    assert isinstance(load_backend(model), TensorRTBackend)
+    assert isinstance(load_backend(model.with_suffix(".engine")), TensorRTBackend)
+    assert isinstance(load_backend(model, device="cpu"), OnnxRuntimeBackend)
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "named"),
+    [
+        (
+            "tensorrt",
+            {"device": "cpu"},
+            "device: expected an option of tensorrt, found one of the other backend",
+        ),
+        ("tensorrt", {"providers": ["CPUExecutionProvider"]}, "providers: expected an option of tensorrt"),
+        ("tensorrt", {"threads": 4}, r"threads: .* \(4\); leave it out, or name the backend"),
+        ("onnxruntime", {"plugins": "p.so"}, "plugins: expected an option of onnxruntime"),
+        ("onnxruntime", {"rebuild": "never"}, "rebuild: expected an option of onnxruntime"),
+        ("onnxruntime", {"device_index": 1}, "device_index: expected an option of onnxruntime"),
+        ("onnxruntime", {"config": object()}, "config: expected an option of onnxruntime"),
+    ],
+)
+def test_options_of_the_other_backend_are_refused(
+    backend: str, options: dict[str, Any], named: str, fake_model: Path, with_tensorrt: None
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        load_backend(fake_model, backend, **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch": 4},  # no demand on onnxruntime
+        {"plugins": None, "rebuild": None, "threads": None, "device": "cpu"},
+    ],
+)
+def test_options_of_the_other_backend_that_say_nothing_are_left_out(
+    options: dict[str, Any], fake_model: Path
+) -> None:
+    assert isinstance(load_backend(fake_model, "onnxruntime", **options), OnnxRuntimeBackend)
+
+
+def test_tensorrt_is_on_the_gpu_anyway(fake_model: Path, tmp_path: Path, with_tensorrt: None) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(fake_model.read_bytes())
+    backend = load_backend(model, "tensorrt", device="cuda", threads=None, providers=None)
+    assert isinstance(backend, TensorRTBackend)
+
+
+def test_without_tensorrt_its_backend_says_what_to_install(fake_model: Path, without_tensorrt: None) -> None:
+    message = (
+        "TensorRT: expected the Python package tensorrt, found none that loads .*; `pip install tensorrt`"
+    )
+    with pytest.raises(RuntimeError, match=message):
         load_backend(fake_model, "tensorrt")

@@ -22,6 +22,7 @@ class Status(enum.IntEnum):
     cudaErrorInvalidDevice = 101
     cudaErrorNotReady = 600
     cudaErrorIllegalAddress = 700
+    cudaErrorStreamCaptureUnsupported = 900
 
 
 _TEXTS = {
@@ -30,6 +31,7 @@ _TEXTS = {
     Status.cudaErrorInvalidDevice: b"invalid device ordinal",
     Status.cudaErrorNotReady: b"device not ready",
     Status.cudaErrorIllegalAddress: b"an illegal memory access was encountered",
+    Status.cudaErrorStreamCaptureUnsupported: b"operation not permitted when stream is capturing",
 }
 
 
@@ -64,7 +66,7 @@ class Device:
 
     Attributes:
         memory, pinned: what is allocated, bytes by address.
-        streams, events: handles of those that exist.
+        streams, events, graphs: handles of those that exist.
         num_mallocs: of device memory, so far.
         limit: bytes of device memory that may be allocated at once.
         pinned_limit: the same for page-locked memory.
@@ -80,15 +82,17 @@ class Device:
         self.pinned: dict[int, int] = {}
         self.streams: set[int] = set()
         self.events: dict[int, Optional[float]] = {}
+        self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.num_mallocs = 0
         self.calls: list[str] = []
         self._clock = itertools.count()
+        self._captured: dict[int, list[Callable[[], None]]] = {}
         self._lock = threading.Lock()
 
     @property
     def is_clean(self) -> bool:
         """Whether nothing is left of what was allocated."""
-        return not (self.memory or self.pinned or self.streams or self.events)
+        return not (self.memory or self.pinned or self.streams or self.events or self.graphs)
 
     def malloc(self, num_bytes: int, pinned: bool = False) -> int:
         blocks, limit = (self.pinned, self.pinned_limit) if pinned else (self.memory, self.limit)
@@ -131,7 +135,32 @@ class Device:
 
         put_on_stream(stream, work)
 
+    def begin_capture(self, stream: int) -> None:
+        """Keep what is enqueued from now on apart; what was before stays to be done."""
+        self._captured[stream] = _streams[stream]
+        _streams[stream] = []
+
+    def end_capture(self, stream: int) -> int:
+        handle = next(_handles)
+        self.graphs[handle], _streams[stream] = _streams[stream], self._captured.pop(stream)
+        return handle
+
+    def instantiate(self, graph: int) -> int:
+        handle = next(_handles)
+        self.graphs[handle] = list(self.graphs[graph])
+        return handle
+
+    def launch(self, graph: int, stream: int) -> None:
+        for step in self.graphs[graph]:
+            put_on_stream(stream, step)
+
+    def free_graph(self, graph: int) -> None:
+        if self.graphs.pop(graph, None) is None:
+            raise CudaError(Status.cudaErrorInvalidValue)
+
     def synchronize(self, stream: int) -> None:
+        if stream in self._captured:
+            raise CudaError(Status.cudaErrorStreamCaptureUnsupported)
         work, _streams[stream][:] = list(_streams[stream]), []
         for step in work:
             step()
@@ -189,6 +218,7 @@ class Cudart:
 
     cudaStreamNonBlocking = 1
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 
     def __init__(self, *devices: Device) -> None:
         self.devices = devices
@@ -271,6 +301,31 @@ class Cudart:
     @_returning_status
     def cudaEventElapsedTime(self, start: _Handle, end: _Handle) -> float:
         return self.device.milliseconds(int(start), int(end))
+
+    @_returning_status
+    def cudaStreamBeginCapture(self, stream: _Handle, mode: int) -> None:
+        assert mode == 1
+        self.device.begin_capture(int(stream))
+
+    @_returning_status
+    def cudaStreamEndCapture(self, stream: _Handle) -> _Handle:
+        return _Handle(self.device.end_capture(int(stream)))
+
+    @_returning_status
+    def cudaGraphInstantiate(self, graph: _Handle, flags: int) -> _Handle:
+        return _Handle(self.device.instantiate(int(graph)))
+
+    @_returning_status
+    def cudaGraphDestroy(self, graph: _Handle) -> None:
+        self.device.free_graph(int(graph))
+
+    @_returning_status
+    def cudaGraphLaunch(self, graph: _Handle, stream: _Handle) -> None:
+        self.device.launch(int(graph), int(stream))
+
+    @_returning_status
+    def cudaGraphExecDestroy(self, graph: _Handle) -> None:
+        self.device.free_graph(int(graph))
 
 
 class _PinnedOwner:

@@ -6,16 +6,21 @@ What a release does not have is not there: a wrong call is an ``AttributeError``
 
 import enum
 import json
+import sys
 import time
 from collections.abc import Collection, Sequence
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import Any, Callable, Optional
 
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from onnx import TensorProto
 
+from runtime.engine import library as engine_library
+from runtime.engine import plugins as engine_plugins
 from runtime.engine.compat import TensorRT
 from runtime.engine.library import Library
 from tests.runtime.engine import fake_cuda
@@ -74,6 +79,7 @@ def tensorrt(
     release = tuple(int(n) for n in version.split("."))
     trt = ModuleType("tensorrt")
     trt.__version__ = version
+    trt.__spec__ = ModuleSpec("tensorrt", None)
     _add_enums(trt, release)
     _add_logger(trt)
     creators = [SimpleNamespace(name=name, plugin_version="1") for name in plugins]
@@ -88,6 +94,32 @@ def tensorrt(
     _add_parser(trt, release, frozenset(unsupported))
     _add_runtime(trt, release)
     return trt
+
+
+def install(
+    monkeypatch: pytest.MonkeyPatch, version: str = V8_5, *devices: fake_cuda.Device, **options: Any
+) -> ModuleType:
+    """Put the package, and cuda-python for the devices (None: one), where ``import`` finds them; return it.
+
+    No plugin library is found.
+    """
+    trt = tensorrt(version, **options)
+    for name in ("cuda.bindings.runtime", "pycuda.driver"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setitem(sys.modules, "cuda.cudart", fake_cuda.Cudart(*(devices or (fake_cuda.Device(),))))
+    monkeypatch.setattr(engine_library, "_libraries", {})
+    monkeypatch.setattr(engine_plugins, "FOLDERS", ())
+    monkeypatch.setattr(engine_plugins, "_loaded", {})
+    monkeypatch.delenv(engine_plugins.VARIABLE, raising=False)
+    return trt
+
+
+def remove(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the packages tensorrt and cuda-python impossible to import, installed or not."""
+    for name in ("tensorrt", "cuda.bindings.runtime", "cuda.cudart", "pycuda.driver"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(engine_library, "_libraries", {})
 
 
 def register(trt: ModuleType, *names: str) -> None:
@@ -152,7 +184,14 @@ def _add_logger(trt: ModuleType) -> None:
         def log(self, severity: int, message: str) -> None:
             raise NotImplementedError
 
-    trt.ILogger = ILogger
+    class IProfiler:
+        def __init__(self) -> None:
+            self.is_made = True
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            raise NotImplementedError
+
+    trt.ILogger, trt.IProfiler = ILogger, IProfiler
 
 
 class _Tensor:
@@ -165,10 +204,17 @@ class _Tensor:
 class _Layer:
     """One layer. What 11 does not have, ``precision`` and ``set_output_type``, is in ``_WeakLayer``."""
 
-    __slots__ = ("name", "outputs", "type")
+    __slots__ = ("inputs", "name", "outputs", "type")
 
-    def __init__(self, name: str, kind: Any, outputs: list) -> None:
-        self.name, self.type, self.outputs = name, kind, outputs
+    def __init__(self, name: str, kind: Any, inputs: list, outputs: list) -> None:
+        self.name, self.type, self.inputs, self.outputs = name, kind, inputs, outputs
+
+    @property
+    def num_inputs(self) -> int:
+        return len(self.inputs)
+
+    def get_input(self, index: int) -> Optional[_Tensor]:
+        return self.inputs[index]
 
     @property
     def num_outputs(self) -> int:
@@ -324,8 +370,6 @@ def _add_builder(
                     if not monitor.step_complete("Building Engine", index):
                         return
                 monitor.phase_finish("Building Engine")
-            if release >= (10,):
-                return
             verbose = [f"After final dead-layer removal: {network.num_layers} layers"]
             verbose += ["=============== Computing costs for "] * network.num_layers
             verbose += ["Formats and tactics selection completed in 0.1 seconds."]
@@ -422,9 +466,12 @@ def _add_parser(trt: ModuleType, release: tuple, unsupported: frozenset) -> None
                     network.inputs.append(_Tensor(value.name, _shape(value), _dtype(trt, kind.elem_type)))
             kinds = {"Constant": "CONSTANT", "Shape": "SHAPE", "Conv": "CONVOLUTION"}
             for node in model.graph.node:
-                outputs = [_Tensor(n, (), _dtype(trt, types.get(n, TensorProto.FLOAT))) for n in node.output]
+                inputs, outputs = (
+                    [_Tensor(n, (), _dtype(trt, types.get(n, TensorProto.FLOAT))) for n in names]
+                    for names in (node.input, node.output)
+                )
                 kind = trt.LayerType[kinds.get(node.op_type, "ELEMENTWISE")]
-                network.layers.append(layer_class(node.name, kind, outputs))
+                network.layers.append(layer_class(node.name, kind, inputs, outputs))
 
     trt.OnnxParser = OnnxParser
 
@@ -533,6 +580,8 @@ class _Context:
     def __init__(self, engine: Any) -> None:
         self.engine = engine
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.profiler: Any = None
+        self.num_enqueued = 0
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 4
@@ -565,6 +614,9 @@ class _Context:
             self.engine.logger.log(1, f"enqueue: no address or shape for {missing}")
             return False
         shapes = {name: self.shape(name) for name in self.engine.values}
+        self.num_enqueued += 1
+        for node in self.engine.model.graph.node if self.profiler is not None else ():
+            self.profiler.report_layer_time(node.name, 0.5 * self.num_enqueued)
         fake_cuda.put_on_stream(stream, lambda: self._compute(addresses, shapes))
         return True
 

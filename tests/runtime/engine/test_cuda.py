@@ -150,6 +150,6 @@ def test_the_binding_that_is_installed_is_taken(
 def test_without_a_binding_both_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, _ in engine_cuda._BINDINGS:
         monkeypatch.setitem(sys.modules, name, None)
-    message = r"CUDA: expected cuda-python or pycuda, found neither \(cuda.bindings.runtime: .*\); `pip install cuda-python`"
+    message = r"expected cuda-python or pycuda, found neither \(cuda.bindings.runtime: .*\); `pip install cuda-python`"
     with pytest.raises(RuntimeError, match=message):
         open_cuda()

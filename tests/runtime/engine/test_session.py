@@ -1,7 +1,5 @@
 """Running engines on the fake device, where what is on a stream happens when it is waited for."""
 
-import gc
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
@@ -17,7 +15,7 @@ from runtime.engine.cuda import Cuda, CudaPython, PyCuda
 from runtime.engine.library import Library
 from runtime.engine.session import EngineSession, EngineTensor
 from tests.runtime.engine import fakes
-from tests.runtime.engine.fake_cuda import Cudart, Device, PyCudaDriver
+from tests.runtime.engine.fake_cuda import Cudart, Device, PyCudaDriver, Status
 
 MODEL = """<ir_version: 8, opset_import: ["": 17]>
 net (float[B, 2, W] x, int32[3] offsets) => (float[B, 2, W] doubled, int32[3] moved, float[B] total, bool[B] positive) {
@@ -88,7 +86,6 @@ def test_every_release_and_binding_computes_the_same(
             x = _array(*shape, seed=sum(shape))
             _check(session.run({"x": x, "offsets": OFFSETS}), x)
     del session
-    gc.collect()
     assert device.is_clean
 
 
@@ -141,7 +138,7 @@ def test_an_empty_output_is_an_empty_array(device: Device, library: Library) -> 
     )
     for name, value in (("zero", [0]), ("axis", [1])):
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value), name))
-    with _session(device, library, _engine(library, model)) as session:
+    with _session(device, library, _engine(library, model, ())) as session:
         outputs = session.run({"x": np.float32([[1, -1, 2, -2]])})
     assert outputs["nothing"].shape == (1, 0)
     np.testing.assert_array_equal(outputs["y"], [[1, 0, 2, 0]])
@@ -160,15 +157,15 @@ X = _array(2, 2, 8)
 @pytest.mark.parametrize(
     ("feeds", "message"),
     [
-        ({"x": X}, "inputs: expected offsets, x, found x"),
-        ({}, "inputs: expected offsets, x, found none"),
-        ({"x": X, "offsets": OFFSETS, "y": X}, "inputs: expected offsets, x, found offsets, x, y"),
+        ({"x": X}, "inputs: expected x, offsets, found x"),
+        ({}, "inputs: expected x, offsets, found none"),
+        ({"x": X, "offsets": OFFSETS, "y": X}, "inputs: expected x, offsets, found x, offsets, y"),
         ({"x": X.astype("f8"), "offsets": OFFSETS}, "input x: expected float32, found float64"),
         ({"x": X, "offsets": OFFSETS.astype("i8")}, "input offsets: expected int32, found int64"),
         (
             {"x": _array(5, 2, 8), "offsets": OFFSETS},
-            r"input x: expected a shape from \(1, 2, 4\) to \(4, 2, 16\), found \(5, 2, 8\); build the engine with a wider "
-            r"range, `python -m runtime.build --batch ... --size ...`",
+            r"input x: expected a shape from \(1, 2, 4\) to \(4, 2, 16\), found \(5, 2, 8\); build the engine with a "
+            r"wider range, `python -m runtime.build --batch ... --size ...`",
         ),
         ({"x": _array(2, 2, 3), "offsets": OFFSETS}, r"found \(2, 2, 3\)"),
         ({"x": _array(2, 3, 8), "offsets": OFFSETS}, r"found \(2, 3, 8\)"),
@@ -195,7 +192,7 @@ def test_an_output_whose_size_depends_on_the_data_is_refused(device: Device, lib
     )
     message = r"output y: expected a size that follows from the inputs' sizes, found \(2, -1\); give it a fixed number"
     with pytest.raises(ValueError, match=message):
-        _session(device, library, _engine(library, model))
+        _session(device, library, _engine(library, model, ()))
     assert device.is_clean
 
 
@@ -226,9 +223,9 @@ def test_a_constructor_that_fails_leaves_nothing(
     data = _engine(library)
     with pytest.raises(Exception, match="out of memory"):
         EngineSession(data, library=library, cuda=binding(device))
-    sys.last_value = None
-    gc.collect()
-    assert device.is_clean
+    assert (device.memory, device.pinned) == ({}, {})
+    if isinstance(binding(device), CudaPython):  # pycuda's streams go with the last reference
+        assert device.is_clean
 
 
 def test_an_engine_that_cannot_be_read_leaves_nothing(device: Device, library: Library) -> None:
@@ -316,7 +313,7 @@ def test_a_session_can_be_closed_by_another_thread(device: Device, library: Libr
     thread = threading.Thread(target=session.close)
     thread.start()
     thread.join()
-    assert not (device.memory or device.pinned)
+    assert (device.memory, device.pinned) == ({}, {})
     with pytest.raises(RuntimeError, match="closed"):
         session.run({"x": X, "offsets": OFFSETS})
 
@@ -325,3 +322,55 @@ def test_the_engines_layers_are_told_at_the_shapes_that_were_set(device: Device,
     with _session(device, library) as session:
         information = session.layer_information()
     assert '"LayerType": "PointWiseV2"' in information
+
+
+@pytest.mark.parametrize("version", fakes.RELEASES)
+def test_a_cuda_graph_is_launched_for_shapes_that_repeat(version: str, device: Device) -> None:
+    library = fakes.library(version)
+    runtime = Cudart(device)
+    with EngineSession(
+        _engine(library), library=library, cuda=CudaPython(runtime), cuda_graphs=True
+    ) as session:
+        (context,) = library.tensorrt.trt.created.contexts
+        for turn, shape in enumerate([(2, 2, 8)] * 5 + [(1, 2, 4)] * 4 + [(2, 2, 8)] * 3):
+            x = _array(*shape, seed=turn)
+            _check(session.run({"x": x, "offsets": OFFSETS + turn}), x, OFFSETS + turn)
+        # The third call of each shape is captured.
+        assert context.num_enqueued == 9
+        assert device.calls.count("cudaGraphLaunch") == 3 + 2 + 1
+        assert session.cuda_graph_failure == ""
+        assert len(device.graphs) == 1
+    assert device.is_clean
+
+
+def test_without_cuda_graphs_the_network_runs_all_the_same(device: Device, library: Library) -> None:
+    """pycuda has none."""
+    cuda = PyCuda(PyCudaDriver(device))
+    with EngineSession(_engine(library), library=library, cuda=cuda, cuda_graphs=True) as session:
+        for turn in range(5):
+            x = _array(2, 2, 8, seed=turn)
+            _check(session.run({"x": x, "offsets": OFFSETS}), x)
+        assert "CUDA graphs: expected cuda-python, found pycuda" in session.cuda_graph_failure
+
+
+def test_a_graph_that_cannot_be_captured_is_done_without(
+    device: Device, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = Cudart(device)
+    with EngineSession(
+        _engine(library), library=library, cuda=CudaPython(runtime), cuda_graphs=True
+    ) as session:
+        failure = Status.cudaErrorStreamCaptureUnsupported
+        monkeypatch.setattr(runtime, "cudaGraphInstantiate", lambda graph, flags: (failure, None))
+        for turn in range(5):
+            x = _array(2, 2, 8, seed=turn)
+            _check(session.run({"x": x, "offsets": OFFSETS}), x)
+        assert "found operation not permitted when stream is capturing" in session.cuda_graph_failure
+    assert device.is_clean
+
+
+def test_layers_are_timed(device: Device, library: Library) -> None:
+    with _session(device, library) as session:
+        times = session.layer_times({"x": X, "offsets": OFFSETS}, repeat=3)
+    names = [node.name for node in fakes.onnx_in(_engine(library)).graph.node]
+    assert times == dict.fromkeys(names, 1.5)  # 1.0, 1.5 and 2.0
