@@ -135,6 +135,14 @@ def engine_latency() -> str:
         times = [figures["latency_ms"][batch] for batch in ("1", "2", "8")]
         cells = [f"{t['engine']['median']:.2f}" for t in times]
         rows.append([f"TensorRT {ENGINES[name]}", *cells])
+        if name == "fp16":
+            graph = figures["cuda_graph"]["engine_ms"]
+            rows.append(
+                [
+                    f"TensorRT {ENGINES[name]}, as a CUDA graph",
+                    *(f"{graph[b]['median']:.2f}" for b in ("1", "2", "8")),
+                ]
+            )
     data = json.loads((RESULTS / "pytorch_h200.json").read_text())["latency_ms"]
     for name, mode in (("fp32", "FP32"), ("tf32", "TF32"), ("autocast", "FP16 autocast")):
         rows.append([f"PyTorch {mode}", *(f"{data[name][batch]['median']:.1f}" for batch in ("1", "2", "8"))])
@@ -145,10 +153,10 @@ def engine_latency() -> str:
 
 
 STAGES = {
-    "read_and_preprocess": "around FP16: read JPEGs, resize, normalise (CPU)",
-    "copy_in": "around FP16: copy to the GPU",
-    "copy_out": "around FP16: copy back",
-    "postprocess_to_rle": "around FP16: paste at original size, COCO RLE (CPU)",
+    "read_and_preprocess": "around the engine: read JPEGs, resize, normalise (CPU)",
+    "copy_in": "around the engine: copy to the GPU",
+    "copy_out": "around the engine: copy back",
+    "postprocess_to_rle": "around the engine: paste at original size, COCO RLE (CPU)",
 }
 
 

@@ -179,7 +179,7 @@ class TensorRT:
         config.profiling_verbosity = self.trt.ProfilingVerbosity.DETAILED
 
     def keep_float32(self, layer: Any) -> bool:
-        """Have a layer compute in FP32 and store float outputs so; return whether it has floats at all.
+        """Have a layer compute in FP32 and store its float outputs so; return whether it has any.
 
         Only where the network is weakly typed.
         """
@@ -188,10 +188,10 @@ class TensorRT:
             return False
         floats = (trt.float32, trt.float16)
         outputs = [i for i in range(layer.num_outputs) if layer.get_output(i).dtype in floats]
-        inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
-        if not outputs and not any(tensor is not None and tensor.dtype in floats for tensor in inputs):
+        if not outputs:
+            # Comparisons and NMS. What they read is FP32 since the layers before them store it so; told to compute in
+            # FP32 themselves, TensorRT 8.5 finds no format for those with integer outputs.
             return False
-        # Comparisons and NonMaxSuppression have no float output, and read floats.
         layer.precision = trt.float32
         for index in outputs:
             layer.set_output_type(index, trt.float32)

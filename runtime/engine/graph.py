@@ -89,6 +89,7 @@ def engine_model(model: Any, plugin_ops: Collection[str], tensorrt: TensorRT) ->
         copy = onnx.inliner.inline_local_functions(copy)
     _name_nodes(copy)
     _constants_to_initializers(copy, onnx)
+    _slice_shapes(copy, onnx)
     _replace_uint8_outputs(copy, tensorrt, onnx)
     _check_operators(copy, plugin_ops)
     return copy
@@ -135,6 +136,29 @@ def _constants_to_initializers(model: Any, onnx: Any) -> None:
             others.append(node)
     del model.graph.node[:]
     model.graph.node.extend(others)
+
+
+def _slice_shapes(model: Any, onnx: Any) -> None:
+    """Turn Shape with ``start`` or ``end`` into Shape and Slice: the parser of TensorRT 8.5 overlooks the two."""
+    nodes = []
+    for node in model.graph.node:
+        limits = {a.name: a.i for a in node.attribute} if node.op_type == "Shape" else {}
+        nodes.append(node)
+        if not limits:
+            continue
+        result = node.output[0]
+        del node.attribute[:]
+        node.output[0] = f"{result}_whole"
+        inputs = [node.output[0]]
+        for name, default in (("start", 0), ("end", np.iinfo(np.int32).max)):
+            value = np.array([limits.get(name, default)], np.int64)
+            inputs.append(f"{result}_{name}")
+            model.graph.initializer.append(onnx.numpy_helper.from_array(value, inputs[-1]))
+        nodes.append(onnx.helper.make_node("Slice", inputs, [result], name=f"{node.name}_slice"))
+    # Copies: deleting the field frees its nodes.
+    nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def _replace_uint8_outputs(model: Any, tensorrt: TensorRT, onnx: Any) -> None:

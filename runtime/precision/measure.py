@@ -95,15 +95,17 @@ def _measuring_model(emulator: Emulator, plan: PrecisionPlan) -> "tuple[onnx.Mod
     copy = prepared(emulator.original, plan)
     writer = HalfWriter(emulator, copy)
     tensors: list[_Tensor] = []
+    outputs: list[str] = []
     for node, fp32 in zip(copy.graph.node, fp32_nodes(copy, plan)):
         writer.nodes.append(node)
         floats = [name for name in node.output if emulator.is_float(name)]
-        tensors += [_Tensor(name, node.name, node.op_type, not fp32) for name in floats]
         if floats and not fp32:
             writer.add_half(node, _GATHERED)
             if node.op_type not in EXACT:
                 writer.add_half(node, _OWN, from_half=False)
-    outputs = [name for tensor in tensors for name in _add_norms(writer, tensor)]
+        made = [_Tensor(name, node.name, node.op_type, not fp32) for name in floats]
+        tensors += made
+        outputs += [name for tensor in made for name in _add_norms(writer, tensor)]
     make = import_onnx().helper.make_tensor_value_info
     replace(copy.graph.output, [make(name, FP32, []) for name in outputs])
     writer.write()
