@@ -192,7 +192,9 @@ def test_a_stale_engine_may_not_always_be_rebuilt(
 ) -> None:
     TensorRTBackend(_save(tmp_path / "m.onnx", fakes.metadata()), config=FP32).close()
     engine_fakes.install(monkeypatch, engine_fakes.V8_5, Device("NVIDIA A10", (8, 6)))
-    message = "m.engine: GPU: expected NVIDIA A10, found Fake GPU; compute capability: expected 8.6, found 9.0; build it"
+    message = (
+        "m.engine: GPU: expected NVIDIA A10, found Fake GPU; compute capability: expected 8.6, found 9.0; "
+    )
     with pytest.raises(ValueError, match=message):
         TensorRTBackend(tmp_path / given, rebuild="never")
     if given == "m.onnx":
