@@ -30,6 +30,11 @@ EXPORT = [
     "setuptools<81",
 ]
 
+# Its parser and builder need no GPU: engines are built for real in the tests of any machine that it has wheels for.
+TENSORRT_RTX = (
+    'tensorrt-rtx>=1.7; sys_platform == "linux" and platform_machine == "x86_64" and python_version >= "3.10"'
+)
+
 # Optional: a deployment box without a compiler still gets the runtime. Whatever needs the reference says how to
 # build it when it is missing.
 reference = Pybind11Extension(
@@ -97,7 +102,7 @@ setup(
         "export": EXPORT,
         # mmcv without its compiled ops. Leave this extra out where a compiled mmcv is installed already.
         "mmcv-lite": ["mmcv-lite>=2.0.1,<2.2"],
-        "test": ["pytest>=8", "pytest-xdist", "hypothesis", "ruff"],
+        "test": ["pytest>=8", "pytest-xdist", "hypothesis", "ruff", TENSORRT_RTX],
         "gpu": ["tensorrt>=8.4", "cuda-python"],
     },
 )

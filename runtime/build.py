@@ -15,6 +15,7 @@ from typing import Optional
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from runtime.cli import EXIT_OK, EXIT_REFUSED, positive, table_console
 from runtime.engine.config import PRECISIONS, EngineConfig, Shapes
@@ -138,7 +139,9 @@ def _progress(verbose: bool) -> Iterator[Monitor]:
 
 def _print_report(engine: Path, sidecar: Sidecar) -> None:
     build, config = sidecar.build, sidecar.config
-    table = Table("engine", str(engine))
+    # Text, not str: a folder with brackets is not rich's markup.
+    table = Table("engine")
+    table.add_column(Text(str(engine)), overflow="fold")
     table.add_row("batch", f"{config.batch[0]} to {config.batch[2]}, tuned for {config.batch[1]}")
     for name in ("height", "width"):
         limits = getattr(config, name)

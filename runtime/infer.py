@@ -81,14 +81,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _backend_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the model's backend takes of the options."""
-    if backend_name(args.model, args.backend, args.device) == "onnxruntime":
-        return {"device": args.device or "cpu", "threads": args.threads}
-    return {
-        "plugins": args.plugins,
-        "rebuild": args.rebuild,
-        "notify": lambda line: print(line, file=sys.stderr, flush=True),
-    }
+    """Return the options that were given; the backend refuses those that it has not got."""
+    options = {name: getattr(args, name) for name in ("device", "threads", "plugins", "rebuild")}
+    if backend_name(args.model, args.backend, args.device) == "tensorrt":
+        options["notify"] = lambda line: print(line, file=sys.stderr, flush=True)
+    return options
 
 
 def overlay_paths(paths: Sequence[Path], folder: Path) -> list[Path]:
@@ -259,8 +256,7 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument(
         "--rebuild",
         choices=("auto", "never", "always"),
-        default="auto",
-        help="what to do about an ONNX without a good engine (default: %(default)s, build it)",
+        help="what to do about an ONNX without a good engine (default: auto, build it)",
     )
     parser.add_argument(
         "--threads", type=positive, help="CPU threads of the model (default: as many as there are cores)"

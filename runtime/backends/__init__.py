@@ -91,4 +91,4 @@ def _own_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
                 f"{option}: expected an option of {name}, found one of the other backend ({value!r}); leave it out, or "
                 "name the backend"
             )
-    return {option: value for option, value in options.items() if option not in others}
+    return {option: value for option, value in options.items() if option not in others and value is not None}

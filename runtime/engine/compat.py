@@ -9,9 +9,7 @@
 
 import ctypes
 import importlib
-import importlib.util
 import re
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable, Optional
 
@@ -162,7 +160,12 @@ class TensorRT:
         return config.progress_monitor
 
     def set_timing_cache(self, config: Any, data: bytes) -> bool:
-        """Give the builder a timing cache, empty or stored; return whether the stored one was taken."""
+        """Give the builder a timing cache, empty or stored; return whether the stored one was taken.
+
+        RTX has none: it chooses kernels where the engine runs.
+        """
+        if self.is_rtx:
+            return False
         cache = config.create_timing_cache(data)
         if cache is not None and config.set_timing_cache(cache, False):
             return True
@@ -170,8 +173,8 @@ class TensorRT:
         return False
 
     def timing_cache(self, config: Any) -> bytes:
-        """Return the builder's timing cache as it is after the build."""
-        cache = config.get_timing_cache()
+        """Return the builder's timing cache as it is after the build; empty if it has none."""
+        cache = None if self.is_rtx else config.get_timing_cache()
         return b"" if cache is None else bytes(memoryview(cache.serialize()))
 
     def set_detailed_names(self, config: Any) -> None:
@@ -318,9 +321,3 @@ def host_array(num_bytes: int, address: int) -> np.ndarray:
     """Return the bytes at a host address as a uint8 array that does not own them."""
     buffer = (ctypes.c_uint8 * num_bytes).from_address(address)
     return np.frombuffer(buffer, np.uint8)
-
-
-def is_installed(module: str = MODULES[0]) -> bool:
-    """Return whether the package is there at all, without loading its libraries."""
-    spec = importlib.util.find_spec(module)
-    return spec is not None and Path(spec.origin or ".").exists()

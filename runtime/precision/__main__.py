@@ -86,6 +86,7 @@ def search_command(args: argparse.Namespace) -> int:
     emulator = Emulator(model)
     backend = load_backend(args.model, "onnxruntime", threads=args.threads)
     judge = Judge(backend, images, tolerance, threads=args.threads)
+    backend.close()
     search = PlanSearch(
         model,
         start,

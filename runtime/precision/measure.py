@@ -3,8 +3,8 @@
 One graph computes both. Beside each node that would be FP16 stand two FP16 copies: one reads the results of the
 copies before it, and its error is what has gathered so far; one reads the float32 tensors, and its error is the
 node's own. Both take coordinates and indices from the float32 model, so that RoI n is the same RoI on both sides and
-not another proposal in its place. Norms are taken inside the graph: single numbers are all that leaves it, and no
-tensor outlives its last reader.
+not another proposal in its place. Norms are taken inside the graph, each right behind its tensor: single numbers are
+all that leaves it, and it needs little more memory than the model itself (R50-FPN at 800x1216: 1.2 GB for 0.7 GB).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -73,7 +73,7 @@ def measure(
     """
     model, tensors = _measuring_model(emulator, plan)
     numbers: dict[str, list[float]] = {value.name: [] for value in model.graph.output}
-    with open_session(model, threads=threads) as session:
+    with open_session(model, threads=threads, in_file_order=True) as session:
         for feed in feeds:
             for name, value in session.run(feed).items():
                 numbers[name].append(float(value))

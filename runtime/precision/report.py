@@ -62,7 +62,6 @@ def summary_lines(result: SearchResult, output: Path) -> list[str]:
     lines = [f"wrote {output}: {len(result.plan.nodes)} nodes stay FP32, {tried}"]
     if not result.found:
         lines[0] += "; the plan to start from is enough"
-    if not result.found:
         lines += [
             f"{tensor.tensor} overflows in FP16 ({tensor.max_abs:.3g}), which does no harm in these images; "
             f"to be sure, add {tensor.node} and its readers to the plan"

@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 class Session:
     """An onnxruntime session that is run by tensor names."""
 
-    def __init__(self, path: Path, threads: Optional[int] = None) -> None:
+    def __init__(self, path: Path, threads: Optional[int] = None, *, in_file_order: bool = False) -> None:
         """Open a model file.
+
+        Args:
+            path: of the .onnx.
+            threads: CPU threads; None lets onnxruntime choose.
+            in_file_order: run the nodes as they stand in the file, none merged or moved: slower, and a tensor whose
+                readers follow it does not wait for them in memory.
 
         Raises:
             RuntimeError: onnxruntime is not installed, or does not take the model.
@@ -42,6 +48,9 @@ class Session:
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
+        if in_file_order:
+            options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
@@ -67,8 +76,10 @@ class Session:
 
 
 @contextmanager
-def open_session(model: "onnx.ModelProto", *, threads: Optional[int] = None) -> Iterator[Session]:
-    """Open a model for as long as the context lasts.
+def open_session(
+    model: "onnx.ModelProto", *, threads: Optional[int] = None, in_file_order: bool = False
+) -> Iterator[Session]:
+    """Open a model for as long as the context lasts; see ``Session``.
 
     Raises:
         RuntimeError: see ``Session``.
@@ -77,7 +88,7 @@ def open_session(model: "onnx.ModelProto", *, threads: Optional[int] = None) -> 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         save_model(model, path)
-        yield Session(path, threads)
+        yield Session(path, threads, in_file_order=in_file_order)
 
 
 def _one_line(error: Exception) -> str:

@@ -14,7 +14,7 @@ the same file runs in onnxruntime. ``GroupedNMS``, ``PasteMasks`` and any other 
 """
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
@@ -135,45 +135,60 @@ def _rewired(
     Returns:
         The casts that are still needed.
     """
-    to_half = {cast.output[0]: cast.input[0] for cast in casts if cast.attribute[0].i == FP16}
-    to_single = {cast.output[0]: cast.input[0] for cast in casts if cast.attribute[0].i == FP32}
-
-    def exact(name: str) -> str:
-        """Return the FP32 tensor behind a cast there and back."""
-        return to_half.get(to_single.get(name, ""), name)
-
+    to_half, to_single = _sources(casts, FP16), _sources(casts, FP32)
+    detours = {name: to_half[half] for name, half in to_single.items() if half in to_half}
     made_half = {tensor.name for tensor in graph.initializer if tensor.data_type == FP16}
     made_half |= {name for node, fp32 in zip(nodes, is_fp32) if not fp32 for name in node.output}
     for node in nodes:
-        for i, name in enumerate(node.input):
-            node.input[i] = exact(name)
-            if i not in FP32_COORDINATES.get(node.op_type, ()) and node.op_type not in SHAPE_OPS:
-                continue
-            if name in to_half:
-                node.input[i] = to_half[name]
-            elif name in made_half and node.op_type not in SHAPE_OPS:
-                node.input[i] = f"{name}_cast_to_fp32"
-                to_single[node.input[i]] = name
+        node.input[:] = [detours.get(name, name) for name in node.input]
+        to_single.update(_read_fp32(node, to_half, made_half))
+    outputs = {value.name for value in graph.output}
+    read = {name for node in nodes for name in node.input} | (outputs - set(detours))
+    to_single = {name: half for name, half in to_single.items() if name in read}
+    read.update(to_single.values())
+    to_half = {name: full for name, full in to_half.items() if name in read}
+
     renamed = {
         after: name
         for node, fp32, before in zip(nodes, is_fp32, names)
         for name, after in zip(before, node.output)
         if fp32 and name != after
     }
-    renamed.update(
-        {half: f"{renamed[full]}_cast_to_fp16" for half, full in to_half.items() if full in renamed}
-    )
-    outputs = {value.name for value in graph.output}
+    renamed.update({n: f"{renamed[full]}_cast_to_fp16" for n, full in to_half.items() if full in renamed})
     # Older converters give each reader a cast of its own, under a name of its own.
-    renamed.update({name: f"{half}_cast_to_fp32" for name, half in to_single.items() if name not in outputs})
-    read = {name for node in nodes for name in node.input} | {o for o in outputs if exact(o) == o}
-    needed = {renamed.get(name, name): (half, FP32) for name, half in to_single.items() if name in read}
-    read |= {half for half, _ in needed.values()}
-    needed.update({renamed.get(name, name): (full, FP16) for name, full in to_half.items() if name in read})
+    renamed.update({n: f"{half}_cast_to_fp32" for n, half in to_single.items() if n not in outputs})
     for node in nodes:
         for tensors in (node.input, node.output):
             tensors[:] = [renamed.get(name, name) for name in tensors]
-    return [_cast(renamed.get(source, source), name, kind) for name, (source, kind) in needed.items()]
+    return [
+        *_casts({renamed.get(n, n): renamed.get(half, half) for n, half in to_single.items()}, FP32),
+        *_casts({renamed.get(n, n): renamed.get(full, full) for n, full in to_half.items()}, FP16),
+    ]
+
+
+def _sources(casts: "Iterable[onnx.NodeProto]", kind: int) -> dict[str, str]:
+    """Return result -> source of the casts to this type."""
+    return {cast.output[0]: cast.input[0] for cast in casts if cast.attribute[0].i == kind}
+
+
+def _casts(sources: Mapping[str, str], kind: int) -> "list[onnx.NodeProto]":
+    """Return the casts of result -> source."""
+    return [_cast(source, name, kind) for name, source in sources.items()]
+
+
+def _read_fp32(
+    node: "onnx.NodeProto", to_half: Mapping[str, str], made_half: Collection[str]
+) -> dict[str, str]:
+    """Have an FP16 node read its coordinates, and Shape its tensor, in FP32; return the casts that takes."""
+    casts = {}
+    coordinates = FP32_COORDINATES.get(node.op_type, ())
+    for i, name in enumerate(node.input):
+        if name in to_half and (i in coordinates or node.op_type in SHAPE_OPS):
+            node.input[i] = to_half[name]
+        elif name in made_half and i in coordinates:
+            node.input[i] = f"{name}_cast_to_fp32"
+            casts[node.input[i]] = name
+    return casts
 
 
 def _cast(source: str, name: str, kind: int) -> "onnx.NodeProto":

@@ -19,7 +19,9 @@ FORBIDDEN = (
     "plugins",
     "examples",
 )
-LAZY = ("onnxruntime", "pycocotools", "tensorrt")
+# A deployment box may lack any of them.
+LAZY = ("onnx", "onnxruntime", "pycocotools", "tensorrt", "tensorrt_rtx", "cuda", "pycuda")
+FOLDERS = ("runtime", "runtime/backends", "runtime/engine", "runtime/precision")
 
 
 def _modules_after(code: str) -> set[str]:
@@ -33,21 +35,33 @@ def _modules_after(code: str) -> set[str]:
 
 def test_the_runtime_imports_no_framework_and_not_the_exporter(fake_model: Path) -> None:
     """Every module of the package, and a whole detection with run lengths."""
-    modules = ["runtime", "runtime.backends"] + [
+    modules = [folder.replace("/", ".") for folder in FOLDERS]
+    modules += [
         f"{folder.replace('/', '.')}.{path.stem}"
-        for folder in ("runtime", "runtime/backends")
+        for folder in FOLDERS
         for path in sorted((ROOT / folder).glob("[!_]*.py"))
     ]
     code = (
         f"import {', '.join(modules)}\nimport numpy\n"
-        f"(found,) = runtime.Detector({str(fake_model)!r})([numpy.full((40, 50, 3), 200, numpy.uint8)])\n"
+        "image = numpy.full((40, 50, 3), 200, numpy.uint8)\n"
+        f"(found,) = runtime.Detector({str(fake_model)!r}, 'onnxruntime')([image])\n"
         "assert len(found) == 3 and found.masks.any() and len(found.rle()) == 3"
     )
-    assert not _modules_after(code) & set(FORBIDDEN)
+    loaded = _modules_after(code)
+    assert not loaded & set(FORBIDDEN)
+    assert loaded & set(LAZY) == {"onnxruntime", "pycocotools"}
 
 
 def test_importing_the_runtime_loads_no_backend() -> None:
     assert not _modules_after("from runtime import Detector, Detections") & {*LAZY, "rich"}
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["backends.tensorrt", "build", "compare", "evaluate", "infer", "layers", "record", "precision.plan"],
+)
+def test_a_module_needs_none_of_what_a_box_may_lack(module: str) -> None:
+    assert not _modules_after(f"import runtime.{module}") & set(LAZY)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "runtime").rglob("*.py")), ids=lambda p: p.stem)

@@ -11,6 +11,7 @@ from pycocotools.coco import COCO
 
 from runtime import infer
 from tests.runtime import fakes
+from tests.runtime.engine import fakes as engine_fakes
 
 ROOT = Path(__file__).parents[2]
 
@@ -101,6 +102,31 @@ def test_only_corrupt_images_still_write_valid_files(fake_model: Path, tmp_path:
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == []
 
 
+@pytest.mark.parametrize("backend", ["tensorrt", "auto"])
+def test_an_engine_is_built_on_first_use_and_finds_the_same(
+    backend: str,
+    images: Path,
+    fake_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(fake_model.read_bytes())
+    assert _run(images, "--model", model, "--backend", "onnxruntime", "--out", tmp_path / "expected") == 0
+    engine_fakes.install(monkeypatch)
+    capsys.readouterr()
+    options = ("--backend", backend, "--batch", 2)
+    assert _run(images, "--model", model, *options, "--out", tmp_path / "first") == 0
+    assert capsys.readouterr().err == f"building {tmp_path / 'm.engine'}: there is none yet\n"
+    options = ("--backend", backend, "--rebuild", "never")
+    assert _run(images, "--model", tmp_path / "m.engine", *options, "--out", tmp_path / "second") == 0
+    assert capsys.readouterr().err == ""
+    for name in ("first", "second"):
+        for path in (tmp_path / "expected").iterdir():
+            assert (tmp_path / name / path.name).read_bytes() == path.read_bytes()
+
+
 def test_the_embedded_images_are_the_default(
     images: Path,
     fake_model: Path,
@@ -129,7 +155,10 @@ def test_the_embedded_images_are_the_default(
             ["{images}", "--model", "{images}/0.png", "--backend", "onnxruntime"],
             "expected an ONNX file, found",
         ),
-        (["{images}", "--backend", "tensorrt"], "the TensorRT backend is not part of this version"),
+        (
+            ["{images}", "--backend", "tensorrt"],
+            "^error: TensorRT: expected the Python package tensorrt, found none that loads .*; `pip install tensorrt`",
+        ),
         (["{images}", "--out", "{images}/0.png"], "error: .*0.png"),
     ],
 )
@@ -140,7 +169,9 @@ def test_what_cannot_begin_exits_with_two(
     fake_model: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    engine_fakes.remove(monkeypatch)
     (tmp_path / "empty").mkdir()
     filled = [a.format(tmp=tmp_path, images=images) for a in arguments]
     if "--model" not in filled:

@@ -7,12 +7,15 @@ it would be there.
 import enum
 import itertools
 import threading
+import time
 from types import SimpleNamespace
 from typing import Callable, Optional
 
 import numpy as np
 
 _handles = itertools.count(1000)
+# Of every wait: other threads get their turn, as they do there.
+_SECONDS_TO_WAIT = 0.0003
 
 
 class Status(enum.IntEnum):
@@ -161,6 +164,7 @@ class Device:
     def synchronize(self, stream: int) -> None:
         if stream in self._captured:
             raise CudaError(Status.cudaErrorStreamCaptureUnsupported)
+        time.sleep(_SECONDS_TO_WAIT)
         work, _streams[stream][:] = list(_streams[stream]), []
         for step in work:
             step()

@@ -9,6 +9,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper, parser
 from torch.utils.flop_counter import FlopCounterMode
 
+from export.model import model_from_config
 from runtime.engine.graph import engine_model
 from runtime.engine.inspection import (
     Layer,
@@ -17,7 +18,7 @@ from runtime.engine.inspection import (
     dense_share,
     layers_from,
 )
-from tests.models import tiny_model
+from tests.models import tiny_config
 from tests.runtime.engine import fakes
 from tests.runtime.engine.conftest import PLUGIN_OPS
 
@@ -182,7 +183,7 @@ def test_flops_are_pytorchs_for_a_resnet_convolution() -> None:
 
 
 def test_flops_are_pytorchs_for_backbone_and_rpn(exported: onnx.ModelProto) -> None:
-    model = tiny_model()
+    model = model_from_config(tiny_config())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.rpn_head(model.extract_feat(torch.zeros(1, 3, 128, 192)))
     counted = dense_flops(engine_model(exported, PLUGIN_OPS, fakes.library().tensorrt))
@@ -194,7 +195,7 @@ def test_flops_are_pytorchs_for_backbone_and_rpn(exported: onnx.ModelProto) -> N
 
 def test_flops_of_the_heads_are_for_one_image(exported: onnx.ModelProto) -> None:
     """100 proposals and 100 detections an image."""
-    model = tiny_model().eval()
+    model = model_from_config(tiny_config())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model.roi_head.bbox_head(torch.zeros(100, 16, 7, 7))
         model.roi_head.mask_head(torch.zeros(100, 16, 14, 14))

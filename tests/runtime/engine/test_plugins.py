@@ -13,6 +13,7 @@ from runtime.engine import plugins as engine_plugins
 from runtime.engine.compat import TensorRT
 from runtime.engine.plugins import FILE_NAME, VARIABLE, find_plugins, load_plugins
 from tests.runtime.engine import fakes
+from tests.runtime.engine.conftest import PLUGIN_OPS
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +96,26 @@ def test_a_library_is_asked_for_what_it_registered(tmp_path: Path, monkeypatch: 
     # A second time, creators would be there twice, and none of them new.
     assert load_plugins(path, TensorRT(trt)) is found
     assert loaded == [(str(path), ctypes.RTLD_GLOBAL)]
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "ops"), [(True, {"GroupedNMS", "PasteMasks"}), (False, set())], ids=["ours", "foreign"]
+)
+def test_a_library_that_somebody_else_has_loaded_is_known_by_its_operators(
+    entry_point: bool, ops: set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its creators are there before we look; those of other libraries are none of its."""
+    trt = fakes.tensorrt(plugins=["NMS_TRT", "GroupedNMS", "PasteMasks"])
+    loaded = SimpleNamespace(maskrcnn_plugins_register=lambda: 0) if entry_point else SimpleNamespace()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name, mode: loaded)
+    assert load_plugins(_file(tmp_path / "mine.so"), TensorRT(trt)).ops == ops
+
+
+def test_our_operators_are_those_that_the_exporter_and_older_files_use() -> None:
+    assert {"MultiLevelRoiAlign", "GroupedNMS", "PasteMasks"} == set(PLUGIN_OPS) < engine_plugins.OPS
+    folder = engine_plugins.ROOT / "plugins"
+    sources = "".join(p.read_text() for p in folder.rglob("*") if p.suffix in (".h", ".cpp", ".cu"))
+    assert [op for op in engine_plugins.OPS if f'"{op}"' not in sources] == []
 
 
 def test_rtx_takes_no_plugins(tmp_path: Path) -> None:

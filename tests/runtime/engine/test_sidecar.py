@@ -117,6 +117,14 @@ def test_a_file_is_written_whole_into_a_new_folder(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["file"]
 
 
+def test_who_reads_while_it_is_written_reads_what_was_there(tmp_path: Path) -> None:
+    write_whole(tmp_path / "file", b"before")
+    with open(tmp_path / "file", "rb", buffering=0) as reader:
+        assert reader.read(3) == b"bef"
+        write_whole(tmp_path / "file", b"after, and longer")
+        assert reader.read() == b"ore"
+
+
 def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
