@@ -3,10 +3,10 @@
 from mmcv.ops import RoIAlign
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import TwoStageDetector
-from mmdet.models.roi_heads import StandardRoIHead
+from mmdet.models.roi_heads import CascadeRoIHead, MaskScoringRoIHead, StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
-from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
+from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from torch import nn
@@ -15,13 +15,17 @@ from patches import (
     anchor_generator,
     base_roi_head,
     bbox_head,
+    cascade_roi_head,
     delta_xywh_bbox_coder,
     fcn_mask_head,
+    generic_roi_extractor,
+    mask_scoring_roi_head,
     rpn_head,
     single_roi_extractor,
     standard_roi_head,
     two_stage_detector,
 )
+from patches.cascade_roi_head import stages
 from patches.patch import Patch
 
 
@@ -36,18 +40,34 @@ def patches_for(model: nn.Module) -> tuple[Patch, ...]:
         UnsupportedModelError: a part of the model is outside what the patches cover; nothing has been changed.
     """
     check_supported(model)
-    patches = (
+    return (
         *two_stage_detector.PATCHES,
         *anchor_generator.PATCHES,
         *rpn_head.PATCHES,
         *delta_xywh_bbox_coder.PATCHES,
         *base_roi_head.PATCHES,
-        *standard_roi_head.PATCHES,
-        *single_roi_extractor.PATCHES,
+        *_roi_head_patches(model.roi_head),
         *bbox_head.PATCHES,
     )
-    if model.roi_head.with_mask:
-        patches += (*standard_roi_head.MASK_PATCHES, *fcn_mask_head.PATCHES)
+
+
+def _roi_head_patches(head: nn.Module) -> tuple[Patch, ...]:
+    """Return the patches of a RoI head, its mask branch and its extractors."""
+    is_cascade = isinstance(head, CascadeRoIHead)
+    patches = cascade_roi_head.PATCHES if is_cascade else standard_roi_head.PATCHES
+    extractors = stages(head.bbox_roi_extractor)
+    if head.with_mask:
+        extractors += stages(head.mask_roi_extractor)
+        if is_cascade:
+            patches += cascade_roi_head.MASK_PATCHES
+        elif isinstance(head, MaskScoringRoIHead):
+            patches += mask_scoring_roi_head.MASK_PATCHES
+        else:
+            patches += (*standard_roi_head.MASK_PATCHES, *fcn_mask_head.PATCHES)
+    if any(isinstance(each, SingleRoIExtractor) for each in extractors):
+        patches += single_roi_extractor.PATCHES
+    if any(isinstance(each, GenericRoIExtractor) for each in extractors):
+        patches += generic_roi_extractor.PATCHES
     return patches
 
 
@@ -79,29 +99,42 @@ def _check_rpn(model: nn.Module) -> None:
 
 def _check_roi_head(model: nn.Module) -> None:
     head = model.roi_head
+    owner = CascadeRoIHead if isinstance(head, CascadeRoIHead) else StandardRoIHead
     for name in ("predict", "predict_bbox"):
-        _check_uses(head, StandardRoIHead, name, "roi_head")
+        _check_uses(head, owner, name, "roi_head")
     if not head.with_bbox:
         raise UnsupportedModelError("roi_head: expected a bbox_head, found none.")
-    _check_extractor(head.bbox_roi_extractor, "roi_head.bbox_roi_extractor")
-    _check_uses(head.bbox_head, BBoxHead, "predict_by_feat", "roi_head.bbox_head")
-    _check_uses(head.bbox_head, BBoxHead, "_predict_by_feat_single", "roi_head.bbox_head")
-    _check_uses(head.bbox_head.bbox_coder, DeltaXYWHBBoxCoder, "decode", "roi_head.bbox_head.bbox_coder")
+    for extractor in stages(head.bbox_roi_extractor):
+        _check_extractor(extractor, "roi_head.bbox_roi_extractor")
+    for bbox_head in stages(head.bbox_head):
+        _check_bbox_head(bbox_head)
     _check_nms(model.test_cfg.rcnn, "test_cfg.rcnn")
-    if head.with_mask:
-        _check_uses(head, StandardRoIHead, "predict_mask", "roi_head")
-        _check_extractor(head.mask_roi_extractor, "roi_head.mask_roi_extractor")
-        _check_uses(head.mask_head, FCNMaskHead, "predict_by_feat", "roi_head.mask_head")
-        _check_uses(head.mask_head, FCNMaskHead, "_predict_by_feat_single", "roi_head.mask_head")
-        if model.test_cfg.rcnn.mask_thr_binary < 0:
-            raise UnsupportedModelError(
-                "test_cfg.rcnn.mask_thr_binary: expected a threshold of 0 or more, "
-                f"found {model.test_cfg.rcnn.mask_thr_binary} (mmdet's debugging output)."
-            )
+    if not head.with_mask:
+        return
+    _check_uses(
+        head, MaskScoringRoIHead if isinstance(head, MaskScoringRoIHead) else owner, "predict_mask", "roi_head"
+    )
+    for extractor in stages(head.mask_roi_extractor):
+        _check_extractor(extractor, "roi_head.mask_roi_extractor")
+    for mask_head in stages(head.mask_head):
+        _check_uses(mask_head, FCNMaskHead, "predict_by_feat", "roi_head.mask_head")
+        _check_uses(mask_head, FCNMaskHead, "_predict_by_feat_single", "roi_head.mask_head")
+    if model.test_cfg.rcnn.mask_thr_binary < 0:
+        raise UnsupportedModelError(
+            "test_cfg.rcnn.mask_thr_binary: expected a threshold of 0 or more, "
+            f"found {model.test_cfg.rcnn.mask_thr_binary} (mmdet's debugging output)."
+        )
+
+
+def _check_bbox_head(head: nn.Module) -> None:
+    for name in ("predict_by_feat", "_predict_by_feat_single"):
+        _check_uses(head, BBoxHead, name, "roi_head.bbox_head")
+    _check_uses(head.bbox_coder, DeltaXYWHBBoxCoder, "decode", "roi_head.bbox_head.bbox_coder")
 
 
 def _check_extractor(extractor: nn.Module, where: str) -> None:
-    _check_uses(extractor, SingleRoIExtractor, "forward", where)
+    owner = GenericRoIExtractor if isinstance(extractor, GenericRoIExtractor) else SingleRoIExtractor
+    _check_uses(extractor, owner, "forward", where)
     layer = extractor.roi_layers[0]
     if type(layer) is not RoIAlign:
         raise UnsupportedModelError(f"{where}.roi_layer: expected RoIAlign, found {type(layer).__name__}.")

@@ -1,0 +1,126 @@
+"""Tiny models of mmdet's other two-stage families: what each changes in ``tests.models.tiny_config``."""
+
+import copy
+from collections.abc import Callable
+
+from mmengine.config import Config
+from torch import nn
+
+from export.model import model_from_config
+from export.random_weights import randomize
+from tests.models import NUM_CLASSES, tiny_config
+
+STDS = ([0.1, 0.1, 0.2, 0.2], [0.05, 0.05, 0.1, 0.1])
+
+
+def cascade(model: dict) -> None:
+    """Two stages; class-agnostic boxes, as every shipped cascade but a few has them."""
+    head = model["roi_head"]
+    model["type"], head["type"] = "CascadeRCNN", "CascadeRoIHead"
+    head["num_stages"], head["stage_loss_weights"] = 2, [1, 0.5]
+    stages = [copy.deepcopy(head["bbox_head"]) for _ in STDS]
+    for stage, stds in zip(stages, STDS):
+        stage["reg_class_agnostic"] = True
+        stage["bbox_coder"]["target_stds"] = stds
+    head["bbox_head"] = stages
+
+
+def cascade_box_per_class(model: dict) -> None:
+    cascade(model)
+    for stage in model["roi_head"]["bbox_head"]:
+        stage["reg_class_agnostic"] = False
+
+
+def seesaw(model: dict) -> None:
+    _seesaw(model, model["roi_head"]["bbox_head"])
+
+
+def cascade_seesaw(model: dict) -> None:
+    cascade_box_per_class(model)
+    _seesaw(model, *model["roi_head"]["bbox_head"])
+
+
+def _seesaw(model: dict, *bbox_heads: dict) -> None:
+    model["test_cfg"]["rcnn"]["score_thr"] = 1e-4  # as for LVIS
+    for bbox_head in bbox_heads:
+        bbox_head["cls_predictor_cfg"] = {"type": "NormedLinear", "tempearture": 20}  # mmdet's spelling
+        bbox_head["loss_cls"] = {"type": "SeesawLoss", "num_classes": NUM_CLASSES}
+
+
+def mask_scoring(model: dict) -> None:
+    model["type"], model["roi_head"]["type"] = "MaskScoringRCNN", "MaskScoringRoIHead"
+    model["roi_head"]["mask_iou_head"] = {
+        "type": "MaskIoUHead",
+        "num_convs": 1,
+        "num_fcs": 1,
+        "roi_feat_size": 14,
+        "in_channels": 16,
+        "conv_out_channels": 16,
+        "fc_out_channels": 32,
+        "num_classes": NUM_CLASSES,
+    }
+
+
+def groie(model: dict) -> None:
+    for name in ("bbox_roi_extractor", "mask_roi_extractor"):
+        extractor = model["roi_head"][name]
+        extractor["type"] = "GenericRoIExtractor"
+        extractor["roi_layer"]["sampling_ratio"] = 2
+        extractor["pre_cfg"] = {
+            "type": "ConvModule",
+            "in_channels": 16,
+            "out_channels": 16,
+            "kernel_size": 5,
+            "padding": 2,
+            "inplace": False,
+        }
+        extractor["post_cfg"] = {
+            "type": "GeneralizedAttention",
+            "in_channels": 16,
+            "spatial_range": -1,
+            "num_heads": 2,
+            "attention_type": "0100",
+            "kv_stride": 2,
+        }
+
+
+def groie_concatenated(model: dict) -> None:
+    for name in ("bbox_roi_extractor", "mask_roi_extractor"):
+        model["roi_head"][name].update(type="GenericRoIExtractor", aggregation="concat", out_channels=64)
+    model["roi_head"]["bbox_head"]["in_channels"] = 64
+    model["roi_head"]["mask_head"]["in_channels"] = 64
+
+
+def double_head(model: dict) -> None:
+    head = model["roi_head"]
+    head.update(type="DoubleHeadRoIHead", reg_roi_scale_factor=1.3)
+    head["bbox_head"].update(
+        type="DoubleConvFCBBoxHead", num_convs=1, num_fcs=1, conv_out_channels=32, fc_out_channels=32
+    )
+
+
+FAMILIES: dict[str, Callable[[dict], None]] = {
+    f.__name__: f
+    for f in (
+        cascade,
+        cascade_box_per_class,
+        cascade_seesaw,
+        seesaw,
+        mask_scoring,
+        groie,
+        groie_concatenated,
+        double_head,
+    )
+}
+
+
+def family_config(name: str) -> Config:
+    """Return a family's config."""
+    config = copy.deepcopy(tiny_config())
+    FAMILIES[name](config.model)
+    return config
+
+
+def family_model(name: str) -> nn.Module:
+    """Return a family's model with random weights."""
+    return randomize(model_from_config(family_config(name)), seed=0, size=(128, 192))
