@@ -119,7 +119,7 @@ def _calibrate_batch_norm(model: nn.Module, images: Tensor) -> None:
 def _scale_rpn(head: nn.Module, features: tuple[Tensor, ...]) -> None:
     scores, deltas = head(features)
     _rescale(head, "rpn_cls", scores, 2.0)
-    _rescale(head, "rpn_reg", deltas, 0.4)
+    _rescale(head, "rpn_reg", deltas, 0.2)
     if isinstance(getattr(head, "rpn_cls", None), nn.Conv2d):
         # Objects are rare. And float32 tells probabilities near 0 apart, but has few of them near 1: scores would tie,
         # and which of two tied proposals mmdet keeps depends on the CPU, since it sorts without `stable`.

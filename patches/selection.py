@@ -1,8 +1,10 @@
 """Which patches a model needs, and whether it is one they were written for."""
 
 from mmcv.ops import RoIAlign
+from mmdet.models.backbones.swin import ShiftWindowMSA
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import TwoStageDetector
+from mmdet.models.layers.transformer.utils import AdaptivePadding, PatchMerging
 from mmdet.models.roi_heads import CascadeRoIHead, MaskScoringRoIHead, StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
@@ -23,10 +25,20 @@ from patches import (
     rpn_head,
     single_roi_extractor,
     standard_roi_head,
+    swin,
+    transformer_utils,
     two_stage_detector,
 )
 from patches.cascade_roi_head import stages
 from patches.patch import Patch
+
+
+# Layers that occur anywhere in a model.
+LAYERS = (
+    (ShiftWindowMSA, swin.PATCHES),
+    (AdaptivePadding, transformer_utils.ADAPTIVE_PADDING),
+    (PatchMerging, transformer_utils.PATCH_MERGING),
+)
 
 
 class UnsupportedModelError(ValueError):
@@ -48,7 +60,12 @@ def patches_for(model: nn.Module) -> tuple[Patch, ...]:
         *base_roi_head.PATCHES,
         *_roi_head_patches(model.roi_head),
         *bbox_head.PATCHES,
+        *(patch for owner, patches in LAYERS if _has(model, owner) for patch in patches),
     )
+
+
+def _has(model: nn.Module, owner: type) -> bool:
+    return any(isinstance(module, owner) for module in model.modules())
 
 
 def _roi_head_patches(head: nn.Module) -> tuple[Patch, ...]:
@@ -83,8 +100,17 @@ def check_supported(model: nn.Module) -> None:
             f"{type(model).__name__}: expected an RPN and a RoI head, found a model without "
             f"{'an RPN' if not model.with_rpn else 'a RoI head'}."
         )
+    for name, module in model.named_modules():
+        _check_layer(module, name)
     _check_rpn(model)
     _check_roi_head(model)
+
+
+def _check_layer(module: nn.Module, name: str) -> None:
+    if isinstance(module, PatchMerging) and not transformer_utils.merges_whole_patches(module):
+        raise UnsupportedModelError(
+            f"{name}: expected a PatchMerging whose stride is its kernel's size, found {module.sampler}."
+        )
 
 
 def _check_rpn(model: nn.Module) -> None:

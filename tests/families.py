@@ -99,6 +99,18 @@ def double_head(model: dict) -> None:
     )
 
 
+def swin(model: dict) -> None:
+    """Windows of 7 divide neither 32 x 48 nor what follows."""
+    model["backbone"] = {
+        "type": "SwinTransformer",
+        "embed_dims": 8,
+        "depths": [2, 2, 2, 2],
+        "num_heads": [1, 2, 2, 4],
+        "window_size": 7,
+        "convert_weights": False,
+    }
+
+
 FAMILIES: dict[str, Callable[[dict], None]] = {
     f.__name__: f
     for f in (
@@ -110,6 +122,7 @@ FAMILIES: dict[str, Callable[[dict], None]] = {
         groie,
         groie_concatenated,
         double_head,
+        swin,
     )
 }
 
