@@ -6,6 +6,7 @@ from typing import Optional
 import numpy as np
 import torch
 from mmcv.cnn.bricks import ContextBlock
+from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack
 from mmdet.models.roi_heads import CascadeRoIHead
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
@@ -13,6 +14,10 @@ from torch import Tensor, nn
 from patches.cascade_roi_head import stages
 
 RESIDUAL_SCALE = 0.1
+# Of deformable convolutions, px of their input.
+OFFSET_PX = 0.5
+# Of batch statistics. Two images' pooled values are almost equal, and their variance next to nothing.
+MIN_VARIANCE = 0.1
 OBJECTNESS_BIAS = -4.0
 
 
@@ -58,6 +63,9 @@ def _randomize(model: nn.Module, images: Tensor) -> None:
             for term in (module.channel_add_conv, module.channel_mul_conv):
                 if term is not None:
                     term[-1].weight.mul_(RESIDUAL_SCALE)
+        if isinstance(module, (DeformConv2dPack, ModulatedDeformConv2dPack)):
+            weight = module.conv_offset.weight
+            nn.init.normal_(weight, std=OFFSET_PX / weight[0].numel() ** 0.5)
     _calibrate_batch_norm(model, images)
     features = model.extract_feat(images)
     _scale_rpn(model.rpn_head, features)
@@ -114,12 +122,13 @@ def _calibrate_batch_norm(model: nn.Module, images: Tensor) -> None:
     model.extract_feat(torch.cat([images, images.flip(-1)]))
     for norm in norms:
         norm.training = False
+        norm.running_var.clamp_(min=MIN_VARIANCE)
 
 
 def _scale_rpn(head: nn.Module, features: tuple[Tensor, ...]) -> None:
     scores, deltas = head(features)
     _rescale(head, "rpn_cls", scores, 2.0)
-    _rescale(head, "rpn_reg", deltas, 0.2)
+    _rescale(head, "rpn_reg", deltas, 0.1)
     if isinstance(getattr(head, "rpn_cls", None), nn.Conv2d):
         # Objects are rare. And float32 tells probabilities near 0 apart, but has few of them near 1: scores would tie,
         # and which of two tied proposals mmdet keeps depends on the CPU, since it sorts without `stable`.

@@ -1,6 +1,6 @@
 """Which patches a model needs, and whether it is one they were written for."""
 
-from mmcv.ops import RoIAlign
+from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, RoIAlign
 from mmdet.models.backbones.swin import ShiftWindowMSA
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import TwoStageDetector
@@ -18,6 +18,7 @@ from patches import (
     base_roi_head,
     bbox_head,
     cascade_roi_head,
+    deform_conv_pack,
     delta_xywh_bbox_coder,
     fcn_mask_head,
     generic_roi_extractor,
@@ -35,6 +36,8 @@ from patches.patch import Patch
 
 # Layers that occur anywhere in a model.
 LAYERS = (
+    (DeformConv2dPack, deform_conv_pack.VERSION_1),
+    (ModulatedDeformConv2dPack, deform_conv_pack.VERSION_2),
     (ShiftWindowMSA, swin.PATCHES),
     (AdaptivePadding, transformer_utils.ADAPTIVE_PADDING),
     (PatchMerging, transformer_utils.PATCH_MERGING),

@@ -111,6 +111,20 @@ def swin(model: dict) -> None:
     }
 
 
+def dcn(model: dict) -> None:
+    model["neck"]["in_channels"] = [32, 64, 128, 256]
+    model["backbone"].update(
+        depth=50,  # basic blocks take no DCN
+        dcn={"type": "DCN", "deform_groups": 2},
+        stage_with_dcn=(False, True, True, True),
+    )
+
+
+def dcn_v2(model: dict) -> None:
+    dcn(model)
+    model["backbone"]["dcn"]["type"] = "DCNv2"
+
+
 FAMILIES: dict[str, Callable[[dict], None]] = {
     f.__name__: f
     for f in (
@@ -123,6 +137,8 @@ FAMILIES: dict[str, Callable[[dict], None]] = {
         groie_concatenated,
         double_head,
         swin,
+        dcn,
+        dcn_v2,
     )
 }
 
