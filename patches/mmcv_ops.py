@@ -87,7 +87,7 @@ def _missing_op(name: str) -> Callable[..., Any]:
     def missing(*_args: Any, **_kwargs: Any) -> Any:
         raise RuntimeError(
             f"{name}: needs mmcv's compiled operators, which are not installed; maskrcnn-deploy stands in for nms,"
-            " roi_align and deform_conv only. Install a compiled mmcv: a prebuilt wheel for this PyTorch and CUDA, or"
+            " deform_conv and roi_align only. Install a compiled mmcv: a prebuilt wheel for this PyTorch and CUDA, or"
             " `pip uninstall mmcv-lite` and `pip install mmcv==2.1.0`, which compiles it from source"
         )
 

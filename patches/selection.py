@@ -5,11 +5,12 @@ from mmdet.models.backbones.swin import ShiftWindowMSA
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import TwoStageDetector
 from mmdet.models.layers.transformer.utils import AdaptivePadding, PatchMerging
+from mmdet.models.necks import BFP
 from mmdet.models.roi_heads import CascadeRoIHead, MaskScoringRoIHead, StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
-from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
+from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder
 from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from torch import nn
 
@@ -17,11 +18,13 @@ from patches import (
     anchor_generator,
     base_roi_head,
     bbox_head,
+    bfp,
     cascade_roi_head,
     deform_conv_pack,
     delta_xywh_bbox_coder,
     fcn_mask_head,
     generic_roi_extractor,
+    legacy_delta_xywh_bbox_coder,
     mask_scoring_roi_head,
     rpn_head,
     single_roi_extractor,
@@ -36,11 +39,18 @@ from patches.patch import Patch
 
 # Layers that occur anywhere in a model.
 LAYERS = (
+    (BFP, bfp.PATCHES),
     (DeformConv2dPack, deform_conv_pack.VERSION_1),
     (ModulatedDeformConv2dPack, deform_conv_pack.VERSION_2),
     (ShiftWindowMSA, swin.PATCHES),
     (AdaptivePadding, transformer_utils.ADAPTIVE_PADDING),
     (PatchMerging, transformer_utils.PATCH_MERGING),
+)
+
+
+CODERS = (
+    (DeltaXYWHBBoxCoder, delta_xywh_bbox_coder.PATCHES),
+    (LegacyDeltaXYWHBBoxCoder, legacy_delta_xywh_bbox_coder.PATCHES),
 )
 
 
@@ -59,7 +69,7 @@ def patches_for(model: nn.Module) -> tuple[Patch, ...]:
         *two_stage_detector.PATCHES,
         *anchor_generator.PATCHES,
         *rpn_head.PATCHES,
-        *delta_xywh_bbox_coder.PATCHES,
+        *_coder_patches(model),
         *base_roi_head.PATCHES,
         *_roi_head_patches(model.roi_head),
         *bbox_head.PATCHES,
@@ -69,6 +79,16 @@ def patches_for(model: nn.Module) -> tuple[Patch, ...]:
 
 def _has(model: nn.Module, owner: type) -> bool:
     return any(isinstance(module, owner) for module in model.modules())
+
+
+def _coder_patches(model: nn.Module) -> tuple[Patch, ...]:
+    coders = [model.rpn_head.bbox_coder, *(head.bbox_coder for head in stages(model.roi_head.bbox_head))]
+    return tuple(
+        patch
+        for owner, patches in CODERS
+        if any(isinstance(coder, owner) for coder in coders)
+        for patch in patches
+    )
 
 
 def _roi_head_patches(head: nn.Module) -> tuple[Patch, ...]:
@@ -122,7 +142,7 @@ def _check_rpn(model: nn.Module) -> None:
     _check_uses(
         head.prior_generator, AnchorGenerator, "single_level_grid_priors", "rpn_head.anchor_generator"
     )
-    _check_uses(head.bbox_coder, DeltaXYWHBBoxCoder, "decode", "rpn_head.bbox_coder")
+    _check_coder(head.bbox_coder, "rpn_head.bbox_coder")
     _check_nms(model.test_cfg.rpn, "test_cfg.rpn")
 
 
@@ -158,7 +178,12 @@ def _check_roi_head(model: nn.Module) -> None:
 def _check_bbox_head(head: nn.Module) -> None:
     for name in ("predict_by_feat", "_predict_by_feat_single"):
         _check_uses(head, BBoxHead, name, "roi_head.bbox_head")
-    _check_uses(head.bbox_coder, DeltaXYWHBBoxCoder, "decode", "roi_head.bbox_head.bbox_coder")
+    _check_coder(head.bbox_coder, "roi_head.bbox_head.bbox_coder")
+
+
+def _check_coder(coder: object, where: str) -> None:
+    is_legacy = isinstance(coder, LegacyDeltaXYWHBBoxCoder)
+    _check_uses(coder, LegacyDeltaXYWHBBoxCoder if is_legacy else DeltaXYWHBBoxCoder, "decode", where)
 
 
 def _check_extractor(extractor: nn.Module, where: str) -> None:

@@ -125,6 +125,20 @@ def dcn_v2(model: dict) -> None:
     model["backbone"]["dcn"]["type"] = "DCNv2"
 
 
+def libra(model: dict) -> None:
+    bfp = {"type": "BFP", "in_channels": 16, "num_levels": 5, "refine_level": 2, "refine_type": "non_local"}
+    model["neck"] = [model["neck"], bfp]
+
+
+def legacy(model: dict) -> None:
+    """Coordinates of mmdet 1.x."""
+    model["rpn_head"]["anchor_generator"].update(type="LegacyAnchorGenerator", center_offset=0.5)
+    model["rpn_head"]["bbox_coder"]["type"] = "LegacyDeltaXYWHBBoxCoder"
+    model["roi_head"]["bbox_head"]["bbox_coder"]["type"] = "LegacyDeltaXYWHBBoxCoder"
+    for name in ("bbox_roi_extractor", "mask_roi_extractor"):
+        model["roi_head"][name]["roi_layer"].update(sampling_ratio=2, aligned=False)
+
+
 FAMILIES: dict[str, Callable[[dict], None]] = {
     f.__name__: f
     for f in (
@@ -139,6 +153,8 @@ FAMILIES: dict[str, Callable[[dict], None]] = {
         swin,
         dcn,
         dcn_v2,
+        libra,
+        legacy,
     )
 }
 

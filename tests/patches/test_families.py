@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from patches import applied, patches_for
+from patches.bfp import adaptive_max_pool
 from patches.padded import Instances
 from tests.families import FAMILIES, family_model
 from tests.models import structured_images
@@ -70,3 +71,13 @@ def test_every_owner_is_restored(model, images):
     with pytest.raises(ZeroDivisionError), applied(patches):
         raise ZeroDivisionError
     assert {p: vars(p.owner).get(p.name) for p in patches} == before
+
+
+@pytest.mark.parametrize(
+    ("size", "pooled"), [((8, 12), (4, 6)), ((4, 6), (4, 6)), ((6, 10), (2, 3)), ((3, 7), (2, 4))]
+)
+def test_adaptive_max_pool(size, pooled):
+    x = structured_images(2, size, seed=0)
+    expected = torch.nn.functional.adaptive_max_pool2d(x, pooled)
+    factor = max(-(-n // m) for n, m in zip(size, pooled))
+    assert torch.equal(adaptive_max_pool(x, pooled, factor), expected)
