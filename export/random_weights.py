@@ -5,7 +5,7 @@ from typing import Optional
 
 import numpy as np
 import torch
-from mmcv.cnn.bricks import ContextBlock
+from mmcv.cnn.bricks import ContextBlock, GeneralizedAttention
 from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack
 from mmdet.models.roi_heads import CascadeRoIHead
 from mmengine.logging import MMLogger
@@ -66,6 +66,12 @@ def _randomize(model: nn.Module, images: Tensor) -> None:
         if isinstance(module, (DeformConv2dPack, ModulatedDeformConv2dPack)):
             weight = module.conv_offset.weight
             nn.init.normal_(weight, std=OFFSET_PX / weight[0].numel() ** 0.5)
+        if isinstance(module, GeneralizedAttention):
+            module.gamma.fill_(
+                RESIDUAL_SCALE
+            )  # mmcv starts it at zero, which leaves nothing of the attention
+        if isinstance(getattr(module, "rfp_conv", None), nn.Conv2d):
+            nn.init.normal_(module.rfp_conv.weight, std=RESIDUAL_SCALE / module.rfp_conv.in_channels**0.5)
     _calibrate_batch_norm(model, images)
     features = model.extract_feat(images)
     _scale_rpn(model.rpn_head, features)
@@ -128,7 +134,8 @@ def _calibrate_batch_norm(model: nn.Module, images: Tensor) -> None:
 def _scale_rpn(head: nn.Module, features: tuple[Tensor, ...]) -> None:
     scores, deltas = head(features)
     _rescale(head, "rpn_cls", scores, 2.0)
-    _rescale(head, "rpn_reg", deltas, 0.1)
+    # Rounding errors of a delta grow with its anchor, half a thousand px: proposals stay close to the anchors.
+    _rescale(head, "rpn_reg", deltas, 0.03)
     if isinstance(getattr(head, "rpn_cls", None), nn.Conv2d):
         # Objects are rare. And float32 tells probabilities near 0 apart, but has few of them near 1: scores would tie,
         # and which of two tied proposals mmdet keeps depends on the CPU, since it sorts without `stable`.

@@ -40,9 +40,7 @@ def modulated_deform_conv2d_pack__forward(self: ModulatedDeformConv2dPack, x: Te
 
 
 VERSION_1 = (
-    Patch(
-        DeformConv2dPack, "forward", deform_conv2d_pack__forward, "it becomes a node without a definition"
-    ),
+    Patch(DeformConv2dPack, "forward", deform_conv2d_pack__forward, "it becomes a node without a definition"),
 )
 VERSION_2 = (
     Patch(

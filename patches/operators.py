@@ -235,7 +235,9 @@ def paste_masks(masks: Tensor, boxes: Tensor, canvas: Tensor, *, threshold: floa
 
 class _DeformConv2d(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, settings: dict, features: Tensor, offset: Tensor, weight: Tensor, *mask: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, settings: dict, features: Tensor, offset: Tensor, weight: Tensor, *mask: Tensor
+    ) -> Tensor:
         if torch.jit.is_tracing():
             # Only the shape matters, and the exporter fails on a function that consists of traced operations.
             return features.new_zeros(features.shape[0], weight.shape[0], *offset.shape[2:])

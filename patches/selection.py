@@ -36,7 +36,8 @@ from patches import (
 from patches.cascade_roi_head import stages
 from patches.patch import Patch
 
-
+# Of a box and a score for every class of every proposal. LVIS has 1.2 million.
+MAX_CANDIDATES = 4_000_000
 # Layers that occur anywhere in a model.
 LAYERS = (
     (BFP, bfp.PATCHES),
@@ -48,6 +49,7 @@ LAYERS = (
 )
 
 
+COVERED_OPS = (RoIAlign, DeformConv2dPack, ModulatedDeformConv2dPack)
 CODERS = (
     (DeltaXYWHBBoxCoder, delta_xywh_bbox_coder.PATCHES),
     (LegacyDeltaXYWHBBoxCoder, legacy_delta_xywh_bbox_coder.PATCHES),
@@ -121,15 +123,20 @@ def check_supported(model: nn.Module) -> None:
     if not (model.with_rpn and model.with_roi_head):
         raise UnsupportedModelError(
             f"{type(model).__name__}: expected an RPN and a RoI head, found a model without "
-            f"{'an RPN' if not model.with_rpn else 'a RoI head'}."
+            f"{'an RPN, whose proposals come from elsewhere' if not model.with_rpn else 'a RoI head'}."
         )
-    for name, module in model.named_modules():
-        _check_layer(module, name)
     _check_rpn(model)
     _check_roi_head(model)
+    for name, module in model.named_modules():
+        _check_layer(module, name)
 
 
 def _check_layer(module: nn.Module, name: str) -> None:
+    if type(module).__module__.startswith("mmcv.ops.") and not isinstance(module, COVERED_OPS):
+        raise UnsupportedModelError(
+            f"{name}: expected none of mmcv's compiled operators but {', '.join(op.__name__ for op in COVERED_OPS)}, "
+            f"found {type(module).__name__}."
+        )
     if isinstance(module, PatchMerging) and not transformer_utils.merges_whole_patches(module):
         raise UnsupportedModelError(
             f"{name}: expected a PatchMerging whose stride is its kernel's size, found {module.sampler}."
@@ -155,13 +162,17 @@ def _check_roi_head(model: nn.Module) -> None:
         raise UnsupportedModelError("roi_head: expected a bbox_head, found none.")
     for extractor in stages(head.bbox_roi_extractor):
         _check_extractor(extractor, "roi_head.bbox_roi_extractor")
-    for bbox_head in stages(head.bbox_head):
-        _check_bbox_head(bbox_head)
+    for each in stages(head.bbox_head):
+        _check_bbox_head(each)
     _check_nms(model.test_cfg.rcnn, "test_cfg.rcnn")
+    _check_candidates(model.test_cfg.rpn.max_per_img, stages(head.bbox_head)[-1].num_classes)
     if not head.with_mask:
         return
     _check_uses(
-        head, MaskScoringRoIHead if isinstance(head, MaskScoringRoIHead) else owner, "predict_mask", "roi_head"
+        head,
+        MaskScoringRoIHead if isinstance(head, MaskScoringRoIHead) else owner,
+        "predict_mask",
+        "roi_head",
     )
     for extractor in stages(head.mask_roi_extractor):
         _check_extractor(extractor, "roi_head.mask_roi_extractor")
@@ -179,6 +190,14 @@ def _check_bbox_head(head: nn.Module) -> None:
     for name in ("predict_by_feat", "_predict_by_feat_single"):
         _check_uses(head, BBoxHead, name, "roi_head.bbox_head")
     _check_coder(head.bbox_coder, "roi_head.bbox_head.bbox_coder")
+
+
+def _check_candidates(num_proposals: int, num_classes: int) -> None:
+    if num_proposals * num_classes > MAX_CANDIDATES:
+        raise UnsupportedModelError(
+            f"NMS: expected at most {MAX_CANDIDATES:,} candidates per image, found {num_proposals} proposals x "
+            f"{num_classes} classes, gigabytes of boxes; lower test_cfg.rpn.max_per_img."
+        )
 
 
 def _check_coder(coder: object, where: str) -> None:

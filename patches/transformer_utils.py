@@ -64,7 +64,10 @@ def merges_whole_patches(module: torch.nn.Module) -> bool:
 
 ADAPTIVE_PADDING = (
     Patch(
-        AdaptivePadding, "forward", adaptive_padding__forward, "it rounds sizes with math.ceil, which fixes them"
+        AdaptivePadding,
+        "forward",
+        adaptive_padding__forward,
+        "it rounds sizes with math.ceil, which fixes them",
     ),
 )
 PATCH_MERGING = (

@@ -139,6 +139,51 @@ def legacy(model: dict) -> None:
         model["roi_head"][name]["roi_layer"].update(sampling_ratio=2, aligned=False)
 
 
+def attention(model: dict) -> None:
+    """Empirical attention with all four of its terms, and GCNet's context."""
+    terms = {
+        "type": "GeneralizedAttention",
+        "spatial_range": -1,
+        "num_heads": 2,
+        "attention_type": "1111",
+        "kv_stride": 2,
+    }
+    model["neck"]["in_channels"] = [32, 64, 128, 256]
+    model["backbone"].update(
+        depth=50,  # basic blocks take no plugins
+        plugins=[
+            {"cfg": terms, "stages": (False, False, True, True), "position": "after_conv2"},
+            {
+                "cfg": {"type": "ContextBlock", "ratio": 1 / 4},
+                "stages": (False, True, True, True),
+                "position": "after_conv3",
+            },
+        ],
+    )
+
+
+def c4(model: dict) -> None:
+    """One map of stride 16, and a stage of the backbone as the head of every RoI."""
+    head = model["roi_head"]
+    del model["neck"], head["mask_roi_extractor"]
+    model["backbone"].update(
+        depth=50,
+        base_channels=16,
+        num_stages=3,
+        strides=(1, 2, 2),
+        dilations=(1, 1, 1),
+        out_indices=(2,),
+    )
+    model["rpn_head"]["in_channels"] = 256
+    model["rpn_head"]["anchor_generator"].update(strides=[16], scales=[2, 4, 8])
+    head["shared_head"] = {"type": "ResLayer", "depth": 50, "stage": 1, "stride": 2, "style": "pytorch"}
+    head["bbox_roi_extractor"].update(out_channels=256, featmap_strides=[16])
+    head["bbox_roi_extractor"]["roi_layer"]["output_size"] = 14
+    head["bbox_head"].update(type="BBoxHead", with_avg_pool=True, in_channels=512)
+    del head["bbox_head"]["fc_out_channels"]
+    head["mask_head"].update(in_channels=512, num_convs=0)
+
+
 FAMILIES: dict[str, Callable[[dict], None]] = {
     f.__name__: f
     for f in (
@@ -155,6 +200,8 @@ FAMILIES: dict[str, Callable[[dict], None]] = {
         dcn_v2,
         libra,
         legacy,
+        attention,
+        c4,
     )
 }
 
