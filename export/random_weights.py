@@ -135,7 +135,7 @@ def _scale_rpn(head: nn.Module, features: tuple[Tensor, ...]) -> None:
     scores, deltas = head(features)
     _rescale(head, "rpn_cls", scores, 2.0)
     # Rounding errors of a delta grow with its anchor, half a thousand px: proposals stay close to the anchors.
-    _rescale(head, "rpn_reg", deltas, 0.03)
+    _rescale(head, "rpn_reg", deltas, 0.02)
     if isinstance(getattr(head, "rpn_cls", None), nn.Conv2d):
         # Objects are rare. And float32 tells probabilities near 0 apart, but has few of them near 1: scores would tie,
         # and which of two tied proposals mmdet keeps depends on the CPU, since it sorts without `stable`.
@@ -152,7 +152,7 @@ def _scale_roi_head(head: nn.Module, features: tuple[Tensor, ...]) -> None:
     for stage, (bbox_head, mask_head) in enumerate(_branches(head)):
         arguments = (stage, features, rois) if isinstance(head, CascadeRoIHead) else (features, rois)
         outputs = head._bbox_forward(*arguments)
-        _rescale(bbox_head, "fc_cls", [outputs["cls_score"]], 2.5)
+        _rescale(bbox_head, "fc_cls", [outputs["cls_score"]], 2.0)
         _rescale(bbox_head, "fc_reg", [outputs["bbox_pred"]], 0.4)
         if mask_head is not None:
             _rescale(mask_head, "conv_logits", [head._mask_forward(*arguments)["mask_preds"]], 16.0)

@@ -1,8 +1,9 @@
-"""The compiled operators of mmcv that Mask R-CNN needs, where mmcv was installed without them (``mmcv-lite``).
+"""The compiled operators of mmcv that two-stage detectors need, where mmcv was installed without them (``mmcv-lite``).
 
 mmdet imports ``mmcv.ops``, and that needs the compiled module ``mmcv._ext``. Where it is missing,
 ``ensure_mmcv_ops`` registers a stand-in: ``nms`` and RoIAlign from ``plugins._reference`` on the CPU and from
-torchvision on CUDA, deformable convolution from ``patches.deform_conv``; every other operator can be imported and raises, naming itself, when it is called.
+torchvision on CUDA, deformable convolution in PyTorch from ``patches.deform_conv``; every other operator can be
+imported and raises, naming itself, when it is called.
 
 Half precision and float64 tensors on the CPU are computed in float32 and cast back.
 """
