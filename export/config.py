@@ -68,6 +68,8 @@ def _prepare(node: object) -> None:
         return
     if isinstance(node.get("init_cfg"), (dict, ConfigDict)) and node["init_cfg"].get("type") == "Pretrained":
         node["init_cfg"] = None
+    if isinstance(node.get("pretrained"), str):
+        node["pretrained"] = None
     if node.get("type") in ("SyncBN", "MMSyncBN", "NaiveSyncBN"):
         node["type"] = "BN"
     for value in node.values():

@@ -242,6 +242,100 @@ def paste_masks_function(opset: int) -> onnx.FunctionProto:
     )
 
 
+def deform_conv2d_function(opset: int, *, modulated: bool) -> onnx.FunctionProto:
+    """Return the body of ``DeformConv2d``: GridSample at every tap of every position, then a 1x1 convolution."""
+    mode = "linear" if opset >= 20 else "bilinear"
+    modulate = """
+            mask_by_group = Reshape (mask, tap_shape)
+            mask_column = Unsqueeze (mask_by_group, axis1)
+            weighted = Mul (by_tap, mask_column)"""
+
+    def axis(name: str, index: int, dims: tuple[int, int]) -> str:
+        """Positions of one axis as GridSample takes them: (2 p + 1) / size - 1, without align_corners."""
+        return f"""
+            {name}_index = Constant <value_int: int = {index}> ()
+            {name}_stride = Gather (strides, {name}_index)
+            {name}_padding = Gather (paddings, {name}_index)
+            {name}_dilation = Gather (dilations, {name}_index)
+            {name}_size = Shape <start = {index + 2}, end = {index + 3}> (features)
+            {name}_taps = Shape <start = {index + 2}, end = {index + 3}> (weight)
+            {name}_taps_scalar = Squeeze ({name}_taps, axis0)
+            {name}_outputs = Shape <start = {index + 2}, end = {index + 3}> (offset)
+            {name}_outputs_scalar = Squeeze ({name}_outputs, axis0)
+            {name}_tap = Range (zero_i, {name}_taps_scalar, one_i)
+            {name}_tap_px = Mul ({name}_tap, {name}_dilation)
+            {name}_output = Range (zero_i, {name}_outputs_scalar, one_i)
+            {name}_output_px = Mul ({name}_output, {name}_stride)
+            {name}_start = Sub ({name}_output_px, {name}_padding)
+            {name}_tap_axes = Constant <value_ints: ints = {[d for d in range(4) if d != dims[0]]}> ()
+            {name}_start_axes = Constant <value_ints: ints = {[d for d in range(4) if d != dims[1]]}> ()
+            {name}_tap_4d = Unsqueeze ({name}_tap_px, {name}_tap_axes)
+            {name}_start_4d = Unsqueeze ({name}_start, {name}_start_axes)
+            {name}_grid_i = Add ({name}_tap_4d, {name}_start_4d)
+            {name}_grid = Cast <to = 1> ({name}_grid_i)
+            {name}_offset = Gather <axis = 3> (offset_by_tap, {name}_index)
+            {name}_position = Add ({name}_grid, {name}_offset)
+            {name}_twice = Mul ({name}_position, two)
+            {name}_center = Add ({name}_twice, one)
+            {name}_size_f = Cast <to = 1> ({name}_size)
+            {name}_share = Div ({name}_center, {name}_size_f)
+            {name}_normal = Sub ({name}_share, one)
+            {name}_column = Unsqueeze ({name}_normal, last)"""
+
+    inputs = "features, offset, weight, mask" if modulated else "features, offset, weight"
+    return _parse(
+        f"""
+        DeformConv2d <stride, padding, dilation, groups, deform_groups> ({inputs}) => (output)
+        {{
+            strides = Constant <value_ints: ints = @stride> ()
+            paddings = Constant <value_ints: ints = @padding> ()
+            dilations = Constant <value_ints: ints = @dilation> ()
+            own_i = Constant <value_int: int = @deform_groups> ()
+            one = Constant <value_float: float = 1.0> ()
+            two = Constant <value_float: float = 2.0> ()
+            zero_i = Constant <value_int: int = 0> ()
+            one_i = Constant <value_int: int = 1> ()
+            pair = Constant <value_ints: ints = [2]> ()
+            rest = Constant <value_ints: ints = [-1]> ()
+            ones = Constant <value_ints: ints = [1, 1]> ()
+            axis0 = Constant <value_ints: ints = [0]> ()
+            axis1 = Constant <value_ints: ints = [1]> ()
+            last = Constant <value_ints: ints = [-1]> ()
+            batch = Shape <start = 0, end = 1> (features)
+            images = Mul (batch, own_i)
+            image_size = Shape <start = 2, end = 4> (features)
+            kernel_size = Shape <start = 2, end = 4> (weight)
+            output_size = Shape <start = 2, end = 4> (offset)
+            output_width = Shape <start = 3, end = 4> (offset)
+
+            tap_offset_shape = Concat <axis = 0> (images, kernel_size, pair, output_size)
+            offset_by_tap = Reshape (offset, tap_offset_shape)
+            {axis("y", 0, (0, 2))}
+            {axis("x", 1, (1, 3))}
+            grid_5d = Concat <axis = -1> (x_column, y_column)
+            grid_shape = Concat <axis = 0> (images, rest, output_width, pair)
+            grid = Reshape (grid_5d, grid_shape)
+            features_shape = Concat <axis = 0> (images, rest, image_size)
+            features_by_group = Reshape (features, features_shape)
+            samples = GridSample <mode = "{mode}", padding_mode = "zeros", align_corners = 0> (features_by_group, grid)
+
+            taps = Mul (y_taps, x_taps)
+            tap_shape = Concat <axis = 0> (images, rest, output_size)
+            channels_shape = Concat <axis = 0> (images, rest, taps, output_size)
+            by_tap = Reshape (samples, channels_shape)
+            {modulate if modulated else "weighted = Identity (by_tap)"}
+            columns_shape = Concat <axis = 0> (batch, rest, output_size)
+            columns = Reshape (weighted, columns_shape)
+            num_kernels = Shape <start = 0, end = 1> (weight)
+            kernel_shape = Concat <axis = 0> (num_kernels, rest, ones)
+            kernel = Reshape (weight, kernel_shape)
+            output = Conv <group: int = @groups> (columns, kernel)
+        }}
+        """,
+        opset,
+    )
+
+
 def functions_for(nodes: Iterable[onnx.NodeProto], opset: int) -> list[onnx.FunctionProto]:
     """Return the body of each operator of the domain that occurs among the nodes.
 
@@ -269,8 +363,10 @@ def _function_for(node: onnx.NodeProto, opset: int) -> onnx.FunctionProto:
         return multi_level_roi_align_function(opset, len(node.input) - 1)
     if node.op_type == "PasteMasks":
         return paste_masks_function(opset)
+    if node.op_type == "DeformConv2d":
+        return deform_conv2d_function(opset, modulated=len(node.input) == 4)
     raise ValueError(
-        f"domain {DOMAIN}: expected GroupedNMS, MultiLevelRoiAlign or PasteMasks, found {node.op_type}"
+        f"domain {DOMAIN}: expected GroupedNMS, MultiLevelRoiAlign, PasteMasks or DeformConv2d, found {node.op_type}"
     )
 
 

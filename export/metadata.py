@@ -8,6 +8,7 @@ from mmdet.registry import DATASETS
 from mmengine.config import Config
 
 from export.model import LoadedModel
+from patches.cascade_roi_head import stages
 from runtime.metadata import ModelMetadata, ResizeRule
 
 PACKAGES = ("maskrcnn-deploy", "mmdet", "mmengine", "mmcv", "mmcv-lite", "torch", "onnx", "onnxsim")
@@ -70,8 +71,7 @@ def resize_rule(config: Config) -> ResizeRule:
 
 def class_names(loaded: LoadedModel) -> tuple[str, ...]:
     """Return as many names as the model has classes: the checkpoint's, the config's, its dataset's, or numbers."""
-    head = loaded.model.roi_head.bbox_head
-    count = head.num_classes
+    count = stages(loaded.model.roi_head.bbox_head)[-1].num_classes
     candidates = [loaded.checkpoint.classes if loaded.checkpoint else None, *_config_classes(loaded.config)]
     for names in candidates:
         if names is not None and len(names) == count:

@@ -5,10 +5,19 @@ from typing import Optional
 
 import numpy as np
 import torch
+from mmcv.cnn.bricks import ContextBlock, GeneralizedAttention
+from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack
+from mmdet.models.roi_heads import CascadeRoIHead
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
+from patches.cascade_roi_head import stages
+
 RESIDUAL_SCALE = 0.1
+# Of deformable convolutions, px of their input.
+OFFSET_PX = 0.5
+# Of batch statistics. Two images' pooled values are almost equal, and their variance next to nothing.
+MIN_VARIANCE = 0.1
 OBJECTNESS_BIAS = -4.0
 
 
@@ -44,16 +53,29 @@ def _init_weights(model: nn.Module) -> None:
         logger.setLevel(level)
 
 
+@torch.no_grad()
 def _randomize(model: nn.Module, images: Tensor) -> None:
     for module in model.modules():
         norm = _last_norm(module)
         if norm is not None:
             nn.init.constant_(norm.weight, RESIDUAL_SCALE)
-    with torch.no_grad():
-        _calibrate_batch_norm(model, images)
-        features = model.extract_feat(images)
-        _scale_rpn(model.rpn_head, features)
-        _scale_roi_head(model.roi_head, features)
+        if isinstance(module, ContextBlock):
+            for term in (module.channel_add_conv, module.channel_mul_conv):
+                if term is not None:
+                    term[-1].weight.mul_(RESIDUAL_SCALE)
+        if isinstance(module, (DeformConv2dPack, ModulatedDeformConv2dPack)):
+            weight = module.conv_offset.weight
+            nn.init.normal_(weight, std=OFFSET_PX / weight[0].numel() ** 0.5)
+        if isinstance(module, GeneralizedAttention):
+            module.gamma.fill_(
+                RESIDUAL_SCALE
+            )  # mmcv starts it at zero, which leaves nothing of the attention
+        if isinstance(getattr(module, "rfp_conv", None), nn.Conv2d):
+            nn.init.normal_(module.rfp_conv.weight, std=RESIDUAL_SCALE / module.rfp_conv.in_channels**0.5)
+    _calibrate_batch_norm(model, images)
+    features = model.extract_feat(images)
+    _scale_rpn(model.rpn_head, features)
+    _scale_roi_head(model.roi_head, features)
 
 
 def structured_images(num: int, size: tuple[int, int], seed: int) -> Tensor:
@@ -106,12 +128,14 @@ def _calibrate_batch_norm(model: nn.Module, images: Tensor) -> None:
     model.extract_feat(torch.cat([images, images.flip(-1)]))
     for norm in norms:
         norm.training = False
+        norm.running_var.clamp_(min=MIN_VARIANCE)
 
 
 def _scale_rpn(head: nn.Module, features: tuple[Tensor, ...]) -> None:
     scores, deltas = head(features)
     _rescale(head, "rpn_cls", scores, 2.0)
-    _rescale(head, "rpn_reg", deltas, 0.4)
+    # Rounding errors of a delta grow with its anchor, half a thousand px: proposals stay close to the anchors.
+    _rescale(head, "rpn_reg", deltas, 0.02)
     if isinstance(getattr(head, "rpn_cls", None), nn.Conv2d):
         # Objects are rare. And float32 tells probabilities near 0 apart, but has few of them near 1: scores would tie,
         # and which of two tied proposals mmdet keeps depends on the CPU, since it sorts without `stable`.
@@ -121,15 +145,23 @@ def _scale_rpn(head: nn.Module, features: tuple[Tensor, ...]) -> None:
 def _scale_roi_head(head: nn.Module, features: tuple[Tensor, ...]) -> None:
     extent = (
         torch.tensor([features[0].shape[3], features[0].shape[2]])
-        * head.bbox_roi_extractor.featmap_strides[0]
+        * stages(head.bbox_roi_extractor)[0].featmap_strides[0]
     )
     centers, sizes = torch.rand(200, 2) * extent, torch.rand(200, 2) * 90 + 6
     rois = torch.cat([torch.zeros(200, 1), centers - sizes / 2, centers + sizes / 2], dim=1).to(features[0])
-    outputs = head._bbox_forward(features, rois)
-    _rescale(head.bbox_head, "fc_cls", [outputs["cls_score"]], 2.5)
-    _rescale(head.bbox_head, "fc_reg", [outputs["bbox_pred"]], 0.4)
-    if head.with_mask:
-        _rescale(head.mask_head, "conv_logits", [head._mask_forward(features, rois)["mask_preds"]], 16.0)
+    for stage, (bbox_head, mask_head) in enumerate(_branches(head)):
+        arguments = (stage, features, rois) if isinstance(head, CascadeRoIHead) else (features, rois)
+        outputs = head._bbox_forward(*arguments)
+        _rescale(bbox_head, "fc_cls", [outputs["cls_score"]], 2.0)
+        _rescale(bbox_head, "fc_reg", [outputs["bbox_pred"]], 0.4)
+        if mask_head is not None:
+            _rescale(mask_head, "conv_logits", [head._mask_forward(*arguments)["mask_preds"]], 16.0)
+
+
+def _branches(head: nn.Module) -> list[tuple[nn.Module, Optional[nn.Module]]]:
+    """Return each stage's box head and mask head."""
+    bbox_heads = stages(head.bbox_head)
+    return list(zip(bbox_heads, stages(head.mask_head) if head.with_mask else [None] * len(bbox_heads)))
 
 
 def _rescale(head: nn.Module, name: str, outputs: list[Tensor], spread: float) -> None:

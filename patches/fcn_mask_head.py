@@ -11,6 +11,28 @@ from patches.patch import Patch
 from patches.tracing import constant
 
 
+def own_class_logits(self: FCNMaskHead, mask_preds: Tensor, labels: Tensor) -> Tensor:
+    """Return (B * K, h, w) logits of each detection's own class from (B * K, classes or 1, h, w).
+
+    labels: (B, K) int32; a row of label -1 gets class 0's.
+    """
+    num_rows, num_classes = mask_preds.shape[:2]
+    if self.class_agnostic:
+        return mask_preds[:, 0]
+    row = torch.arange(num_rows, device=mask_preds.device) * num_classes
+    index = row + labels.flatten().clamp(min=0).long()
+    return mask_preds.flatten(0, 1).index_select(0, index)
+
+
+def with_masks(instances: Instances, masks: Tensor) -> Instances:
+    """Return the instances with (B * K, h, w) probabilities, zeros past ``num_dets``."""
+    labels = instances.labels
+    height, width = masks.shape[-2:]
+    masks = masks.reshape(-1, constant(labels.shape[1]), constant(height), constant(width))
+    masks = torch.where((labels >= 0)[:, :, None, None], masks, masks.new_tensor(0))
+    return instances._replace(masks=masks)
+
+
 def fcn_mask_head__predict_by_feat(
     self: FCNMaskHead,
     mask_preds: Tensor,
@@ -31,17 +53,7 @@ def fcn_mask_head__predict_by_feat(
     Returns:
         The instances with masks (B, K, h, w).
     """
-    labels = results_list.labels
-    num_rows, num_classes, height, width = mask_preds.shape
-    if self.class_agnostic:
-        chosen = mask_preds[:, 0]
-    else:
-        row = torch.arange(num_rows, device=mask_preds.device) * num_classes
-        index = row + labels.flatten().clamp(min=0).long()
-        chosen = mask_preds.flatten(0, 1).index_select(0, index)
-    masks = chosen.sigmoid().reshape(-1, constant(labels.shape[1]), constant(height), constant(width))
-    masks = torch.where((labels >= 0)[:, :, None, None], masks, masks.new_tensor(0))
-    return results_list._replace(masks=masks)
+    return with_masks(results_list, own_class_logits(self, mask_preds, results_list.labels).sigmoid())
 
 
 PATCHES = (

@@ -1,8 +1,9 @@
-"""The compiled operators of mmcv that Mask R-CNN needs, where mmcv was installed without them (``mmcv-lite``).
+"""The compiled operators of mmcv that two-stage detectors need, where mmcv was installed without them (``mmcv-lite``).
 
 mmdet imports ``mmcv.ops``, and that needs the compiled module ``mmcv._ext``. Where it is missing,
 ``ensure_mmcv_ops`` registers a stand-in: ``nms`` and RoIAlign from ``plugins._reference`` on the CPU and from
-torchvision on CUDA; every other operator can be imported and raises, naming itself, when it is called.
+torchvision on CUDA, deformable convolution in PyTorch from ``patches.deform_conv``; every other operator can be
+imported and raises, naming itself, when it is called.
 
 Half precision and float64 tensors on the CPU are computed in float32 and cast back.
 """
@@ -57,6 +58,8 @@ class _StandIn(types.ModuleType):
         self.nms = nms
         self.roi_align_forward = roi_align_forward
         self.roi_align_backward = roi_align_backward
+        self.deform_conv_forward = _deferred("deform_conv_forward")
+        self.modulated_deform_conv_forward = _deferred("modulated_deform_conv_forward")
         # Printed by collect_env(), which must not fail.
         self.get_compiler_version = self.get_compiling_cuda_version = _no_compiler
 
@@ -67,6 +70,16 @@ class _StandIn(types.ModuleType):
         return _missing_op(name)
 
 
+def _deferred(name: str) -> Callable[..., Any]:
+    """Return an operator of ``patches.deform_conv``, which imports torch."""
+
+    def operator(*args: Any, **kwargs: Any) -> Any:
+        return getattr(importlib.import_module("patches.deform_conv"), name)(*args, **kwargs)
+
+    operator.__name__ = operator.__qualname__ = name
+    return operator
+
+
 def _no_compiler() -> str:
     return "n/a (mmcv has no compiled operators, maskrcnn-deploy stands in)"
 
@@ -74,8 +87,8 @@ def _no_compiler() -> str:
 def _missing_op(name: str) -> Callable[..., Any]:
     def missing(*_args: Any, **_kwargs: Any) -> Any:
         raise RuntimeError(
-            f"{name}: needs mmcv's compiled operators, which are not installed; maskrcnn-deploy stands in for nms and"
-            " roi_align only. Install a compiled mmcv: a prebuilt wheel for this PyTorch and CUDA, or"
+            f"{name}: needs mmcv's compiled operators, which are not installed; maskrcnn-deploy stands in for nms,"
+            " deform_conv and roi_align only. Install a compiled mmcv: a prebuilt wheel for this PyTorch and CUDA, or"
             " `pip uninstall mmcv-lite` and `pip install mmcv==2.1.0`, which compiles it from source"
         )
 

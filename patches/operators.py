@@ -5,10 +5,12 @@ domain ``maskrcnn``, whose function body ``export.functions`` adds to the file.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from mmcv.ops import batched_nms, roi_align
+from mmcv.ops.deform_conv import deform_conv2d as mmcv_deform_conv2d
+from mmcv.ops.modulated_deform_conv import modulated_deform_conv2d as mmcv_modulated_deform_conv2d
 from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from torch import Tensor
 
@@ -229,3 +231,73 @@ def paste_masks(masks: Tensor, boxes: Tensor, canvas: Tensor, *, threshold: floa
     """
     canvas_size = [None, None] if is_dynamic_size() else spatial_size(canvas)
     return _PasteMasks.apply(masks, boxes, canvas, threshold, [constant(masks.shape[1]), *canvas_size])
+
+
+class _DeformConv2d(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, settings: dict, features: Tensor, offset: Tensor, weight: Tensor, *mask: Tensor
+    ) -> Tensor:
+        if torch.jit.is_tracing():
+            # Only the shape matters, and the exporter fails on a function that consists of traced operations.
+            return features.new_zeros(features.shape[0], weight.shape[0], *offset.shape[2:])
+        arguments = [settings[key] for key in ("stride", "padding", "dilation", "groups", "deform_groups")]
+        if mask:
+            return mmcv_modulated_deform_conv2d(features, offset, *mask, weight, None, *arguments)
+        return mmcv_deform_conv2d(features, offset, weight, *arguments)
+
+    @staticmethod
+    def symbolic(g: Any, settings: dict, features: Any, offset: Any, weight: Any, *mask: Any) -> Any:
+        out = g.op(
+            f"{DOMAIN}::DeformConv2d",
+            features,
+            offset,
+            weight,
+            *mask,
+            stride_i=list(settings["stride"]),
+            padding_i=list(settings["padding"]),
+            dilation_i=list(settings["dilation"]),
+            groups_i=settings["groups"],
+            deform_groups_i=settings["deform_groups"],
+        )
+        out.setType(features.type().with_sizes([None, settings["channels"], *settings["size"]]))
+        return out
+
+
+def deform_conv2d(
+    features: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    mask: Optional[Tensor] = None,
+    *,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    deform_groups: int,
+) -> Tensor:
+    """Convolve samples taken beside the kernel's grid (``DeformConv2d``).
+
+    Args:
+        features: (B, C, H, W) float32.
+        offset: (B, G * N * 2, h, w) float32, (y, x) in px of the features for each of the kernel's N taps; G groups of
+            channels have their own.
+        weight: (C', C / groups, kernel height, kernel width) float32.
+        mask: (B, G * N, h, w) float32 factors of the samples (version 2), or None.
+        stride, padding, dilation: (vertical, horizontal).
+        groups: of the convolution.
+        deform_groups: G.
+
+    Returns:
+        (B, C', h, w) float32.
+    """
+    settings = {
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "groups": groups,
+        "deform_groups": deform_groups,
+        "channels": constant(weight.shape[0]),
+        "size": [None, None] if is_dynamic_size() else list(spatial_size(offset)),
+    }
+    return _DeformConv2d.apply(settings, features, offset, weight, *(() if mask is None else (mask,)))

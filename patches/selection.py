@@ -1,13 +1,16 @@
 """Which patches a model needs, and whether it is one they were written for."""
 
-from mmcv.ops import RoIAlign
+from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, RoIAlign
+from mmdet.models.backbones.swin import ShiftWindowMSA
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import TwoStageDetector
-from mmdet.models.roi_heads import StandardRoIHead
+from mmdet.models.layers.transformer.utils import AdaptivePadding, PatchMerging
+from mmdet.models.necks import BFP
+from mmdet.models.roi_heads import CascadeRoIHead, MaskScoringRoIHead, StandardRoIHead
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
-from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
-from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
+from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
+from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder
 from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from torch import nn
 
@@ -15,14 +18,42 @@ from patches import (
     anchor_generator,
     base_roi_head,
     bbox_head,
+    bfp,
+    cascade_roi_head,
+    deform_conv_pack,
     delta_xywh_bbox_coder,
     fcn_mask_head,
+    generic_roi_extractor,
+    legacy_delta_xywh_bbox_coder,
+    mask_scoring_roi_head,
     rpn_head,
     single_roi_extractor,
     standard_roi_head,
+    swin,
+    transformer_utils,
     two_stage_detector,
 )
+from patches.cascade_roi_head import stages
 from patches.patch import Patch
+
+# Of a box and a score for every class of every proposal. LVIS has 1.2 million.
+MAX_CANDIDATES = 4_000_000
+# Layers that occur anywhere in a model.
+LAYERS = (
+    (BFP, bfp.PATCHES),
+    (DeformConv2dPack, deform_conv_pack.VERSION_1),
+    (ModulatedDeformConv2dPack, deform_conv_pack.VERSION_2),
+    (ShiftWindowMSA, swin.PATCHES),
+    (AdaptivePadding, transformer_utils.ADAPTIVE_PADDING),
+    (PatchMerging, transformer_utils.PATCH_MERGING),
+)
+
+
+COVERED_OPS = (RoIAlign, DeformConv2dPack, ModulatedDeformConv2dPack)
+CODERS = (
+    (DeltaXYWHBBoxCoder, delta_xywh_bbox_coder.PATCHES),
+    (LegacyDeltaXYWHBBoxCoder, legacy_delta_xywh_bbox_coder.PATCHES),
+)
 
 
 class UnsupportedModelError(ValueError):
@@ -36,18 +67,49 @@ def patches_for(model: nn.Module) -> tuple[Patch, ...]:
         UnsupportedModelError: a part of the model is outside what the patches cover; nothing has been changed.
     """
     check_supported(model)
-    patches = (
+    return (
         *two_stage_detector.PATCHES,
         *anchor_generator.PATCHES,
         *rpn_head.PATCHES,
-        *delta_xywh_bbox_coder.PATCHES,
+        *_coder_patches(model),
         *base_roi_head.PATCHES,
-        *standard_roi_head.PATCHES,
-        *single_roi_extractor.PATCHES,
+        *_roi_head_patches(model.roi_head),
         *bbox_head.PATCHES,
+        *(patch for owner, patches in LAYERS if _has(model, owner) for patch in patches),
     )
-    if model.roi_head.with_mask:
-        patches += (*standard_roi_head.MASK_PATCHES, *fcn_mask_head.PATCHES)
+
+
+def _has(model: nn.Module, owner: type) -> bool:
+    return any(isinstance(module, owner) for module in model.modules())
+
+
+def _coder_patches(model: nn.Module) -> tuple[Patch, ...]:
+    coders = [model.rpn_head.bbox_coder, *(head.bbox_coder for head in stages(model.roi_head.bbox_head))]
+    return tuple(
+        patch
+        for owner, patches in CODERS
+        if any(isinstance(coder, owner) for coder in coders)
+        for patch in patches
+    )
+
+
+def _roi_head_patches(head: nn.Module) -> tuple[Patch, ...]:
+    """Return the patches of a RoI head, its mask branch and its extractors."""
+    is_cascade = isinstance(head, CascadeRoIHead)
+    patches = cascade_roi_head.PATCHES if is_cascade else standard_roi_head.PATCHES
+    extractors = stages(head.bbox_roi_extractor)
+    if head.with_mask:
+        extractors += stages(head.mask_roi_extractor)
+        if is_cascade:
+            patches += cascade_roi_head.MASK_PATCHES
+        elif isinstance(head, MaskScoringRoIHead):
+            patches += mask_scoring_roi_head.MASK_PATCHES
+        else:
+            patches += (*standard_roi_head.MASK_PATCHES, *fcn_mask_head.PATCHES)
+    if any(isinstance(each, SingleRoIExtractor) for each in extractors):
+        patches += single_roi_extractor.PATCHES
+    if any(isinstance(each, GenericRoIExtractor) for each in extractors):
+        patches += generic_roi_extractor.PATCHES
     return patches
 
 
@@ -61,10 +123,24 @@ def check_supported(model: nn.Module) -> None:
     if not (model.with_rpn and model.with_roi_head):
         raise UnsupportedModelError(
             f"{type(model).__name__}: expected an RPN and a RoI head, found a model without "
-            f"{'an RPN' if not model.with_rpn else 'a RoI head'}."
+            f"{'an RPN, whose proposals come from elsewhere' if not model.with_rpn else 'a RoI head'}."
         )
     _check_rpn(model)
     _check_roi_head(model)
+    for name, module in model.named_modules():
+        _check_layer(module, name)
+
+
+def _check_layer(module: nn.Module, name: str) -> None:
+    if type(module).__module__.startswith("mmcv.ops.") and not isinstance(module, COVERED_OPS):
+        raise UnsupportedModelError(
+            f"{name}: expected none of mmcv's compiled operators but {', '.join(op.__name__ for op in COVERED_OPS)}, "
+            f"found {type(module).__name__}."
+        )
+    if isinstance(module, PatchMerging) and not transformer_utils.merges_whole_patches(module):
+        raise UnsupportedModelError(
+            f"{name}: expected a PatchMerging whose stride is its kernel's size, found {module.sampler}."
+        )
 
 
 def _check_rpn(model: nn.Module) -> None:
@@ -73,35 +149,65 @@ def _check_rpn(model: nn.Module) -> None:
     _check_uses(
         head.prior_generator, AnchorGenerator, "single_level_grid_priors", "rpn_head.anchor_generator"
     )
-    _check_uses(head.bbox_coder, DeltaXYWHBBoxCoder, "decode", "rpn_head.bbox_coder")
+    _check_coder(head.bbox_coder, "rpn_head.bbox_coder")
     _check_nms(model.test_cfg.rpn, "test_cfg.rpn")
 
 
 def _check_roi_head(model: nn.Module) -> None:
     head = model.roi_head
+    owner = CascadeRoIHead if isinstance(head, CascadeRoIHead) else StandardRoIHead
     for name in ("predict", "predict_bbox"):
-        _check_uses(head, StandardRoIHead, name, "roi_head")
+        _check_uses(head, owner, name, "roi_head")
     if not head.with_bbox:
         raise UnsupportedModelError("roi_head: expected a bbox_head, found none.")
-    _check_extractor(head.bbox_roi_extractor, "roi_head.bbox_roi_extractor")
-    _check_uses(head.bbox_head, BBoxHead, "predict_by_feat", "roi_head.bbox_head")
-    _check_uses(head.bbox_head, BBoxHead, "_predict_by_feat_single", "roi_head.bbox_head")
-    _check_uses(head.bbox_head.bbox_coder, DeltaXYWHBBoxCoder, "decode", "roi_head.bbox_head.bbox_coder")
+    for extractor in stages(head.bbox_roi_extractor):
+        _check_extractor(extractor, "roi_head.bbox_roi_extractor")
+    for each in stages(head.bbox_head):
+        _check_bbox_head(each)
     _check_nms(model.test_cfg.rcnn, "test_cfg.rcnn")
-    if head.with_mask:
-        _check_uses(head, StandardRoIHead, "predict_mask", "roi_head")
-        _check_extractor(head.mask_roi_extractor, "roi_head.mask_roi_extractor")
-        _check_uses(head.mask_head, FCNMaskHead, "predict_by_feat", "roi_head.mask_head")
-        _check_uses(head.mask_head, FCNMaskHead, "_predict_by_feat_single", "roi_head.mask_head")
-        if model.test_cfg.rcnn.mask_thr_binary < 0:
-            raise UnsupportedModelError(
-                "test_cfg.rcnn.mask_thr_binary: expected a threshold of 0 or more, "
-                f"found {model.test_cfg.rcnn.mask_thr_binary} (mmdet's debugging output)."
-            )
+    _check_candidates(model.test_cfg.rpn.max_per_img, stages(head.bbox_head)[-1].num_classes)
+    if not head.with_mask:
+        return
+    _check_uses(
+        head,
+        MaskScoringRoIHead if isinstance(head, MaskScoringRoIHead) else owner,
+        "predict_mask",
+        "roi_head",
+    )
+    for extractor in stages(head.mask_roi_extractor):
+        _check_extractor(extractor, "roi_head.mask_roi_extractor")
+    for mask_head in stages(head.mask_head):
+        _check_uses(mask_head, FCNMaskHead, "predict_by_feat", "roi_head.mask_head")
+        _check_uses(mask_head, FCNMaskHead, "_predict_by_feat_single", "roi_head.mask_head")
+    if model.test_cfg.rcnn.mask_thr_binary < 0:
+        raise UnsupportedModelError(
+            "test_cfg.rcnn.mask_thr_binary: expected a threshold of 0 or more, "
+            f"found {model.test_cfg.rcnn.mask_thr_binary} (mmdet's debugging output)."
+        )
+
+
+def _check_bbox_head(head: nn.Module) -> None:
+    for name in ("predict_by_feat", "_predict_by_feat_single"):
+        _check_uses(head, BBoxHead, name, "roi_head.bbox_head")
+    _check_coder(head.bbox_coder, "roi_head.bbox_head.bbox_coder")
+
+
+def _check_candidates(num_proposals: int, num_classes: int) -> None:
+    if num_proposals * num_classes > MAX_CANDIDATES:
+        raise UnsupportedModelError(
+            f"NMS: expected at most {MAX_CANDIDATES:,} candidates per image, found {num_proposals} proposals x "
+            f"{num_classes} classes, gigabytes of boxes; lower test_cfg.rpn.max_per_img."
+        )
+
+
+def _check_coder(coder: object, where: str) -> None:
+    is_legacy = isinstance(coder, LegacyDeltaXYWHBBoxCoder)
+    _check_uses(coder, LegacyDeltaXYWHBBoxCoder if is_legacy else DeltaXYWHBBoxCoder, "decode", where)
 
 
 def _check_extractor(extractor: nn.Module, where: str) -> None:
-    _check_uses(extractor, SingleRoIExtractor, "forward", where)
+    owner = GenericRoIExtractor if isinstance(extractor, GenericRoIExtractor) else SingleRoIExtractor
+    _check_uses(extractor, owner, "forward", where)
     layer = extractor.roi_layers[0]
     if type(layer) is not RoIAlign:
         raise UnsupportedModelError(f"{where}.roi_layer: expected RoIAlign, found {type(layer).__name__}.")

@@ -18,22 +18,19 @@ def single_roi_extractor__forward(
     Args:
         feats: L feature maps (B, C, H_l, W_l), finest first.
         rois: (R, 5) float32, [batch_index, x1, y1, x2, y2] in input px.
-        roi_scale_factor: must be None: the operator chooses levels from the RoIs it samples.
-
-    Raises:
-        NotImplementedError: ``roi_scale_factor`` is given (Double-Head R-CNN).
+        roi_scale_factor: enlarges the RoIs that are sampled, not those that choose the level (Double-Head R-CNN).
     """
-    if roi_scale_factor is not None:
-        raise NotImplementedError(
-            f"SingleRoIExtractor: expected no roi_scale_factor, found {roi_scale_factor}"
-        )
+    finest_scale = self.finest_scale
+    if roi_scale_factor is not None and len(feats) > 1:
+        # The operator chooses levels from the RoIs it samples: the boundaries grow with them.
+        rois, finest_scale = self.roi_rescale(rois, roi_scale_factor), finest_scale * roi_scale_factor
     layer = self.roi_layers[0]
     return multi_level_roi_align(
         feats,
         rois,
         output_size=tuple(layer.output_size),
         spatial_scales=[each.spatial_scale for each in self.roi_layers],
-        finest_scale=self.finest_scale,
+        finest_scale=finest_scale,
         sampling_ratio=layer.sampling_ratio,
         mode=layer.pool_mode,
         aligned=layer.aligned,

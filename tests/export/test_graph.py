@@ -60,11 +60,13 @@ def export_loaded(
     return graph
 
 
-def assert_equal(path: Path, model: nn.Module, *batches: list[np.ndarray]) -> list:
+def assert_equal(
+    path: Path, model: nn.Module, *batches: list[np.ndarray], tolerance: Tolerance = TOLERANCE
+) -> list:
     cases = verify(path, model, batches)
     for case in cases:
         d = case.difference
-        assert case.within(TOLERANCE), (
+        assert case.within(tolerance), (
             f"{d.matched} of {d.expected}, {d.found}; {d.box_px} {d.score} {d.mask} {d.worst}"
         )
     return cases

@@ -265,10 +265,15 @@ REFUSALS = [
     ({"test_cfg.rcnn.max_per_img": -1}, r"max_per_img: expected at least 1, found -1"),
     ({"test_cfg.rcnn.mask_thr_binary": -1}, r"mask_thr_binary: expected a threshold of 0 or more"),
     (
-        {"roi_head.mask_roi_extractor.type": "GenericRoIExtractor"},
-        r"expected SingleRoIExtractor .*GenericRoIExtractor",
+        {"roi_head.bbox_roi_extractor.roi_layer": {"type": "RoIPool", "output_size": 7}},
+        r"bbox_roi_extractor.roi_layer: expected RoIAlign, found RoIPool",
     ),
     ({"roi_head.bbox_roi_extractor.roi_layer.pool_mode": "max"}, r"pool_mode: expected avg, found max"),
+    ({"test_cfg.rpn.max_per_img": 1_000_000}, r"NMS: expected at most 4,000,000 candidates .*found 1000000 "),
+    (
+        {"neck": {"type": "FPN_CARAFE", "in_channels": [8, 16, 32, 64], "out_channels": 16, "num_outs": 5}},
+        r"neck\..*: expected none of mmcv's compiled operators but .*, found CARAFE",
+    ),
     ({"roi_head.bbox_head.bbox_coder.type": "TBLRBBoxCoder"}, r"bbox_coder: expected DeltaXYWHBBoxCoder"),
 ]
 

@@ -103,9 +103,9 @@ def test_stand_in_looks_like_a_module(ext: ModuleType) -> None:
 
 
 def test_unknown_operator_names_itself(ext: ModuleType) -> None:
-    assert ext.modulated_deform_conv_forward.__name__ == "modulated_deform_conv_forward"
-    with pytest.raises(RuntimeError, match=r"modulated_deform_conv_forward: .*pip install mmcv==2.1.0"):
-        ext.modulated_deform_conv_forward(1, stride=2)
+    assert ext.carafe_forward.__name__ == "carafe_forward"
+    with pytest.raises(RuntimeError, match=r"carafe_forward: .*pip install mmcv==2.1.0"):
+        ext.carafe_forward(1, stride=2)
     from mmcv.ops import soft_nms
 
     with pytest.raises(RuntimeError, match="softnms: needs mmcv's compiled operators"):
