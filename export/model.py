@@ -19,6 +19,10 @@ from patches.selection import check_supported
 RANDOM_WEIGHTS_SIZE = (256, 384)
 
 
+class ModelBuildError(ValueError):
+    """mmdet cannot build the config's model: what it says about it."""
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A model with where it came from.
@@ -75,11 +79,11 @@ def model_from_config(config: Config) -> nn.Module:
     """Build the model in evaluation mode with gradients off.
 
     Raises:
-        ValueError: mmdet cannot build it.
+        ModelBuildError: mmdet cannot build it.
     """
     register_all_modules(init_default_scope=True)
     try:
         model = MODELS.build(config.model)
     except Exception as error:
-        raise ValueError(f"config: expected a model that mmdet can build, found: {error}") from error
+        raise ModelBuildError(f"config: expected a model that mmdet can build, found: {error}") from error
     return model.eval().requires_grad_(False)
