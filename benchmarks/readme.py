@@ -6,6 +6,7 @@ A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; NAME is a f
 import argparse
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
@@ -38,33 +39,49 @@ def cpu_latency() -> str:
     )
 
 
-def configs() -> str:
-    """Every config of configs/mask_rcnn with random weights."""
-    data = json.loads((RESULTS / "configs.json").read_text())
+def zoo() -> str:
+    """Every two-stage config that mmdet ships with random weights, by folder."""
+    data = json.loads((RESULTS / "zoo.json").read_text())
+    configs, models = data["configs"], {row["model"]: row for row in data["models"]}
+    folders = sorted({config["folder"] for config in configs})
     rows = [
-        [
-            f"`{r['config']}`",
-            r["result"],
-            f"{sum(r['matched'])} of {sum(r['detections'])}",
-            f"{r['box_px']:.1e}",
-            f"{r['score']:.1e}",
-            f"{r['mask']:.1e}",
-            f"{r['mask_of_all_pixels']:.1e}",
-            r["nodes"],
-        ]
-        for r in data
+        [f"`{folder}`", *_zoo_cells([c for c in configs if c["folder"] == folder], models)]
+        for folder in folders
     ]
-    heading = [
-        "config",
-        "",
-        "detections matched",
-        "worst box, px",
-        "worst score",
-        "mask px of either",
-        "of all px",
-        "nodes",
+    masks = [config for config in configs if "mask-rcnn" in config["config"]]
+    totals = [
+        ["**all**", *_zoo_cells(configs, {})],
+        ["**`mask-rcnn` in the name**", *_zoo_cells(masks, {})],
     ]
-    return _table(heading, rows)
+    heading = ["folder", "configs", "exact", "refused", "not buildable", "wrong or failed", "why"]
+    exact = [model for model in models.values() if model["result"] == "exact"]
+    largest = {figure: max((m[figure] for m in exact), default=0.0) for figure in ("box_px", "score", "mask")}
+    states = len({model["code"] for model in models.values()})
+    code = "one state" if states == 1 else f"{states} states"
+    return (
+        f"{_table(heading, [*totals, *rows])}\n{len(models)} distinct models, {len(exact)} of them exact: boxes within "
+        f"{largest['box_px']:.1e} px, scores {largest['score']:.1e}, masks {largest['mask']:.1e} of the pixels of "
+        f"either; measured with {code} of the code.\n"
+    )
+
+
+def _zoo_cells(configs: Sequence[dict], models: dict[str, dict]) -> list[object]:
+    """Return the counts and, of the models given, why a config is not exact, most frequent first."""
+    counts = Counter(config["result"] for config in configs)
+    reasons = Counter(
+        config.get("reason") or models[config["model"]]["reason"]
+        for config in configs
+        if models and config["result"] not in ("exact", "pending")
+    )
+    pending = [f"{counts['pending']} not measured"] if counts["pending"] else []
+    why = [f"{count}× {reason}".replace("|", "\\|") for reason, count in reasons.most_common()]
+    shown = (
+        counts["exact"],
+        counts["refused"],
+        counts["unbuildable"],
+        counts["wrong"] + counts["failed"],
+    )
+    return [len(configs), *(count or "" for count in shown), "<br>".join([*why, *pending])]
 
 
 def embedded() -> str:
@@ -93,7 +110,7 @@ def kernels() -> str:
     return _table(["kernel", "batch", "ms", "next to"], rows)
 
 
-TABLES = {"kernels": kernels, "cpu_latency": cpu_latency, "configs": configs, "embedded": embedded}
+TABLES = {"kernels": kernels, "cpu_latency": cpu_latency, "zoo": zoo, "embedded": embedded}
 
 
 def updated(text: str) -> str:

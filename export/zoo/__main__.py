@@ -43,9 +43,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return EXIT_REFUSED
 
 
-def run(
-    args: argparse.Namespace, configs: Sequence[ZooConfig], results: ZooResults, console: Console
-) -> int:
+def run(args: argparse.Namespace, configs: Sequence[ZooConfig], results: ZooResults, console: Console) -> int:
     """Configs -> distinct models -> those to measure -> rows -> counts and reasons."""
     models = representatives(configs)
     selected = {config.key for config in _selected(configs, args)}

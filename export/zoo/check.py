@@ -71,6 +71,7 @@ def measure(name: str, threads: int) -> dict[str, Any]:
         "stage": measured.stage,
         **measured.figures,
         "seconds": round(time.perf_counter() - start, 1),
+        "cpu_seconds": round(time.process_time(), 1),
     }
 
 
@@ -127,7 +128,10 @@ def _verdict(cases: list[Case]) -> tuple[str, str]:
                 or d.worst_extra
                 or f"box {d.box_px:.1e} px, score {d.score:.1e}, mask {d.mask or 0:.1e} of pixels"
             )
-            return WRONG, f"batch {case.batch}, image {case.image}, {d.matched} of {d.expected} matched: {words}"
+            return (
+                WRONG,
+                f"batch {case.batch}, image {case.image}, {d.matched} of {d.expected} matched: {words}",
+            )
     fewest = min(case.difference.expected for case in cases)
     return (EXACT, "") if fewest else (FAILED, "verify: random weights give no detections to compare")
 

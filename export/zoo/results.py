@@ -65,9 +65,7 @@ class ZooResults:
         """Drop the rows of models that no config has any more."""
         self.models = {key: row for key, row in self.models.items() if key in keys}
 
-    def pending(
-        self, models: Iterable[ZooConfig], code: str, retry: Container[str] = ()
-    ) -> list[ZooConfig]:
+    def pending(self, models: Iterable[ZooConfig], code: str, retry: Container[str] = ()) -> list[ZooConfig]:
         """Return which models to measure: without a row or with one of other code; with ``retry``, by result."""
         rows = [(model, self.models.get(model.key)) for model in models]
         if retry:

@@ -106,7 +106,7 @@ def run_each(
     arguments: Sequence[str],
     *rest: Any,
     jobs: int = 1,
-    limits: Limits = Limits(),  # noqa: B008  (frozen)
+    limits: Limits = Limits(),
     deadline: Optional[float] = None,
     context: Optional[BaseContext] = None,
 ) -> Iterator[Outcome]:

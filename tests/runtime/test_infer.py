@@ -121,7 +121,10 @@ def test_the_embedded_images_are_the_default(
         (["{tmp}/*.tiff"], "expected images .*found none"),
         (["{tmp}/empty"], "folder .*empty: expected images .*found none"),
         (["{images}", "--model", "{tmp}/no.onnx"], "no.onnx: .*make it with `python -m export.maskrcnn`"),
-        (["{images}", "--model", "{images}/0.png"], "expected a name ending in .onnx or .engine, found '.png'"),
+        (
+            ["{images}", "--model", "{images}/0.png"],
+            "expected a name ending in .onnx or .engine, found '.png'",
+        ),
         (
             ["{images}", "--model", "{images}/0.png", "--backend", "onnxruntime"],
             "expected an ONNX file, found",
