@@ -40,48 +40,49 @@ def cpu_latency() -> str:
 
 
 def zoo() -> str:
-    """Every two-stage config that mmdet ships with random weights, by folder."""
-    data = json.loads((RESULTS / "zoo.json").read_text())
-    configs, models = data["configs"], {row["model"]: row for row in data["models"]}
-    folders = sorted({config["folder"] for config in configs})
-    rows = [
-        [f"`{folder}`", *_zoo_cells([c for c in configs if c["folder"] == folder], models)]
-        for folder in folders
-    ]
+    """How many of the two-stage configs that mmdet ships are exact, with random weights."""
+    configs, models = _zoo()
     masks = [config for config in configs if "mask-rcnn" in config["config"]]
-    totals = [
-        ["**all**", *_zoo_cells(configs, {})],
-        ["**`mask-rcnn` in the name**", *_zoo_cells(masks, {})],
-    ]
-    heading = ["folder", "configs", "exact", "refused", "not buildable", "wrong or failed", "why"]
+    rows = [["all two-stage", *_zoo_counts(configs)], ["Mask R-CNN, Cascade included", *_zoo_counts(masks)]]
     exact = [model for model in models.values() if model["result"] == "exact"]
     largest = {figure: max((m[figure] for m in exact), default=0.0) for figure in ("box_px", "score", "mask")}
     states = len({model["code"] for model in models.values()})
-    code = "one state" if states == 1 else f"{states} states"
     return (
-        f"{_table(heading, [*totals, *rows])}\n{len(models)} distinct models, {len(exact)} of them exact: boxes within "
+        f"{_table(ZOO_HEADING, rows)}\n{len(models)} distinct models, {len(exact)} of them exact: boxes within "
         f"{largest['box_px']:.1e} px, scores {largest['score']:.1e}, masks {largest['mask']:.1e} of the pixels of "
-        f"either; measured with {code} of the code.\n"
+        f"either; measured with {'one state' if states == 1 else f'{states} states'} of the code.\n"
     )
 
 
-def _zoo_cells(configs: Sequence[dict], models: dict[str, dict]) -> list[object]:
-    """Return the counts and, of the models given, why a config is not exact, most frequent first."""
+def zoo_folders() -> str:
+    """The same, folder by folder, and why a config is not exact."""
+    configs, models = _zoo()
+    rows = []
+    for folder in sorted({config["folder"] for config in configs}):
+        chosen = [config for config in configs if config["folder"] == folder]
+        reasons = Counter(
+            config.get("reason") or models[config["model"]]["reason"]
+            for config in chosen
+            if config["result"] not in ("exact", "pending")
+        )
+        why = [f"{count}× {reason}".replace("|", "\\|") for reason, count in reasons.most_common()]
+        rows.append([f"`{folder}`", *_zoo_counts(chosen), "<br>".join(why)])
+    return _table([*ZOO_HEADING, "why"], rows)
+
+
+ZOO_HEADING = ["", "configs", "exact", "refused", "not buildable", "wrong or failed", "not measured"]
+
+
+def _zoo() -> tuple[list[dict], dict[str, dict]]:
+    data = json.loads((RESULTS / "zoo.json").read_text())
+    return data["configs"], {row["model"]: row for row in data["models"]}
+
+
+def _zoo_counts(configs: Sequence[dict]) -> list[object]:
     counts = Counter(config["result"] for config in configs)
-    reasons = Counter(
-        config.get("reason") or models[config["model"]]["reason"]
-        for config in configs
-        if models and config["result"] not in ("exact", "pending")
-    )
-    pending = [f"{counts['pending']} not measured"] if counts["pending"] else []
-    why = [f"{count}× {reason}".replace("|", "\\|") for reason, count in reasons.most_common()]
-    shown = (
-        counts["exact"],
-        counts["refused"],
-        counts["unbuildable"],
-        counts["wrong"] + counts["failed"],
-    )
-    return [len(configs), *(count or "" for count in shown), "<br>".join([*why, *pending])]
+    bad = counts["wrong"] + counts["failed"]
+    shown = (counts["exact"], counts["refused"], counts["unbuildable"], bad, counts["pending"])
+    return [len(configs), *(count or "" for count in shown)]
 
 
 def embedded() -> str:
@@ -110,7 +111,13 @@ def kernels() -> str:
     return _table(["kernel", "batch", "ms", "next to"], rows)
 
 
-TABLES = {"kernels": kernels, "cpu_latency": cpu_latency, "zoo": zoo, "embedded": embedded}
+TABLES = {
+    "kernels": kernels,
+    "cpu_latency": cpu_latency,
+    "zoo": zoo,
+    "zoo_folders": zoo_folders,
+    "embedded": embedded,
+}
 
 
 def updated(text: str) -> str:
