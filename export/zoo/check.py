@@ -5,6 +5,7 @@ import io
 import random
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,19 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from torch import nn
 
 from export.graph import GraphOptions, num_nodes, onnx_from_model, simplified, with_metadata
 from export.metadata import metadata_from_model
 from export.model import LoadedModel, ModelBuildError, load_model
 from export.random_weights import structured_photos
-from export.verify import Case, verify
+from export.verify import Case, reference_detections, verify
 from export.zoo.models import one_line
 from patches.mmcv_ops import MissingOperatorError
 from patches.selection import UnsupportedModelError
-from runtime.difference import Tolerance
+from runtime.difference import Difference, Tolerance, compare
+from runtime.metadata import ModelMetadata
+from runtime.preprocess import prepare
 
 SIZE = (256, 384)
 IMAGE_SIZES = ((300, 450), (400, 200), (256, 384))  # landscape; portrait and landscape in one batch
@@ -47,7 +51,7 @@ class Measured:
             or nothing to compare.
         reason: in one line; empty for ``exact``.
         stage: how far it came: ``load``, ``trace``, ``simplify``, ``verify``.
-        figures: differences, detections and nodes, as far as it came.
+        figures: differences, detections and nodes, as far as it came; for ``wrong`` also ``rounding``.
     """
 
     result: str
@@ -101,13 +105,34 @@ def _export_and_compare(loaded: LoadedModel, path: Path, threads: int, measured:
     onnx.save(with_metadata(graph, metadata), str(path))
     measured.stage = "verify"
     images = structured_photos(*IMAGE_SIZES)
-    cases = verify(path, loaded.model, [images[:1], images[1:]], threads=threads)
-    measured.figures.update(_figures(cases))
+    batches = [images[:1], images[1:]]
+    cases = verify(path, loaded.model, batches, threads=threads)
+    measured.figures.update(_figures([case.difference for case in cases]))
     measured.result, measured.reason = _verdict(cases)
+    if measured.result == WRONG:
+        measured.figures["rounding"] = _figures(rounding(loaded.model, batches, metadata))
 
 
-def _figures(cases: list[Case]) -> dict[str, Any]:
-    differences = [case.difference for case in cases]
+def rounding(
+    model: nn.Module, batches: Sequence[Sequence[np.ndarray]], metadata: ModelMetadata
+) -> list[Difference]:
+    """Return how PyTorch's own results change, per image, when every weight moves by one unit in the last place.
+
+    Random weights may be such that rounding alone moves results: then this is as large as what it is set beside. The
+    model keeps the moved weights.
+    """
+    prepared = [prepare(images, metadata) for images in batches]
+    before = [reference_detections(model, batch, metadata) for batch in prepared]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            up = torch.rand(weight.shape, generator=generator) < 0.5
+            weight.copy_(torch.nextafter(weight, torch.where(up, torch.inf, -torch.inf)))
+    after = [reference_detections(model, batch, metadata) for batch in prepared]
+    return [difference for a, b in zip(before, after) for difference in compare(a, b)]
+
+
+def _figures(differences: Sequence[Difference]) -> dict[str, Any]:
     return {
         "detections": [d.expected for d in differences],
         "found": [d.found for d in differences],
