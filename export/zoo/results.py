@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from export.zoo.check import EXACT, RESULTS, SIZE, UNBUILDABLE
+from export.zoo.check import EXACT, MAX_PER_IMG, MAX_PROPOSALS, RESULTS, SIZE, UNBUILDABLE
 from export.zoo.models import NAME_PART, ZooConfig
 
 PACKAGES = ("mmdet", "mmengine", "mmcv", "mmcv-lite", "torch", "onnx", "onnxsim", "onnxruntime")
@@ -50,6 +50,8 @@ class ZooResults:
         content = {
             "rule": RULE,
             "size": list(SIZE),
+            "max_proposals": MAX_PROPOSALS,
+            "max_per_img": MAX_PER_IMG,
             "versions": _versions(),
             "configs": config_rows(configs, self.models),
             "models": sorted(self.models.values(), key=lambda row: row["config"]),

@@ -289,7 +289,7 @@ def test_what_mmdet_cannot_build_is_named(tmp_path):
     ],
 )
 def test_an_error_is_a_result(monkeypatch, tmp_path, error, result, reason):
-    def load_model(*args):
+    def load_model(*args, **options):
         raise error
 
     monkeypatch.setattr(check, "load_model", load_model)
