@@ -21,7 +21,7 @@ from rich.markup import escape
 
 from export.zoo.check import EXACT, FAILED, REFUSED, RESULTS, WRONG, measure
 from export.zoo.models import ROOT, ZooConfig, code_fingerprint, representatives, zoo_configs
-from export.zoo.results import ZooResults, config_rows, ranked_reasons
+from export.zoo.results import PENDING, ZooResults, config_rows, ranked_reasons
 from export.zoo.workers import Limits, Outcome, run_each
 from runtime.cli import positive
 
@@ -114,7 +114,7 @@ def _report(configs: Sequence[ZooConfig], results: ZooResults, code: str, consol
     for result, reason, count in ranked_reasons(configs, results.models):
         console.print(f"{count:4} {result}: {escape(reason)}", highlight=False, soft_wrap=True)
     counts = Counter(row["result"] for row in config_rows(configs, results.models))
-    shares = [f"{counts[result]} {result}" for result in (*RESULTS, "pending") if counts[result]]
+    shares = [f"{counts[result]} {result}" for result in (*RESULTS, PENDING) if counts[result]]
     stale = sum(row["code"] != code for row in results.models.values())
     old = f"; {stale} models were measured with other code" if stale else ""
     console.print(f"{len(configs)} configs: {', '.join(shares)}{old}", highlight=False, soft_wrap=True)
@@ -136,8 +136,8 @@ def _parser() -> argparse.ArgumentParser:
         type=_results,
         default=(),
         metavar="RESULT,...",
-        help="measure again what had these results, whatever code it was measured with, and nothing else: "
-        + ", ".join(RESULTS),
+        help="measure what has these results, whatever code they were measured with, and nothing else: "
+        + ", ".join((*RESULTS, PENDING)),
     )
     work = parser.add_argument_group("how")
     work.add_argument("--jobs", type=positive, default=1, help="processes at a time; default: %(default)s")
@@ -159,9 +159,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _results(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
-    unknown = [name for name in names if name not in RESULTS]
+    known = (*RESULTS, PENDING)
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise argparse.ArgumentTypeError(f"expected some of {', '.join(RESULTS)}, found {', '.join(unknown)}")
+        raise argparse.ArgumentTypeError(f"expected some of {', '.join(known)}, found {', '.join(unknown)}")
     return names
 
 

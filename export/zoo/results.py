@@ -16,6 +16,8 @@ from export.zoo.models import NAME_PART, ZooConfig
 PACKAGES = ("mmdet", "mmengine", "mmcv", "mmcv-lite", "torch", "onnx", "onnxsim", "onnxruntime")
 RULE = f"every config that mmdet ships with '{NAME_PART}' in its name"
 
+PENDING = "pending"
+
 
 @dataclass
 class ZooResults:
@@ -68,10 +70,13 @@ class ZooResults:
         self.models = {key: row for key, row in self.models.items() if key in keys}
 
     def pending(self, models: Iterable[ZooConfig], code: str, retry: Container[str] = ()) -> list[ZooConfig]:
-        """Return which models to measure: without a row or with one of other code; with ``retry``, by result."""
+        """Return which models to measure: those without a row, or with one of other code; with ``retry``, by result.
+
+        ``PENDING`` is the result of those without a row.
+        """
         rows = [(model, self.models.get(model.key)) for model in models]
         if retry:
-            return [model for model, row in rows if row is not None and row["result"] in retry]
+            return [model for model, row in rows if (PENDING if row is None else row["result"]) in retry]
         return [model for model, row in rows if row is None or row["code"] != code]
 
 
@@ -86,7 +91,7 @@ def config_rows(configs: Sequence[ZooConfig], models: dict[str, dict[str, Any]])
             model = models[config.key]
             row.update(result=model["result"], model=config.key, measured_with=model["config"])
         else:
-            row.update(result="pending", model=config.key)
+            row.update(result=PENDING, model=config.key)
         rows.append(row)
     return rows
 
@@ -97,7 +102,7 @@ def ranked_reasons(
     """Return (result, reason, number of configs) of what is not exact, most configs first within each result."""
     counts: Counter[tuple[str, str]] = Counter()
     for row in config_rows(configs, models):
-        if row["result"] not in (EXACT, "pending"):
+        if row["result"] not in (EXACT, PENDING):
             counts[row["result"], row.get("reason") or models[row["model"]]["reason"]] += 1
     ordered = sorted(counts.items(), key=lambda item: (RESULTS.index(item[0][0]), -item[1], item[0][1]))
     return [(result, reason, count) for (result, reason), count in ordered]

@@ -211,6 +211,7 @@ def test_one_measurement_serves_every_config_of_a_model(zoo, tmp_path):
 def test_a_run_goes_on_where_the_last_one_stopped(zoo, monkeypatch):
     assert "2 distinct models, 2 to measure" in zoo("--minutes", "0")[1]
     assert "1 to measure" in zoo("--only", "one_2x")[1]
+    assert "1 to measure" in zoo("--retry", "pending", "--minutes", "0")[1]
     assert "1 to measure" in zoo()[1]
     assert "0 to measure" in zoo()[1]
     monkeypatch.setattr(command, "code_fingerprint", lambda: "code2")
