@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import select
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -57,7 +59,9 @@ class _Running:
         self.connection: Connection
         self.connection, theirs = context.Pipe(duplex=False)
         self.process: BaseProcess = context.Process(
-            target=_call, args=(theirs, str(self.log), function, argument, *rest), daemon=True
+            target=_call,
+            args=(self.connection, theirs, str(self.log), function, argument, *rest),
+            daemon=True,
         )
         self.process.start()
         theirs.close()
@@ -165,8 +169,12 @@ def resident_mib(pid: Optional[int]) -> float:
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / MIB if len(fields) > 1 else 0.0
 
 
-def _call(connection: Connection, log: str, function: Callable[..., Any], *arguments: Any) -> None:
+def _call(
+    reader: Connection, connection: Connection, log: str, function: Callable[..., Any], *arguments: Any
+) -> None:
     """Run in the process: what it prints, native code included, goes to ``log``."""
+    reader.close()  # a fork's copy would keep the pipe from breaking when the runner is killed
+    threading.Thread(target=_end_with_reader, args=(connection.fileno(),), daemon=True).start()
     target = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(target, 1)
     os.dup2(target, 2)
@@ -176,6 +184,14 @@ def _call(connection: Connection, log: str, function: Callable[..., Any], *argum
         result = (None, f"{type(error).__name__}: {error}")
     connection.send(result)
     connection.close()
+
+
+def _end_with_reader(descriptor: int) -> None:
+    """End the process once nobody reads what it is to send: whoever started it was killed."""
+    poll = select.poll()
+    poll.register(descriptor, 0)  # errors are always reported; a pipe without a reader is one
+    poll.poll()
+    os._exit(1)
 
 
 def _exit_name(code: Optional[int]) -> str:

@@ -164,6 +164,32 @@ def test_a_caller_that_stops_leaves_no_process(forked):
     assert multiprocessing.active_children() == []
 
 
+def test_a_runner_that_is_killed_leaves_no_process(forked, tmp_path):
+    def run():
+        list(workers.run_each(_write_and_hang, [str(tmp_path / "worker")]))
+
+    runner = multiprocessing.get_context("fork").Process(target=run)
+    runner.start()
+    worker = int(
+        _eventually(lambda: (tmp_path / "worker").read_text() if (tmp_path / "worker").is_file() else "")
+    )
+    os.kill(runner.pid, signal.SIGKILL)
+    runner.join()
+    assert _eventually(lambda: workers.resident_mib(worker) == 0)
+
+
+def _write_and_hang(path):
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def _eventually(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return value
+
+
 # A run
 
 CONFIGS = [
