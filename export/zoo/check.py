@@ -90,7 +90,7 @@ def check_config(name: str, path: Path, threads: int) -> Measured:
         _export_and_compare(loaded, path, threads, measured)
     except Exception as error:
         measured.result = _kind(error, measured.stage)
-        measured.reason = one_line(error)
+        measured.reason = one_line(error).replace(f"{path.parent}/", "")  # another folder each time
         if measured.result == FAILED:
             # PyTorch's exporter asks for pull requests in every message.
             words = measured.reason.split(". Please feel free")[0]
