@@ -19,7 +19,7 @@ INSTALLED := $(VENV)/.installed
 help:
 	@echo "make demo       install, export the embedded model, detect in the embedded images; results in out/"
 	@echo "make test       install, run the test suite (CPU)"
-	@echo "make test-slow  the tests that take minutes: every config of mmdet's configs/mask_rcnn"
+	@echo "make test-slow  the tests that take minutes: a config of every folder of mmdet's that benchmarks/results/zoo.json calls exact"
 	@echo "make plugins    the CUDA kernels and the TensorRT plugin library, in build/; TENSORRT_ROOT=... names the headers"
 	@echo "make test-headers HEADERS=...   compile the TensorRT adapters against every release's headers in a folder"
 	@echo "make lint       ruff: rules and format"

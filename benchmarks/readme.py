@@ -6,6 +6,7 @@ A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; NAME is a f
 import argparse
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
@@ -38,33 +39,50 @@ def cpu_latency() -> str:
     )
 
 
-def configs() -> str:
-    """Every config of configs/mask_rcnn with random weights."""
-    data = json.loads((RESULTS / "configs.json").read_text())
-    rows = [
-        [
-            f"`{r['config']}`",
-            r["result"],
-            f"{sum(r['matched'])} of {sum(r['detections'])}",
-            f"{r['box_px']:.1e}",
-            f"{r['score']:.1e}",
-            f"{r['mask']:.1e}",
-            f"{r['mask_of_all_pixels']:.1e}",
-            r["nodes"],
-        ]
-        for r in data
-    ]
-    heading = [
-        "config",
-        "",
-        "detections matched",
-        "worst box, px",
-        "worst score",
-        "mask px of either",
-        "of all px",
-        "nodes",
-    ]
-    return _table(heading, rows)
+def zoo() -> str:
+    """How many of the two-stage configs that mmdet ships are exact, with random weights."""
+    configs, models = _zoo()
+    masks = [config for config in configs if "mask-rcnn" in config["config"]]
+    rows = [["all two-stage", *_zoo_counts(configs)], ["Mask R-CNN, Cascade included", *_zoo_counts(masks)]]
+    exact = [model for model in models.values() if model["result"] == "exact"]
+    largest = {figure: max((m[figure] for m in exact), default=0.0) for figure in ("box_px", "score", "mask")}
+    states = len({model["code"] for model in models.values()})
+    return (
+        f"{_table(ZOO_HEADING, rows)}\n{len(models)} distinct models, {len(exact)} of them exact: boxes within "
+        f"{largest['box_px']:.1e} px, scores {largest['score']:.1e}, masks {largest['mask']:.1e} of the pixels of "
+        f"either; measured with {'one state' if states == 1 else f'{states} states'} of the code.\n"
+    )
+
+
+def zoo_folders() -> str:
+    """The same, folder by folder, and why a config is not exact."""
+    configs, models = _zoo()
+    rows = []
+    for folder in sorted({config["folder"] for config in configs}):
+        chosen = [config for config in configs if config["folder"] == folder]
+        reasons = Counter(
+            config.get("reason") or models[config["model"]]["reason"]
+            for config in chosen
+            if config["result"] not in ("exact", "pending")
+        )
+        why = [f"{count}× {reason}".replace("|", "\\|") for reason, count in reasons.most_common()]
+        rows.append([f"`{folder}`", *_zoo_counts(chosen), "<br>".join(why)])
+    return _table([*ZOO_HEADING, "why"], rows)
+
+
+ZOO_HEADING = ["", "configs", "exact", "refused", "not buildable", "wrong or failed", "not measured"]
+
+
+def _zoo() -> tuple[list[dict], dict[str, dict]]:
+    data = json.loads((RESULTS / "zoo.json").read_text())
+    return data["configs"], {row["model"]: row for row in data["models"]}
+
+
+def _zoo_counts(configs: Sequence[dict]) -> list[object]:
+    counts = Counter(config["result"] for config in configs)
+    bad = counts["wrong"] + counts["failed"]
+    shown = (counts["exact"], counts["refused"], counts["unbuildable"], bad, counts["pending"])
+    return [len(configs), *(count or "" for count in shown)]
 
 
 def embedded() -> str:
@@ -171,7 +189,8 @@ def _engines() -> dict:
 TABLES = {
     "kernels": kernels,
     "cpu_latency": cpu_latency,
-    "configs": configs,
+    "zoo": zoo,
+    "zoo_folders": zoo_folders,
     "embedded": embedded,
     "engines": engines,
     "engine_latency": engine_latency,

@@ -19,6 +19,10 @@ from patches.selection import check_supported
 RANDOM_WEIGHTS_SIZE = (256, 384)
 
 
+class ModelBuildError(ValueError):
+    """mmdet cannot build the config's model: what it says about it."""
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A model with where it came from.
@@ -42,6 +46,7 @@ def load_model(
     *,
     device: str = "cpu",
     max_per_img: Optional[int] = None,
+    max_proposals: Optional[int] = None,
     trust_pickle: bool = False,
     allow_mismatch: bool = False,
 ) -> LoadedModel:
@@ -52,6 +57,7 @@ def load_model(
         checkpoint: the weights, or None for random ones (``export.random_weights``).
         device: where the model runs.
         max_per_img: most detections per image; None for the config's.
+        max_proposals: most proposals per image; None for the config's.
         trust_pickle, allow_mismatch: see ``export.checkpoint``.
 
     Raises:
@@ -59,8 +65,9 @@ def load_model(
         patches.selection.UnsupportedModelError: not a detector that can be exported.
     """
     cfg = load_config(config)
-    if max_per_img is not None and "rcnn" in cfg.model.get("test_cfg", {}):
-        cfg.model.test_cfg.rcnn.max_per_img = max_per_img
+    for part, most in (("rcnn", max_per_img), ("rpn", max_proposals)):
+        if most is not None and cfg.model.get("test_cfg", {}).get(part):
+            cfg.model.test_cfg[part].max_per_img = most
     content = None if checkpoint is None else read_checkpoint(checkpoint, trust_pickle=trust_pickle)
     model = model_from_config(cfg)
     check_supported(model)
@@ -75,11 +82,11 @@ def model_from_config(config: Config) -> nn.Module:
     """Build the model in evaluation mode with gradients off.
 
     Raises:
-        ValueError: mmdet cannot build it.
+        ModelBuildError: mmdet cannot build it.
     """
     register_all_modules(init_default_scope=True)
     try:
         model = MODELS.build(config.model)
     except Exception as error:
-        raise ValueError(f"config: expected a model that mmdet can build, found: {error}") from error
+        raise ModelBuildError(f"config: expected a model that mmdet can build, found: {error}") from error
     return model.eval().requires_grad_(False)

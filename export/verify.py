@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import torch
@@ -38,20 +39,27 @@ class Case:
         return self.difference.within(tolerance)
 
 
-def verify(path: Path, model: nn.Module, batches: Sequence[Sequence[np.ndarray]]) -> list[Case]:
+def verify(
+    path: Path,
+    model: nn.Module,
+    batches: Sequence[Sequence[np.ndarray]],
+    *,
+    threads: Optional[int] = None,
+) -> list[Case]:
     """Compare the file with the model.
 
     Args:
         path: the ONNX file.
         model: the unpatched detector in evaluation mode.
         batches: lists of (H, W, 3) uint8 BGR images; each list is run as one batch.
+        threads: of onnxruntime; None for as many as there are cores.
 
     Returns:
         A case per image. Masks are compared at the original image's resolution, as mmdet pastes them; a file with
         ``full`` masks at the network's, where it pastes them itself.
     """
     cases = []
-    with Detector(path, "onnxruntime") as detector:
+    with Detector(path, "onnxruntime", threads=threads) as detector:
         for images in batches:
             batch = prepare(images, detector.metadata)
             outputs = detector.backend.run(batch.images, batch.image_sizes)

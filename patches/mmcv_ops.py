@@ -21,6 +21,10 @@ _NAME = "mmcv._ext"
 _POOL_MODES = ("max", "avg")  # in the order of mmcv's integer codes
 
 
+class MissingOperatorError(RuntimeError):
+    """A compiled operator of mmcv was called that is not installed, and that nothing stands in for."""
+
+
 def ensure_mmcv_ops() -> str:
     """Make ``mmcv.ops`` importable, and say whose operators it has: ``"mmcv"`` or ``"stand-in"``.
 
@@ -86,7 +90,7 @@ def _no_compiler() -> str:
 
 def _missing_op(name: str) -> Callable[..., Any]:
     def missing(*_args: Any, **_kwargs: Any) -> Any:
-        raise RuntimeError(
+        raise MissingOperatorError(
             f"{name}: needs mmcv's compiled operators, which are not installed; maskrcnn-deploy stands in for nms,"
             " deform_conv and roi_align only. Install a compiled mmcv: a prebuilt wheel for this PyTorch and CUDA, or"
             " `pip uninstall mmcv-lite` and `pip install mmcv==2.1.0`, which compiles it from source"

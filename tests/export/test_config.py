@@ -42,6 +42,8 @@ def test_not_a_config(tmp_path):
 def test_a_loaded_config_asks_for_no_download():
     config = load_config("mask-rcnn_r50_fpn_2x_coco")
     assert config.model.backbone.init_cfg is None
+    old_style = load_config("cascade-rcnn_r50-rfp_1x_coco")
+    assert old_style.model.neck.rfp_backbone.pretrained is None
     assert load_config("mask-rcnn_r50_fpn_8xb8-amp-lsj-200e_coco").model.backbone.norm_cfg.type == "BN"
 
 

@@ -1,0 +1,172 @@
+"""One config: exported with random weights at a small size, and compared with PyTorch at batch 1 and 2."""
+
+import contextlib
+import io
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from export.graph import GraphOptions, num_nodes, onnx_from_model, simplified, with_metadata
+from export.metadata import metadata_from_model
+from export.model import LoadedModel, ModelBuildError, load_model
+from export.random_weights import structured_photos
+from export.verify import Case, reference_detections, verify
+from export.zoo.models import one_line
+from patches.mmcv_ops import MissingOperatorError
+from patches.selection import UnsupportedModelError
+from runtime.difference import Difference, Tolerance, compare
+from runtime.metadata import ModelMetadata
+from runtime.preprocess import prepare
+
+SIZE = (256, 384)
+IMAGE_SIZES = ((300, 450), (400, 200), (256, 384))  # landscape; portrait and landscape in one batch
+# Fewer than configs ask for (1000 and 100): both cuts still cut, and the heads take most of the time.
+MAX_PROPOSALS = 300
+MAX_PER_IMG = 50
+# Masks of random weights are noise: contours run between all cells, so that many more pixels than a trained model's
+# lie within rounding of the threshold.
+TOLERANCE = Tolerance(mask=1e-3)
+
+EXACT = "exact"
+REFUSED = "refused"
+WRONG = "wrong"
+UNBUILDABLE = "unbuildable"
+FAILED = "failed"
+RESULTS = (EXACT, REFUSED, UNBUILDABLE, WRONG, FAILED)
+
+
+@dataclass
+class Measured:
+    """What became of a config.
+
+    Attributes:
+        result: ``exact``; ``refused``: the exporter named what it does not cover, before it traced;
+            ``unbuildable``: mmdet cannot build or run it here; ``wrong``: the results differ; ``failed``: an error,
+            or nothing to compare.
+        reason: in one line; empty for ``exact``.
+        stage: how far it came: ``load``, ``trace``, ``simplify``, ``verify``.
+        figures: differences, detections and nodes, as far as it came; for ``wrong`` also ``rounding``.
+    """
+
+    result: str
+    reason: str = ""
+    stage: str = "load"
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+def measure(name: str, threads: int) -> dict[str, Any]:
+    """Return what became of a config, as plain values; what mmdet prints goes nowhere."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    np.random.seed(0)
+    random.seed(0)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        measured = check_config(name, Path(folder) / "model.onnx", threads)
+    return {
+        "result": measured.result,
+        "reason": measured.reason,
+        "stage": measured.stage,
+        **measured.figures,
+        "seconds": round(time.perf_counter() - start, 1),
+        "cpu_seconds": round(time.process_time(), 1),
+    }
+
+
+def check_config(name: str, path: Path, threads: int) -> Measured:
+    """Export one config with random weights to ``path`` and compare it with PyTorch at batch 1 and 2."""
+    measured = Measured(FAILED)
+    try:
+        loaded = load_model(name, None, max_per_img=MAX_PER_IMG, max_proposals=MAX_PROPOSALS)
+        _export_and_compare(loaded, path, threads, measured)
+    except Exception as error:
+        measured.result = _kind(error, measured.stage)
+        measured.reason = one_line(error).replace(f"{path.parent}/", "")  # another folder each time
+        if measured.result == FAILED:
+            # PyTorch's exporter asks for pull requests in every message.
+            words = measured.reason.split(". Please feel free")[0]
+            measured.reason = f"{measured.stage}: {type(error).__name__}: {words}"
+    return measured
+
+
+def _export_and_compare(loaded: LoadedModel, path: Path, threads: int, measured: Measured) -> None:
+    metadata = metadata_from_model(loaded, size=SIZE, dynamic_size=False, masks="crop")
+    measured.stage = "trace"
+    graph = onnx_from_model(loaded.model, GraphOptions(size=SIZE, masks=metadata.masks))
+    measured.stage = "simplify"
+    graph = simplified(graph)
+    measured.figures["nodes"] = num_nodes(graph)
+    onnx.save(with_metadata(graph, metadata), str(path))
+    measured.stage = "verify"
+    images = structured_photos(*IMAGE_SIZES)
+    batches = [images[:1], images[1:]]
+    cases = verify(path, loaded.model, batches, threads=threads)
+    measured.figures.update(_figures([case.difference for case in cases]))
+    measured.result, measured.reason = _verdict(cases)
+    if measured.result == WRONG:
+        measured.figures["rounding"] = _figures(rounding(loaded.model, batches, metadata))
+
+
+def rounding(
+    model: nn.Module, batches: Sequence[Sequence[np.ndarray]], metadata: ModelMetadata
+) -> list[Difference]:
+    """Return how PyTorch's own results change, per image, when every weight moves by one unit in the last place.
+
+    Random weights may be such that rounding alone moves results: then this is as large as what it is set beside. The
+    model keeps the moved weights.
+    """
+    prepared = [prepare(images, metadata) for images in batches]
+    before = [reference_detections(model, batch, metadata) for batch in prepared]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            up = torch.rand(weight.shape, generator=generator) < 0.5
+            weight.copy_(torch.nextafter(weight, torch.where(up, torch.inf, -torch.inf)))
+    after = [reference_detections(model, batch, metadata) for batch in prepared]
+    return [difference for a, b in zip(before, after) for difference in compare(a, b)]
+
+
+def _figures(differences: Sequence[Difference]) -> dict[str, Any]:
+    return {
+        "detections": [d.expected for d in differences],
+        "found": [d.found for d in differences],
+        "matched": [d.matched for d in differences],
+        "box_px": max(d.box_px for d in differences),
+        "score": max(d.score for d in differences),
+        "mask": max(d.mask or 0.0 for d in differences),
+        "mask_of_all_pixels": max(d.mask_px / max(d.mask_size_px, 1) for d in differences),
+    }
+
+
+def _verdict(cases: list[Case]) -> tuple[str, str]:
+    for case in cases:
+        if not case.within(TOLERANCE):
+            d = case.difference
+            words = (
+                d.worst_missing
+                or d.worst_extra
+                or f"box {d.box_px:.1e} px, score {d.score:.1e}, mask {d.mask or 0:.1e} of pixels"
+            )
+            return (
+                WRONG,
+                f"batch {case.batch}, image {case.image}, {d.matched} of {d.expected} matched: {words}",
+            )
+    fewest = min(case.difference.expected for case in cases)
+    return (EXACT, "") if fewest else (FAILED, "verify: random weights give no detections to compare")
+
+
+def _kind(error: Exception, stage: str) -> str:
+    if isinstance(error, UnsupportedModelError) and stage == "load":
+        return REFUSED
+    if isinstance(error, (ModelBuildError, MissingOperatorError)):
+        return UNBUILDABLE
+    return FAILED
