@@ -225,6 +225,31 @@ def time_paste_masks(bandwidth: float) -> list[dict]:
     return rows
 
 
+def rpn_scores(batch: int) -> list[Tensor]:
+    """Objectness of P2 ... P5: nearly all of it far below 0.5."""
+    sizes = [3 * int(IMAGE[0] * s) * int(IMAGE[1] * s) for s in SCALES]
+    return [torch.sigmoid(torch.randn((batch, size), device="cuda") * 3 - 8) for size in sizes]
+
+
+def time_select_top() -> list[dict]:
+    """The best 1000 of each of RPN's four levels, one after the other."""
+    rows = []
+    for batch in (1, 8):
+        levels = rpn_scores(batch)
+        rows.append(
+            {
+                "op": "select_top",
+                "batch": batch,
+                "sizes": [level.shape[1] for level in levels],
+                "ms": graph_ms(lambda v=levels: [kernels.select_top(scores, 1000) for scores in v]),
+                "ms_by_level": [graph_ms(lambda s=scores: kernels.select_top(s, 1000)) for scores in levels],
+                "torch_topk_ms": graph_ms(lambda v=levels: [scores.topk(1000, dim=1) for scores in v]),
+                "bar_ms": 0.1 if batch == 1 else 0.2,
+            }
+        )
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/kernels_h200.json"))
@@ -236,7 +261,7 @@ def main() -> None:
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "copy_bandwidth_tb_per_s": bandwidth / 1e9,
-        "rows": time_nms() + time_roi_align(bandwidth) + time_paste_masks(bandwidth),
+        "rows": time_nms() + time_select_top() + time_roi_align(bandwidth) + time_paste_masks(bandwidth),
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")

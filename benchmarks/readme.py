@@ -100,6 +100,9 @@ def kernels() -> str:
         if r["op"] == "grouped_nms":
             other = f"torchvision `batched_nms` {r['torchvision_batched_nms_eager_ms']:.2f} ms (eager)"
             rows.append([f"GroupedNMS, {case}", r["batch"], f"{r['ms']:.3f}", other])
+        elif r["op"] == "select_top":
+            other = f"`torch.topk` {r['torch_topk_ms']:.3f} ms"
+            rows.append(["SelectTop, 1000 of each of RPN's 4 levels", r["batch"], f"{r['ms']:.3f}", other])
         elif r["op"] == "multi_level_roi_align":
             name = f"MultiLevelRoiAlign, {r['rois']} × 256 × {r['bins']}×{r['bins']}, {r['dtype']}, channels last"
             other = f"floor {r['floor_ms']:.3f} ms, torchvision {r['torchvision_roi_align_4_levels_graph_ms']:.2f} ms"

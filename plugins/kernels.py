@@ -101,6 +101,17 @@ class _GridSample(Structure):
     ]
 
 
+class _SelectTop(Structure):
+    _fields_ = [
+        ("scores", c_void_p),
+        ("batch", c_int32),
+        ("num_scores", c_int32),
+        ("k", c_int32),
+        ("values", c_void_p),
+        ("indices", c_void_p),
+    ]
+
+
 def library_path() -> Path:
     """Return where the library is expected."""
     default = Path(__file__).resolve().parent / "libmaskrcnn_kernels.so"
@@ -121,7 +132,8 @@ def load_library() -> ctypes.CDLL:
         )
     library = ctypes.CDLL(str(path))
     library.maskrcnn_arguments_size.restype = c_size_t
-    for op, structure in enumerate((_GroupedNms, _MultiLevelRoiAlign, _PasteMasks, _GridSample)):
+    structures = (_GroupedNms, _MultiLevelRoiAlign, _PasteMasks, _GridSample, _SelectTop)
+    for op, structure in enumerate(structures):
         built = library.maskrcnn_arguments_size(op)
         if built != ctypes.sizeof(structure):
             raise RuntimeError(
@@ -131,6 +143,8 @@ def load_library() -> ctypes.CDLL:
     library.maskrcnn_error_string.restype = ctypes.c_char_p
     library.maskrcnn_grouped_nms_workspace_size.restype = c_size_t
     library.maskrcnn_grouped_nms.argtypes = [POINTER(_GroupedNms), c_void_p, c_size_t, c_void_p]
+    library.maskrcnn_select_top_workspace_size.restype = c_size_t
+    library.maskrcnn_select_top.argtypes = [POINTER(_SelectTop), c_void_p, c_size_t, c_void_p]
     for name, structure in (
         ("multi_level_roi_align", _MultiLevelRoiAlign),
         ("paste_masks", _PasteMasks),
@@ -324,3 +338,20 @@ def grid_sample(
     )
     _launch("grid_sample", arguments)
     return output
+
+
+def select_top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k best scores of each row and their indices, sorted; see ``select_top_kernel.h``.
+
+    scores: (B, N) float32, N >= k. Returns values (B, k) float32 and indices (B, k) int32: best first, equal scores by
+    ascending index, NaN last (torch.topk has it first).
+    """
+    _check("scores", scores, [torch.float32])
+    batch, num_scores = scores.shape
+    values = scores.new_empty((batch, k))
+    indices = scores.new_empty((batch, k), dtype=torch.int32)
+    size = load_library().maskrcnn_select_top_workspace_size(batch, num_scores, k)
+    workspace = scores.new_empty((max(size, 1),), dtype=torch.uint8)
+    arguments = _SelectTop(scores.data_ptr(), batch, num_scores, k, values.data_ptr(), indices.data_ptr())
+    _launch("select_top", arguments, workspace.data_ptr(), size)
+    return values, indices

@@ -3,6 +3,7 @@
 #include "plugins/grouped_nms/grouped_nms_kernel.h"
 #include "plugins/multi_level_roi_align/multi_level_roi_align_kernel.h"
 #include "plugins/paste_masks/paste_masks_kernel.h"
+#include "plugins/select_top/select_top_kernel.h"
 
 #define MASKRCNN_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -11,8 +12,8 @@ using namespace maskrcnn;
 // The sizes of the argument structures, which plugins/kernels.py declares again: a mismatch is found when it loads.
 MASKRCNN_EXPORT size_t maskrcnn_arguments_size(int op) {
   const size_t sizes[] = {sizeof(GroupedNmsArguments), sizeof(MultiLevelRoiAlignArguments), sizeof(PasteMasksArguments),
-                          sizeof(GridSampleArguments)};
-  return op >= 0 && op < 4 ? sizes[op] : 0;
+                          sizeof(GridSampleArguments), sizeof(SelectTopArguments)};
+  return op >= 0 && op < 5 ? sizes[op] : 0;
 }
 
 MASKRCNN_EXPORT const char* maskrcnn_error_string(int error) {
@@ -38,4 +39,13 @@ MASKRCNN_EXPORT int maskrcnn_paste_masks(const PasteMasksArguments* arguments, v
 
 MASKRCNN_EXPORT int maskrcnn_grid_sample(const GridSampleArguments* arguments, void* stream) {
   return launch_grid_sample(*arguments, static_cast<cudaStream_t>(stream));
+}
+
+MASKRCNN_EXPORT size_t maskrcnn_select_top_workspace_size(int32_t batch, int32_t num_scores, int32_t k) {
+  return select_top_workspace_size(batch, num_scores, k);
+}
+
+MASKRCNN_EXPORT int maskrcnn_select_top(const SelectTopArguments* arguments, void* workspace, size_t workspace_size,
+                                        void* stream) {
+  return launch_select_top(*arguments, workspace, workspace_size, static_cast<cudaStream_t>(stream));
 }

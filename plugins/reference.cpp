@@ -16,6 +16,7 @@
 #include "plugins/multi_level_roi_align/multi_level_roi_align_math.h"
 #include "plugins/paste_masks/paste_masks_reference.h"
 #include "plugins/roi_align/roi_align_reference.h"
+#include "plugins/select_top/select_top_reference.h"
 
 namespace maskrcnn {
 namespace {
@@ -202,6 +203,26 @@ py::array_t<uint8_t> paste_masks_binding(const py::array& masks, const py::array
   return images;
 }
 
+py::tuple select_top_binding(const py::array& scores, int64_t k) {
+  constexpr int64_t kMaxScores = 1 << 24;
+  const auto* score_data = checked_data<float>("scores", scores, {kAny, kAny});
+  const int64_t batch = scores.shape(0);
+  const int64_t num_scores = scores.shape(1);
+  check(num_scores <= kMaxScores,
+        "scores: expected rows of up to " + std::to_string(kMaxScores) + ", found " + describe(scores));
+  check(k >= 1 && k <= num_scores, "k: expected 1 to the number of scores, " + std::to_string(num_scores) +
+                                       ", found " + std::to_string(k));
+  auto values = new_array<float>({batch, k});
+  auto indices = new_array<int32_t>({batch, k});
+  auto* value_data = values.mutable_data();
+  auto* index_data = indices.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    select_top(score_data, batch, num_scores, k, value_data, index_data);
+  }
+  return py::make_tuple(values, indices);
+}
+
 }  // namespace
 }  // namespace maskrcnn
 
@@ -262,4 +283,11 @@ more than one px outside the box are 0, as are those where box or mask is NaN. V
 another shape, dtype or range.
 
 Source: mmdet's _do_paste_mask with skip_empty=True.)");
+  module.def("select_top", &maskrcnn::select_top_binding, arg("scores"), arg("k"),
+             R"(Return (values, indices) of the k best scores of each row: (B, k) float32, (B, k) int32.
+
+scores: (B, N) float32, k <= N <= 2^24. Best first, equal scores by ascending index; 0 and -0 are equal. NaN counts as
+lowest and comes last, by index. ValueError names the argument that has another shape, dtype or range.
+
+Source: ONNX TopK, largest and sorted; there, the place of NaN is not defined.)");
 }

@@ -11,6 +11,7 @@
 #include "plugins/grouped_nms/grouped_nms_op.h"
 #include "plugins/multi_level_roi_align/multi_level_roi_align_op.h"
 #include "plugins/paste_masks/paste_masks_op.h"
+#include "plugins/select_top/select_top_op.h"
 #include "plugins/tensorrt/translate.h"
 
 #if NV_TENSORRT_MAJOR >= 10
@@ -139,7 +140,7 @@ CreatorInterface* const* creators_for_tensorrt(int32_t& count) noexcept {
 const std::vector<OpType>& op_types() {
   static const auto* const types =
       new std::vector<OpType>{multi_level_roi_align_type(), grouped_nms_type(), paste_masks_type(kMaskOutputType),
-                              mmcv_roi_align_type(), grid_sampler_type()};
+                              mmcv_roi_align_type(), grid_sampler_type(), select_top_type()};
   return *types;
 }
 

@@ -84,8 +84,12 @@ def build_engine(
         data = builder.build_serialized_network(network, builder_config)
         del keep_alive, parser
         if data is None:
+            # Of bodies in the place of plugins, some have sizes that no release of TensorRT takes.
+            inlined = [f.name for f in model.functions if plugins is None or f.name not in plugins.ops]
+            bodies = f"; without a plugin for {', '.join(inlined)}: `make plugins`" if inlined else ""
             raise RuntimeError(
-                f"{library.tensorrt.name}: expected an engine, found: {last(log.errors)}; --verbose shows the whole log"
+                f"{library.tensorrt.name}: expected an engine, found: {last(log.errors)}{bodies}; --verbose shows the "
+                "whole log"
             )
         return BuiltEngine(
             data=bytes(memoryview(data)),

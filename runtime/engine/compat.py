@@ -195,6 +195,9 @@ class TensorRT:
             # Comparisons and NMS. What they read is FP32 since the layers before them store it so; told to compute in
             # FP32 themselves, TensorRT 8.5 finds no format for those with integer outputs.
             return False
+        if len(outputs) < layer.num_outputs and "PLUGIN" in str(layer.type):
+            # The same of a plugin with outputs of both kinds, whose formats say what it takes.
+            return False
         layer.precision = trt.float32
         for index in outputs:
             layer.set_output_type(index, trt.float32)

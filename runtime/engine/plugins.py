@@ -33,7 +33,9 @@ class PluginLibrary:
 
 
 # What this project's library registers.
-OPS = frozenset({"MultiLevelRoiAlign", "GroupedNMS", "PasteMasks", "MMCVRoiAlign", "grid_sampler"})
+OPS = frozenset(
+    {"MultiLevelRoiAlign", "GroupedNMS", "PasteMasks", "SelectTop", "MMCVRoiAlign", "grid_sampler"}
+)
 
 _lock = threading.Lock()
 # A library registers its creators once per process, whoever asks.

@@ -88,11 +88,18 @@ def fuzz_grid_sample(rng: np.random.Generator) -> None:
     )
 
 
+def fuzz_select_top(rng: np.random.Generator) -> None:
+    k = int(rng.choice([1, 33, 1000, 4096]))
+    shape = (int(rng.integers(1, 4)), k + int(rng.choice([0, 1, 7000, 50000])))
+    kernels.select_top(garbage(rng, shape), k)
+
+
 OPS: "dict[str, Callable[[np.random.Generator], None]]" = {
     "grouped_nms": fuzz_grouped_nms,
     "multi_level_roi_align": fuzz_multi_level_roi_align,
     "paste_masks": fuzz_paste_masks,
     "grid_sample": fuzz_grid_sample,
+    "select_top": fuzz_select_top,
 }
 
 

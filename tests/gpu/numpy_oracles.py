@@ -82,6 +82,11 @@ def grouped_nms(boxes, scores, groups, *, iou_threshold, score_threshold, max_ou
     return indices, count
 
 
+def select_top(scores, k: int) -> np.ndarray:
+    """Return indices (B, k): best first, ties by index, NaN last. A stable sort of NumPy does just that."""
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int32)
+
+
 def greedy_nms(boxes, scores, candidates, iou_threshold) -> list[int]:
     """Return which of the candidates are kept."""
     x1, y1, x2, y2 = boxes.T

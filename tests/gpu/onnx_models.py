@@ -51,12 +51,15 @@ def models() -> dict[str, onnx.ModelProto]:
     canvas = ("canvas", FLOAT, ["B", 3, "H", "W"])
     rois = ("rois", FLOAT, ["R", 5])
     paste = ["PasteMasks", {"threshold": 0.5}, [*masks, canvas], [("masks_out", FLOAT, ["B", "K", "H", "W"])]]
+    scores = [("scores", FLOAT, ["B", "N"])]
+    best = [("values", FLOAT, ["B", 100]), ("indices", INT32, ["B", 100])]
     return {
         "multi_level_roi_align": model_of(
             "MultiLevelRoiAlign", roi_align, [rois, *features], [("out", FLOAT, ["R", 16, 7, 7])]
         ),
         "grouped_nms": model_of("GroupedNMS", nms, boxes, kept),
         "grouped_nms_with_body": model_of("GroupedNMS", nms, boxes, kept, with_body=True),
+        "select_top": model_of("SelectTop", {"k": 100}, scores, best),
         # A plugin of TensorRT 8 writes float32; 8.5 converts it to uint8 neither by Cast nor by an IdentityLayer ("Cast
         # output type does not support UINT8"), so that no file here does.
         "paste_masks": model_of(*paste),

@@ -39,7 +39,7 @@ from tests.gpu import numpy_oracles as oracles
 
 ROOT = Path(__file__).parents[2]
 ONNX_VARIABLE = "MASKRCNN_TEST_ONNX"  # a folder with the files of tests/gpu/onnx_models.py
-OPS = ["MultiLevelRoiAlign", "GroupedNMS", "PasteMasks", "MMCVRoiAlign", "grid_sampler"]
+OPS = ["MultiLevelRoiAlign", "GroupedNMS", "PasteMasks", "MMCVRoiAlign", "grid_sampler", "SelectTop"]
 
 FLOAT_TOLERANCE = (
     1e-5  # relative to the largest feature: float32 rounding of positions and of up to 512 x 512 samples
@@ -58,6 +58,7 @@ ROI_ATTRIBUTES = {
 }
 NMS_ATTRIBUTES = {"iou_threshold": 0.5, "score_threshold": 0.1, "max_output": 50}
 PASTE_ATTRIBUTES = {"threshold": 0.5}
+SELECT_ATTRIBUTES = {"k": 100}
 MMCV_ATTRIBUTES = {
     "output_height": 5,
     "output_width": 6,
@@ -149,6 +150,17 @@ def paste_inputs() -> list[Input]:
     ]
 
 
+def select_feeds(batch=2, num_scores=20000, seed=0) -> dict:
+    rng = np.random.default_rng(seed)
+    scores = 1 / (1 + np.exp(-rng.normal(12, 5, (batch, num_scores)).astype(np.float32)))  # ties at 1
+    scores[:, ::31] = np.nan
+    return {"scores": scores.astype(np.float32)}
+
+
+def select_inputs() -> list[Input]:
+    return [Input("scores", np.float32, ((1, 100), (2, 20000), (8, 182400)))]
+
+
 # --- Comparisons --------------------------------------------------------------------------------------------------
 
 
@@ -182,6 +194,14 @@ def check_nms(result: dict, feeds: dict, attributes: dict) -> int:
     np.testing.assert_array_equal(result["count"], count)
     np.testing.assert_array_equal(result["indices"], indices)
     return int(count.sum())
+
+
+def check_select(result: dict, feeds: dict, attributes: dict) -> int:
+    expected = oracles.select_top(feeds["scores"], attributes["k"])
+    np.testing.assert_array_equal(result["indices"], expected)
+    assert result["values"].dtype == np.float32
+    np.testing.assert_array_equal(result["values"], np.take_along_axis(feeds["scores"], expected, axis=1))
+    return expected.size
 
 
 def check_masks(result: np.ndarray, feeds: dict, threshold: float) -> int:
@@ -219,6 +239,9 @@ REFUSED = [
     ("GroupedNMS", {**NMS_ATTRIBUTES, "max_output": 0}, "max_output"),
     ("GroupedNMS", {**NMS_ATTRIBUTES, "iou_threshold": 1.5}, "iou_threshold"),
     ("PasteMasks", {"threshold": -0.1}, "threshold"),
+    ("SelectTop", {"k": 0}, "from 1 to 4096"),
+    ("SelectTop", {"k": 4097}, "from 1 to 4096"),
+    ("SelectTop", {}, "k"),
     ("PasteMasks", {"output_type": "int64"}, "uint8, bool"),
     ("MMCVRoiAlign", {**MMCV_ATTRIBUTES, "aligned": 2}, "aligned"),
     ("grid_sampler", {"interpolation_mode": 3}, "interpolation_mode"),
@@ -355,6 +378,23 @@ def case_grouped_nms_half_network() -> dict:
     return {"equal_to_oracle": True, "kept": kept}
 
 
+def case_select_top() -> dict:
+    """One engine for several batches and row lengths; with the FP16 flag scores stay float32, and so do ties."""
+    taken = {}
+    for fp16 in (False, True):
+        for k in (100, 1000):
+            low = select_inputs()[0].shapes[0][1] if k == 100 else k
+            shapes = ((1, low), *select_inputs()[0].shapes[1:])
+            inputs = [Input("scores", np.float32, shapes)]
+            plan = harness.plan_of("SelectTop", {"k": k}, inputs, ["values", "indices"], fp16=fp16)
+            engine = harness.engine_from(plan)
+            for batch, num_scores in [(1, low), (2, 20000), (3, 8193), (1, 182400), (8, 182400)]:
+                feeds = select_feeds(batch, num_scores, seed=num_scores)
+                name = f"fp16={fp16} k={k} B={batch} N={num_scores}"
+                taken[name] = check_select(harness.run_once(engine, feeds), feeds, {"k": k})
+    return {"equal_to_oracle": True, "taken": taken}
+
+
 def case_paste_masks() -> dict:
     """In the output type that the library chooses for this TensorRT."""
     results = {}
@@ -488,6 +528,11 @@ def stored_engines():
         harness.plan_of("PasteMasks", PASTE_ATTRIBUTES, paste_inputs(), ["masks_out"]),
         paste_feeds(),
     )
+    yield (
+        "SelectTop",
+        harness.plan_of("SelectTop", SELECT_ATTRIBUTES, select_inputs(), ["values", "indices"]),
+        select_feeds(),
+    )
 
 
 def replay(folder: Path) -> None:
@@ -504,6 +549,7 @@ def case_two_contexts() -> dict:
     plans = {
         roi_feeds: ("MultiLevelRoiAlign", ROI_ATTRIBUTES, roi_inputs(), ["out"]),
         nms_feeds: ("GroupedNMS", NMS_ATTRIBUTES, nms_inputs(), ["indices", "count"]),
+        select_feeds: ("SelectTop", SELECT_ATTRIBUTES, select_inputs(), ["values", "indices"]),
     }
     for make, plan in plans.items():
         engine = harness.engine_from(harness.plan_of(*plan, profiles=2))
@@ -552,6 +598,8 @@ def case_made_up_inputs() -> dict:
             check_nms(result, feeds, NMS_ATTRIBUTES)
         elif op == "MultiLevelRoiAlign":
             check_rois(result, feeds, ROI_ATTRIBUTES, FLOAT_TOLERANCE)
+        elif op == "SelectTop":
+            check_select(result, feeds, SELECT_ATTRIBUTES)
         else:
             check_masks(result["masks_out"], feeds, 0.5)
     return results
@@ -615,6 +663,8 @@ TIMED = [
     ("nms_classes", 1, None),
     ("nms_classes", 8, None),
     ("paste", 1, None),
+    ("select_top", 1, None),
+    ("select_top", 8, None),
 ]
 
 
@@ -630,6 +680,9 @@ def timed_case(kind: str, batch: int, dtype):
             shape = (batch, 256, 200 >> level, 304 >> level)
             feeds[f"feature_{level}"] = rng.standard_normal(shape, np.float32).astype(dtype)
         return "MultiLevelRoiAlign", ROI_ATTRIBUTES, feeds, ["out"]
+    if kind == "select_top":  # RPN's finest level
+        scores = 1 / (1 + np.exp(-rng.normal(-8, 3, (batch, 182400)).astype(np.float32)))
+        return "SelectTop", {"k": 1000}, {"scores": scores}, ["values", "indices"]
     if kind == "paste":
         low = rng.uniform(0, 1, (batch, 100, 2)) * [1000, 600]
         boxes = np.concatenate([low, low + rng.uniform(16, 300, low.shape)], 2).astype(np.float32)
@@ -692,6 +745,13 @@ BAD_NETWORKS = [
         [*nms_inputs()[:2], Input("groups", np.float32, nms_inputs()[2].shapes)],
         "input groups of type int32, found float32",
     ),
+    (
+        "rows shorter than k",
+        "SelectTop",
+        SELECT_ATTRIBUTES,
+        [Input("scores", np.float32, ((2, 99),))],
+        "rows of k = 100 to",
+    ),
 ]
 
 
@@ -727,6 +787,7 @@ def case_onnx_files() -> dict:
             lambda r, f: check_rois(r, f, ROI_ATTRIBUTES, HALF_TOLERANCE),
         ),
         "grouped_nms": (nms_inputs(), nms_feeds(), lambda r, f: check_nms(r, f, NMS_ATTRIBUTES)),
+        "select_top": (select_inputs(), select_feeds(), lambda r, f: check_select(r, f, SELECT_ATTRIBUTES)),
         "paste_masks": (paste_inputs(), paste_feeds(), lambda r, f: check_masks(r["masks_out"], f, 0.5)),
         "grouped_nms_with_body": (nms_inputs(), nms_feeds(), lambda r, f: check_nms(r, f, NMS_ATTRIBUTES)),
     }
@@ -753,6 +814,7 @@ CASES = {
         "case_serialised_attributes",
         "case_roi_align_float",
         "case_grouped_nms",
+        "case_select_top",
         "case_paste_masks",
         "case_roi_align_half",
         "case_roi_align_half_channels_last",
