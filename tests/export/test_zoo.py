@@ -111,8 +111,8 @@ def _behave(how):
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "hang":
         time.sleep(60)
-    if how == "grow":
-        kept = bytearray(400 << 20)
+    if how.startswith("grow"):
+        kept = bytearray(int(how.split()[1]) << 20)
         kept[::4096] = b"x" * len(kept[::4096])
         time.sleep(60)
     if how == "raise":
@@ -133,8 +133,11 @@ def _behave(how):
     ],
 )
 def test_what_dies_is_a_row_and_not_the_end(forked, how, problem):
-    memory = workers.resident_mib(os.getpid()) + 200
+    memory = int(workers.resident_mib(os.getpid())) + 200
     limits = workers.Limits(seconds=30 if how == "grow" else 1, memory_mib=memory)
+    if how == "grow":
+        # The whole limit: how much of this process a child begins with differs.
+        how = f"grow {memory}"
     outcomes = list(workers.run_each(_behave, [how, "fine"], limits=limits))
     assert [outcome.argument for outcome in outcomes] == [how, "fine"]
     assert problem in outcomes[0].problem
