@@ -40,18 +40,19 @@ def backend_name(model: Union[str, Path], backend: str, device: Optional[str] = 
 
 
 def tensorrt_is_usable() -> bool:
-    """Return whether TensorRT, ``onnx`` (to build with) and a CUDA device are there."""
+    """Return whether TensorRT, ``onnx`` (to build with), the plugin library and a CUDA device are there."""
     if any(importlib.util.find_spec(name) is None for name in ("tensorrt", "onnx")):
         return False
     from runtime.engine.cuda import open_cuda
     from runtime.engine.library import open_library
+    from runtime.engine.plugins import find_plugins
 
     try:
         open_library()
         open_cuda()
-    except RuntimeError:
+        return find_plugins() is not None
+    except (RuntimeError, FileNotFoundError):
         return False
-    return True
 
 
 def load_backend(model: Union[str, Path], backend: str = "auto", **options: Any) -> Backend:

@@ -115,6 +115,7 @@ def test_an_engine_is_built_on_first_use_and_finds_the_same(
     model.write_bytes(fake_model.read_bytes())
     assert _run(images, "--model", model, "--backend", "onnxruntime", "--out", tmp_path / "expected") == 0
     engine_fakes.install(monkeypatch)
+    engine_fakes.put_plugins(monkeypatch, tmp_path)
     capsys.readouterr()
     options = ("--backend", backend, "--batch", 2)
     assert _run(images, "--model", model, *options, "--out", tmp_path / "first") == 0

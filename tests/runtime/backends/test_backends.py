@@ -18,8 +18,9 @@ def without_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def with_tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
+def with_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     engine_fakes.install(monkeypatch)
+    engine_fakes.put_plugins(monkeypatch, tmp_path)
 
 
 CASES = [
@@ -61,6 +62,16 @@ def test_all_that_a_build_takes_has_to_be_there(
     monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.setattr(engine_library, "_libraries", {})
     assert not tensorrt_is_usable()
+
+
+def test_without_plugins_auto_stays_with_onnxruntime(
+    with_tensorrt: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MASKRCNN_PLUGINS", str(tmp_path / "gone.so"))
+    assert not tensorrt_is_usable()
+    monkeypatch.delenv("MASKRCNN_PLUGINS")
+    assert not tensorrt_is_usable()
+    assert backend_name("m.onnx", "tensorrt") == "tensorrt"
 
 
 def test_without_a_gpu_tensorrt_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:

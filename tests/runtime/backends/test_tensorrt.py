@@ -275,8 +275,9 @@ def test_the_device_and_plugins_are_the_ones_named(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, None])
 def test_a_detector_finds_the_same_with_either_backend(
-    batch_size: object, tmp_path: Path, device: Device
+    batch_size: object, tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    engine_fakes.put_plugins(monkeypatch, tmp_path)
     model = _save(tmp_path / "m.onnx", fakes.metadata())
     expected = Detector(model, "onnxruntime", batch_size=batch_size)(IMAGES)
     for given, backend in ((model, "tensorrt"), (model, "auto"), (tmp_path / "m.engine", "auto")):

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Collection, Sequence
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, Callable, Optional
 
@@ -113,6 +114,15 @@ def install(
     monkeypatch.setattr(engine_plugins, "_loaded", {})
     monkeypatch.delenv(engine_plugins.VARIABLE, raising=False)
     return trt
+
+
+def put_plugins(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """Have a plugin library found, which registers nothing; return its path."""
+    path = folder / engine_plugins.FILE_NAME
+    path.write_bytes(b"plugins")
+    monkeypatch.setenv(engine_plugins.VARIABLE, str(path))
+    monkeypatch.setattr(engine_plugins, "_load", lambda path, tensorrt: True)
+    return path
 
 
 def remove(monkeypatch: pytest.MonkeyPatch) -> None:
