@@ -105,6 +105,7 @@ def test_auto_opens_what_it_means(fake_model: Path, tmp_path: Path, monkeypatch:
     engine_fakes.remove(monkeypatch)
     assert isinstance(load_backend(model), OnnxRuntimeBackend)
     engine_fakes.install(monkeypatch)
+    engine_fakes.put_plugins(monkeypatch, tmp_path)
     assert isinstance(load_backend(model), TensorRTBackend)
     assert isinstance(load_backend(model.with_suffix(".engine")), TensorRTBackend)
     assert isinstance(load_backend(model, device="cpu"), OnnxRuntimeBackend)
