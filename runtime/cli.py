@@ -3,7 +3,6 @@
 import argparse
 import json
 import math
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from runtime.backends import backend_name
+from runtime.engine.sidecar import write_whole
 from runtime.recording import SUFFIX
 
 Item = TypeVar("Item")
@@ -106,10 +106,8 @@ def table_console() -> Console:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a report, under its name only when it is whole. NaN is written as null, which JSON has."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(_finite(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    text = json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
+    write_whole(path, text.encode("utf-8"))
 
 
 def _finite(value: Any) -> Any:

@@ -155,8 +155,6 @@ def _slice_shapes(model: Any, onnx: Any) -> None:
             inputs.append(f"{result}_{name}")
             model.graph.initializer.append(onnx.numpy_helper.from_array(value, inputs[-1]))
         nodes.append(onnx.helper.make_node("Slice", inputs, [result], name=f"{node.name}_slice"))
-    # Copies: deleting the field frees its nodes.
-    nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
 
