@@ -1,8 +1,8 @@
 """mmdet's own proposals, heads and masks, on the feature maps and RPN outputs that onnxruntime computed.
 
-Two libraries' convolutions differ in their last bits, and where two RPN scores are equal but for those bits (they are
-where the sigmoid saturates), NMS keeps the one or the other of two neighbouring proposals. Handed the same convolutions'
-results, mmdet has to find what the exported file finds; whatever remains is a fault.
+Two libraries' convolutions differ in their last bits. Where two RPN scores are equal but for those bits, as they are
+near 1, NMS keeps the one or the other of two neighbouring proposals. Handed the results of the same convolutions, mmdet
+has to find what the exported file finds; whatever remains is a fault.
 """
 
 from collections.abc import Sequence
@@ -124,7 +124,9 @@ def _tensor_names(graph: onnx.GraphProto) -> dict[str, list[str]]:
     }
     if not all(names.values()) or len(names["scores"]) != len(names["deltas"]):
         found = ", ".join(f"{len(each)} {kind}" for kind, each in names.items())
-        raise ValueError(f"graph: expected feature maps, RPN scores and RPN deltas of every level, found {found}")
+        raise ValueError(
+            f"graph: expected feature maps, RPN scores and RPN deltas of every level, found {found}"
+        )
     return names
 
 

@@ -58,11 +58,18 @@ def record_inference(loaded: LoadedModel, batches: Sequence[Sequence[Path]], out
     """
     metadata = metadata_from_model(loaded, size=None, dynamic_size=True, masks="crop")
     source = f"mmdet.apis.inference_detector, PyTorch {torch.__version__}, {loaded.name}"
-    made_with = {**metadata.versions, "device": "cpu", "batch": max(map(len, batches))}
-    with RecordingWriter(output, metadata, source=source, made_with=made_with) as writer:
+    with RecordingWriter(output, metadata, source=source, made_with=made_with(loaded, batches)) as writer:
         for paths in tracked(batches, len(batches), "mmdet"):
             for path, sample in zip(paths, infer(loaded.model, paths)):
                 writer.add(path, detections_from_sample(sample, metadata.classes))
+
+
+def made_with(loaded: LoadedModel, batches: Sequence[Sequence[Path]]) -> dict:
+    """Return what the result depends on besides the checkpoint and the images."""
+    metadata = metadata_from_model(loaded, size=None, dynamic_size=True, masks="crop")
+    names = ("mmdet", "mmengine", "mmcv", "mmcv-lite", "torch")
+    versions = {name: metadata.versions[name] for name in names if name in metadata.versions}
+    return {**versions, "device": "cpu", "batch": max(map(len, batches))}
 
 
 def detections_from_sample(sample: DetDataSample, classes: tuple[str, ...]) -> Detections:
@@ -72,4 +79,3 @@ def detections_from_sample(sample: DetDataSample, classes: tuple[str, ...]) -> D
     return Detections(
         found.bboxes, found.scores, found.labels.astype(np.int32), tuple(sample.ori_shape), classes, masks
     )
-

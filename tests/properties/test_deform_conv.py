@@ -66,14 +66,17 @@ def oracle(features, offset, weight, mask, *, stride, padding, dilation, groups,
     mask = mask.reshape(batch, deform_groups, len(taps), height, width)
     columns = np.zeros((batch, channels, len(taps), height, width))
     per_group = channels // deform_groups
-    for n, g, (tap, (ky, kx)) in ((n, g, t) for n in range(batch) for g in range(deform_groups) for t in enumerate(taps)):
+    for n, g, (tap, (ky, kx)) in (
+        (n, g, t) for n in range(batch) for g in range(deform_groups) for t in enumerate(taps)
+    ):
         y = (np.arange(height) * stride[0] - padding[0] + ky * dilation[0])[:, None] + offset[n, g, tap, 0]
         x = (np.arange(width) * stride[1] - padding[1] + kx * dilation[1])[None, :] + offset[n, g, tap, 1]
         own = slice(g * per_group, (g + 1) * per_group)
         columns[n, own, tap] = sampled(features[n, own], y, x) * mask[n, g, tap]
     parts = zip(np.split(columns, groups, axis=1), np.split(weight, groups))
     return np.concatenate(
-        [np.einsum("ncthw,oct->nohw", own, kernel.reshape(*kernel.shape[:2], -1)) for own, kernel in parts], axis=1
+        [np.einsum("ncthw,oct->nohw", own, kernel.reshape(*kernel.shape[:2], -1)) for own, kernel in parts],
+        axis=1,
     )
 
 
@@ -94,9 +97,16 @@ def test_all_convolve_the_same(geometry, batch, kernel, size, offset_px, modulat
     features = floats(seed, batch, channels, *size)
     weight = floats(seed + 1, outputs, channels // geometry["groups"], *kernel)
     offset = floats(seed + 2, batch, taps * 2, *out_size) * np.float32(offset_px)
-    mask = np.abs(floats(seed + 3, batch, taps, *out_size)) if modulated else np.ones((batch, taps, *out_size))
+    mask = (
+        np.abs(floats(seed + 3, batch, taps, *out_size)) if modulated else np.ones((batch, taps, *out_size))
+    )
     mask = mask.astype(np.float32)
-    feeds = {"features": features, "offset": offset, "weight": weight, **({"mask": mask} if modulated else {})}
+    feeds = {
+        "features": features,
+        "offset": offset,
+        "weight": weight,
+        **({"mask": mask} if modulated else {}),
+    }
     (found,) = session(*geometry.values(), modulated).run(None, feeds)
     tensors = {name: torch.from_numpy(value) for name, value in feeds.items()}
     expected = oracle(features, offset, weight, mask, **geometry)

@@ -3,7 +3,6 @@
 from functools import lru_cache
 
 import numpy as np
-import onnxruntime
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -64,5 +63,3 @@ def test_an_image_does_not_depend_on_its_neighbours(case, data):
     alone, count = run.run(None, feeds)
     np.testing.assert_array_equal(alone, indices[part])
     np.testing.assert_array_equal(count, counts[part])
-
-

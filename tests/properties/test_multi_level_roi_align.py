@@ -22,7 +22,11 @@ session = lru_cache(None)(align_session)
 @st.composite
 def pyramids(draw: st.DrawFn) -> list[np.ndarray]:
     """Return 1 to 4 maps (B, C, H_l, W_l), the coarsest down to a single pixel."""
-    num_levels, batch, channels = draw(st.sampled_from([1, 4])), draw(st.integers(1, 2)), draw(st.integers(1, 3))
+    num_levels, batch, channels = (
+        draw(st.sampled_from([1, 4])),
+        draw(st.integers(1, 2)),
+        draw(st.integers(1, 3)),
+    )
     height, width = draw(st.integers(1, 40)), draw(st.integers(1, 40))
     seed = draw(st.integers(0, 2**16))
     sizes = [(max(1, height >> level), max(1, width >> level)) for level in range(num_levels)]
