@@ -39,6 +39,49 @@ def cpu_latency() -> str:
     )
 
 
+def exactness() -> str:
+    """onnxruntime next to mmdet's inference_detector, image by image."""
+    rows = []
+    for name, content in json.loads((RESULTS / "exactness.json").read_text()).items():
+        for batch, images in content["batches"].items():
+            equal = [image for image in images if image["agrees"]]
+            others = [image for image in images if not image["agrees"]]
+            tied = sum(image["equal_scores"] for image in others)
+            handed = max((image["handed_over"]["box_px"] for image in others), default=0.0)
+            found, expected = (sum(image[side] for image in images) for side in ("matched", "expected"))
+            largest = [f"{max(image[kind] for image in equal):.0e}" for kind in ("box_px", "score", "mask")]
+            causes = f"{tied} + {len(others) - tied}" if others else ""
+            figures = [f"{found} of {expected}", f"{len(equal)} of {len(images)}", *largest, causes]
+            rows.append(
+                [f"`{name}`" if batch == "1" else "", batch, *figures, f"{handed:.0e}" if others else ""]
+            )
+    heading = [
+        "",
+        "batch",
+        "detections found",
+        "images equal",
+        "box, px",
+        "score",
+        "masks",
+        "not equal",
+        "then, px",
+    ]
+    return _table(heading, rows)
+
+
+def accuracy() -> str:
+    """COCO AP of mmdet and of the exported files."""
+    rows = []
+    names = {"mmdet": "mmdet `inference_detector`", "crop": "`--masks crop`", "full": "`--masks full`"}
+    for subject, content in json.loads((RESULTS / "accuracy.json").read_text()).items():
+        images = f"`{subject}`, {content['images']} images, {content['objects']} objects"
+        for name, values in content["average_precision"].items():
+            figures = [f"{values[kind][m]:.3f}" for kind in ("box", "mask") for m in ("AP", "AP50", "AP75")]
+            rows.append([images, names[name], *figures])
+            images = ""
+    return _table(["", "", "box AP", "AP50", "AP75", "mask AP", "AP50", "AP75"], rows)
+
+
 def zoo() -> str:
     """How many of the two-stage configs that mmdet ships are exact, with random weights."""
     configs, models = _zoo()
@@ -192,6 +235,8 @@ def _engines() -> dict:
 TABLES = {
     "kernels": kernels,
     "cpu_latency": cpu_latency,
+    "exactness": exactness,
+    "accuracy": accuracy,
     "zoo": zoo,
     "zoo_folders": zoo_folders,
     "embedded": embedded,

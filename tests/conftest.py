@@ -15,7 +15,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # The same examples in every run. `pytest --hypothesis-profile=thorough` looks for new ones, for minutes.
 settings.register_profile("suite", max_examples=40, derandomize=True, deadline=None)
-settings.register_profile("thorough", max_examples=2000, deadline=None)
+settings.register_profile("thorough", max_examples=1000, deadline=None)
 settings.load_profile("suite")
 
 DATA_VARIABLE = "MASKRCNN_TEST_DATA"
