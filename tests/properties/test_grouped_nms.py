@@ -24,9 +24,9 @@ def candidates(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     batch, num = draw(st.integers(1, 3)), draw(st.integers(1, 20))
     group_rows = draw(st.sampled_from([1, batch]))
     return (
-        draw(boxes((batch, num))),
+        draw(boxes((batch, num), low_px=-20)),
         draw(arrays(np.float32, (batch, num), elements=SCORES)),
-        draw(arrays(np.int32, (group_rows, num), elements=st.integers(0, 90))),
+        draw(arrays(np.int32, (group_rows, num), elements=st.sampled_from([0, 1, 2, 90]))),
     )
 
 

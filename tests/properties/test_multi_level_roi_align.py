@@ -36,7 +36,7 @@ def pyramids(draw: st.DrawFn) -> list[np.ndarray]:
 @st.composite
 def regions(draw: st.DrawFn, batch: int) -> np.ndarray:
     """Return (R, 5) float32 RoIs: inside and outside, empty, and of sides around those at which the level changes."""
-    near_boundary = st.tuples(st.sampled_from([56, 112, 224, 448]), st.integers(-2, 2)).map(
+    near_boundary = st.tuples(st.sampled_from([56, 112, 224, 448]), st.integers(-10, 10)).map(
         lambda pair: float(np.float32(pair[0]) + pair[1] * np.spacing(np.float32(pair[0])))
     )
     side = st.one_of(st.just(0.0), quarters(0, 30), quarters(0, 500), near_boundary)
