@@ -110,9 +110,18 @@ def onnx_from_model(model: TwoStageDetector, options: GraphOptions) -> onnx.Mode
             custom_opsets={DOMAIN: DOMAIN_VERSION},
         )
     graph = onnx.load_from_string(buffer.getvalue())
+    _restore_image_sizes(graph)
     graph.functions.extend(functions_for(graph.graph.node, options.opset))
     _infer_output_sizes(graph, options)
     return graph
+
+
+def _restore_image_sizes(model: onnx.ModelProto) -> None:
+    """Put the input back that the exporter drops where boxes are not clipped: the contract is one for every model."""
+    if all(value.name != "image_sizes" for value in model.graph.input):
+        model.graph.input.append(
+            onnx.helper.make_tensor_value_info("image_sizes", onnx.TensorProto.FLOAT, ["batch", 2])
+        )
 
 
 def _infer_output_sizes(model: onnx.ModelProto, options: GraphOptions) -> None:

@@ -138,15 +138,20 @@ def _constants_of(graph: Graph, half: Collection[int]) -> set[int]:
 
 
 def _statistics(graph: Graph, dense: Collection[int]) -> set[int]:
-    """Return the nodes of a normalisation in single operators from the square to the division by its root."""
+    """Return the nodes of a normalisation in single operators from the square to the division by its root.
+
+    The mean may be one of means: rows first, then what is left.
+    """
     found: set[int] = set()
     for index in sorted(dense):
         if not _is_square(graph.nodes[index]):
             continue
         chain = [index]
-        for op_types in ({"ReduceMean"}, {"Add"}, {"Sqrt"}, {"Div", "Reciprocal"}):
+        for op_types in ({"ReduceMean"}, {"ReduceMean"}, {"Add"}, {"Sqrt"}, {"Div", "Reciprocal"}):
             chain += [i for i in graph.after(chain[-1]) if graph.nodes[i].op_type in op_types][:1]
-        if [graph.nodes[i].op_type for i in chain[1:4]] == ["ReduceMean", "Add", "Sqrt"]:
+        types = [graph.nodes[i].op_type for i in chain[1:]]
+        means = types.count("ReduceMean")
+        if means and types[means : means + 2] == ["Add", "Sqrt"]:
             found.update(chain)
     return found
 

@@ -19,7 +19,8 @@ from export.graph import (
     with_metadata,
 )
 from export.metadata import metadata_from_model
-from export.model import LoadedModel
+from export.model import LoadedModel, model_from_config
+from export.random_weights import randomize
 from export.verify import verify
 from runtime.difference import Tolerance
 from tests.models import structured_photos, tiny_config, tiny_model
@@ -100,6 +101,18 @@ def test_variants(tmp_path, options):
     graph = export(model, tmp_path / "m.onnx")
     assert [o.name for o in graph.graph.output][3:] == ([] if "masks" in options else ["masks"])
     assert_equal(tmp_path / "m.onnx", model, PHOTOS[:1], PHOTOS[1:])
+
+
+def test_boxes_that_are_not_clipped(tmp_path):
+    """As in tracking: nothing reads the images' sizes, which stay an input."""
+    config = tiny_config(masks=False)
+    for head in (config.model.rpn_head, config.model.roi_head.bbox_head):
+        head.bbox_coder.clip_border = False
+    model = randomize(model_from_config(config), seed=0, size=SIZE)
+    graph = export_loaded(LoadedModel(model, config, "tiny", None), tmp_path / "m.onnx", size=SIZE)
+    assert [i.name for i in graph.graph.input] == ["images", "image_sizes"]
+    cases = assert_equal(tmp_path / "m.onnx", model, PHOTOS[:1], PHOTOS[1:])
+    assert all(case.difference.matched > 3 for case in cases)
 
 
 @pytest.mark.parametrize("opset", [17, 18, MAX_OPSET])
