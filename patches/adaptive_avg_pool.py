@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from patches.group_norm import short_mean
 from patches.patch import Patch
 
 _adaptive_avg_pool2d = F.adaptive_avg_pool2d
@@ -16,7 +17,7 @@ def functional__adaptive_avg_pool2d(
 ) -> Tensor:
     """Pool ``input``, (B, C, H, W) float32, to ``output_size``; traced to one value, by rows first and then columns."""
     if torch.jit.is_tracing() and output_size in (1, (1, 1), [1, 1]):
-        return input.mean(-1, keepdim=True).mean(-2, keepdim=True)
+        return short_mean(input)
     return _adaptive_avg_pool2d(input, output_size)
 
 

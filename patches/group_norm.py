@@ -27,14 +27,15 @@ def group_norm__forward(self: nn.GroupNorm, input: Tensor) -> Tensor:
     height, width = spatial_size(input)
     channels = constant(input.shape[1])
     grouped = input.reshape(-1, self.num_groups, channels // self.num_groups * height, width)
-    centered = grouped - _mean(grouped)
-    normal = centered / torch.sqrt(_mean(centered * centered) + self.eps)
+    centered = grouped - short_mean(grouped)
+    normal = centered / torch.sqrt(short_mean(centered * centered) + self.eps)
     normal = normal.reshape(-1, channels, height, width)
     return normal if self.weight is None else normal * self.weight[:, None, None] + self.bias[:, None, None]
 
 
-def _mean(grouped: Tensor) -> Tensor:
-    return grouped.mean(-1, keepdim=True).mean(-2, keepdim=True)
+def short_mean(x: Tensor) -> Tensor:
+    """Return the mean of the last two axes, (..., 1, 1), the last one's first."""
+    return x.mean(-1, keepdim=True).mean(-2, keepdim=True)
 
 
 PATCHES = (

@@ -3,16 +3,18 @@
 import io
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
+from export.graph import simplified
 from patches import adaptive_avg_pool, applied, group_norm
 from tests.models import structured_images
 
-# Relative to the result's spread. A single float32 sum over the map gives 1e-5 and more; PyTorch's own error is 1e-7.
-TOLERANCE = 2e-6
+# Relative to the result's spread. A single float32 sum over the map gives 5e-5 to 8e-4; PyTorch's own error is 6e-7.
+TOLERANCE = 1e-5
 
 
 def padded_maps() -> Tensor:
@@ -40,7 +42,8 @@ def exported(module: nn.Module, maps: Tensor, patches: tuple) -> np.ndarray:
             dynamic_axes={"x": {0: "b"}},
             input_names=["x"],
         )
-    return onnxruntime.InferenceSession(buffer.getvalue()).run(None, {"x": maps.numpy()})[0]
+    graph = simplified(onnx.load_from_string(buffer.getvalue()))
+    return onnxruntime.InferenceSession(graph.SerializeToString()).run(None, {"x": maps.numpy()})[0]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +57,7 @@ def exported(module: nn.Module, maps: Tensor, patches: tuple) -> np.ndarray:
 def test_close_to_float64(module, patches):
     maps = padded_maps()
     if getattr(module, "affine", False):
+        torch.manual_seed(0)
         nn.init.normal_(module.weight)
         nn.init.normal_(module.bias)
     module.requires_grad_(False).eval()
