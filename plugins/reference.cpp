@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "plugins/common/numpy_arrays.h"
@@ -16,6 +17,7 @@
 #include "plugins/grouped_nms/grouped_nms_reference.h"
 #include "plugins/multi_level_roi_align/multi_level_roi_align_math.h"
 #include "plugins/paste_masks/paste_masks_reference.h"
+#include "plugins/prepare_images/prepare_images_reference.h"
 #include "plugins/roi_align/roi_align_reference.h"
 #include "plugins/select_top/select_top_reference.h"
 
@@ -204,6 +206,39 @@ py::array_t<uint8_t> paste_masks_binding(const py::array& masks, const py::array
   return images;
 }
 
+py::array_t<float> prepare_images_binding(const std::vector<py::array>& images,
+                                          const std::vector<std::pair<int64_t, int64_t>>& sizes, int64_t height,
+                                          int64_t width, const py::array& tables, bool reverse_channels) {
+  const auto is_size = [](int64_t size, int64_t at_most) { return size >= 1 && size <= at_most; };
+  check(is_size(height, kMaxImageSize) && is_size(width, kMaxImageSize),
+        "height, width: expected 1 to " + std::to_string(kMaxImageSize) + ", found " + std::to_string(height) + ", " +
+            std::to_string(width));
+  check(images.size() == sizes.size(), "sizes: expected one (height, width) per image, found " +
+                                           std::to_string(images.size()) + " images, " +
+                                           std::to_string(sizes.size()) + " sizes");
+  const auto* table_data = checked_data<float>("tables", tables, {3, kTableSize});
+  PrepareImagesInput in{{}, static_cast<int>(height), static_cast<int>(width), table_data, reverse_channels};
+  for (size_t i = 0; i < images.size(); ++i) {
+    const auto* pixels = checked_data<uint8_t>("images", images[i], {kAny, kAny, 3});
+    check(is_size(images[i].shape(0), kMaxImageSize) && is_size(images[i].shape(1), kMaxImageSize),
+          "images: expected a height and width of 1 to " + std::to_string(kMaxImageSize) + ", found " +
+              describe(images[i]));
+    const auto [resized_height, resized_width] = sizes[i];
+    check(is_size(resized_height, height) && is_size(resized_width, width),
+          "sizes: expected 1 x 1 to " + std::to_string(height) + " x " + std::to_string(width) + ", found " +
+              std::to_string(resized_height) + " x " + std::to_string(resized_width));
+    in.images.push_back({pixels, static_cast<int>(images[i].shape(0)), static_cast<int>(images[i].shape(1)),
+                         static_cast<int>(resized_height), static_cast<int>(resized_width)});
+  }
+  auto output = new_zeros<float>({static_cast<py::ssize_t>(images.size()), 3, height, width});
+  auto* output_data = output.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    prepare_images(in, output_data);
+  }
+  return output;
+}
+
 std::vector<TargetImage> checked_images(const py::array& sizes, const py::array& scales, py::ssize_t batch) {
   const auto* size_data = checked_data<int32_t>("sizes", sizes, {batch, 2});
   const auto* scale_data = checked_data<float>("scales", scales, {batch, 2});
@@ -324,6 +359,16 @@ more than one px outside the box are 0, as are those where box or mask is NaN. V
 another shape, dtype or range.
 
 Source: mmdet's _do_paste_mask with skip_empty=True.)");
+  module.def("prepare_images", &maskrcnn::prepare_images_binding, arg("images"), arg("sizes"), arg("height"),
+             arg("width"), arg("tables"), arg("reverse_channels"),
+             R"(Return images resized, normalised, padded and stacked: (B, 3, height, width) float32, 0 in the padding.
+
+images: list of (H_i, W_i, 3) uint8, BGR. sizes: list of (height, width) in px, what each is resized to, within the
+output's. tables: (3, 256) float32, the normalised value of each value of a pixel, per output channel. reverse_channels:
+output channel 0 is the image's channel 2. No images give (0, 3, height, width). ValueError names the argument that has
+another shape, dtype or range.
+
+Source: cv2.resize(INTER_LINEAR), OpenCV's generic path, bit for bit.)");
   module.def("encode_masks", &maskrcnn::encode_masks_binding, arg("masks"), arg("dets"), arg("num_dets"),
              arg("sizes"), arg("scales"), arg("threshold") = 0.5f,
              arg("min_score") = -std::numeric_limits<float>::infinity(),
