@@ -136,6 +136,30 @@ class _PrepareImages(Structure):
     ]
 
 
+class _TargetImage(Structure):
+    _fields_ = [("height", c_int32), ("width", c_int32), ("scale_x", c_float), ("scale_y", c_float)]
+
+
+class _EncodeMasks(Structure):
+    _fields_ = [
+        ("images", POINTER(_TargetImage)),
+        ("batch", c_int32),
+        ("max_dets", c_int32),
+        ("masks", c_void_p),
+        ("dets", c_void_p),
+        ("num_dets", c_void_p),
+        ("mask_height", c_int32),
+        ("mask_width", c_int32),
+        ("threshold", c_float),
+        ("min_score", c_float),
+        ("strings", c_void_p),
+        ("capacity", c_int64),
+        ("offsets", c_void_p),
+        ("lengths", c_void_p),
+        ("used", c_void_p),
+    ]
+
+
 def library_path() -> Path:
     """Return where the library is expected."""
     default = Path(__file__).resolve().parent / "libmaskrcnn_kernels.so"
@@ -159,12 +183,17 @@ def load_library() -> ctypes.CDLL:
         library.maskrcnn_arguments_size,
         (_GroupedNms, _MultiLevelRoiAlign, _PasteMasks, _GridSample, _SelectTop),
     )
-    _check_sizes(library.maskrcnn_images_arguments_size, (_SourceImage, _PrepareImages))
+    _check_sizes(
+        library.maskrcnn_images_arguments_size, (_SourceImage, _PrepareImages, _TargetImage, _EncodeMasks)
+    )
     library.maskrcnn_error_string.restype = ctypes.c_char_p
     library.maskrcnn_grouped_nms_workspace_size.restype = c_size_t
     library.maskrcnn_grouped_nms.argtypes = [POINTER(_GroupedNms), c_void_p, c_size_t, c_void_p]
     library.maskrcnn_select_top_workspace_size.restype = c_size_t
     library.maskrcnn_select_top.argtypes = [POINTER(_SelectTop), c_void_p, c_size_t, c_void_p]
+    library.maskrcnn_encode_masks_workspace_size.restype = c_size_t
+    library.maskrcnn_encode_masks_workspace_size.argtypes = [POINTER(_EncodeMasks)]
+    library.maskrcnn_encode_masks.argtypes = [POINTER(_EncodeMasks), c_void_p, c_size_t, c_void_p]
     for name, structure in (
         ("multi_level_roi_align", _MultiLevelRoiAlign),
         ("paste_masks", _PasteMasks),
@@ -417,3 +446,49 @@ def prepare_images(
         _PrepareImages(sources, len(images), *size, tables.data_ptr(), reverse_channels, output.data_ptr()),
     )
     return output
+
+
+def encode_masks(
+    masks: Tensor,
+    dets: Tensor,
+    num_dets: Tensor,
+    *,
+    sizes: "Sequence[tuple[int, int]]",
+    scales: "Sequence[tuple[float, float]]",
+    capacity: int,
+    threshold: float = 0.5,
+    min_score: float = float("-inf"),
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Paste masks and encode them as COCO's compressed counts; see ``encode_masks_kernel.h``.
+
+    masks: (B, K, h, w) float32. dets: (B, K, 5) float32. num_dets: (B,) int32. sizes: each target image's (height,
+    width). scales: each one's network px per px, (x, y). Returns strings (capacity,) uint8, offsets (B, K) int64 into
+    them, lengths (B, K) int32 and used (1,) int64.
+    """
+    _check("masks", masks, [torch.float32])
+    _check("dets", dets, [torch.float32])
+    _check("num_dets", num_dets, [torch.int32])
+    images = (_TargetImage * len(sizes))(*(_TargetImage(*size, *scale) for size, scale in zip(sizes, scales)))
+    strings = masks.new_empty((capacity,), dtype=torch.uint8)
+    offsets = masks.new_empty(dets.shape[:2], dtype=torch.int64)
+    lengths = masks.new_empty(dets.shape[:2], dtype=torch.int32)
+    used = masks.new_empty((1,), dtype=torch.int64)
+    arguments = _EncodeMasks(
+        images,
+        *dets.shape[:2],
+        masks.data_ptr(),
+        dets.data_ptr(),
+        num_dets.data_ptr(),
+        *masks.shape[2:],
+        threshold,
+        min_score,
+        strings.data_ptr(),
+        capacity,
+        offsets.data_ptr(),
+        lengths.data_ptr(),
+        used.data_ptr(),
+    )
+    size = load_library().maskrcnn_encode_masks_workspace_size(byref(arguments))
+    workspace = masks.new_empty((max(size, 1),), dtype=torch.uint8)
+    _launch("encode_masks", arguments, workspace.data_ptr(), size)
+    return strings, offsets, lengths, used

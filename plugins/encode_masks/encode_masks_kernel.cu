@@ -22,13 +22,13 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
-constexpr int kMinBlocks = 3;          // per multiprocessor: as many as there are registers for without spilling
-constexpr int kMaxImages = 128;      // of one launch: their sizes are 2 of its 4 KB of parameters
+constexpr int kMinBlocks = 3;          // per multiprocessor: as many as registers allow without spilling
+constexpr int kMaxImages = 128;        // of one launch: their sizes are 2 of its 4 KB of parameters
 constexpr int kMaxSharedCells = 4096;  // of a mask: 64 x 64; larger ones are read from global memory
-constexpr int kKeptEnds = 4;         // per column: one with more is walked again
-constexpr int kListedEnds = 1024;    // ends of runs that are turned into bytes at a time
-constexpr int kEndsBefore = 3;       // that run_entry reads before a run's own
-constexpr int kStringBytes = 8192;   // longer strings are made twice
+constexpr int kKeptEnds = 4;           // per column: one with more is walked again
+constexpr int kListedEnds = 1024;      // ends of runs that are turned into bytes at a time
+constexpr int kEndsBefore = 3;         // that run_entry reads before a run's own
+constexpr int kStringBytes = 8192;     // longer strings are made twice
 
 using Arguments = EncodeMasksArguments;
 
@@ -263,7 +263,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks) encode_detections(const 
   const TargetImage image = images.images[image_index];
   const int cells = in.mask_height * in.mask_width;
   Paste paste{in.masks + index * cells, in.mask_height, in.mask_width, in.threshold, paste_box(det, image),
-              image.height, image.width};
+              image.height, image.width, false, {}, nullptr, 0};
   paste.continues = paste.box.rows.begin == 0 && paste.box.rows.end == image.height;
   paste.last_row = paste.row_at(paste.box.rows.end - 1);
   if (cells <= kMaxSharedCells) {

@@ -94,12 +94,29 @@ def fuzz_select_top(rng: np.random.Generator) -> None:
     kernels.select_top(garbage(rng, shape), k)
 
 
+def fuzz_encode_masks(rng: np.random.Generator) -> None:
+    batch, num_dets = int(rng.integers(1, 4)), 20
+    sizes = rng.choice([0, 1, 33, 700], (batch, 2)).tolist()
+    mask_size = [(28, 28), (1, 1), (1024, 3), (3, 1024), (65, 64)][int(rng.integers(0, 5))]
+    kernels.encode_masks(
+        garbage(rng, (batch, num_dets, *mask_size), special=0.1),
+        garbage(rng, (batch, num_dets, 5), special=0.3),
+        torch.from_numpy(rng.choice([-1, 0, 5, 20, 2**31 - 1], batch).astype(np.int32)).cuda(),
+        sizes=sizes,
+        scales=rng.choice(SPECIAL, (batch, 2)).tolist() if rng.random() < 0.3 else [(1, 0.7)] * batch,
+        capacity=int(rng.choice([0, 100, 1 << 20])),
+        threshold=float(rng.choice([np.nan, 0, 0.5, -np.inf])),
+        min_score=float(rng.choice([-np.inf, 0, np.nan])),
+    )
+
+
 OPS: "dict[str, Callable[[np.random.Generator], None]]" = {
     "grouped_nms": fuzz_grouped_nms,
     "multi_level_roi_align": fuzz_multi_level_roi_align,
     "paste_masks": fuzz_paste_masks,
     "grid_sample": fuzz_grid_sample,
     "select_top": fuzz_select_top,
+    "encode_masks": fuzz_encode_masks,
 }
 
 
