@@ -246,8 +246,8 @@ std::vector<TargetImage> checked_images(const py::array& sizes, const py::array&
   for (py::ssize_t i = 0; i < batch; ++i) {
     images.push_back({size_data[2 * i], size_data[2 * i + 1], scale_data[2 * i], scale_data[2 * i + 1]});
     check(is_valid(images[i]),
-          "sizes: expected heights and widths of 0 to 16777216 px and at most 2147483647 pixels, as COCO's counts have 32 "
-          "bits, found " +
+          "sizes: expected heights and widths of 0 to 16777216 px and at most 2147483647 pixels, as COCO's counts have "
+          "32 bits, found " +
               std::to_string(images[i].height) + " x " + std::to_string(images[i].width));
   }
   return images;

@@ -140,8 +140,8 @@ __device__ int first_unlike(const Paste& paste, float low, float high, int begin
   return unlike;
 }
 
-// Calls visit(number, position) for each end of a run that lies in a column, or between it and the next one. Returns how
-// many they are.
+// Calls visit(number, position) for each end of a run that lies in a column, or between it and the next one. Returns
+// how many they are.
 template <typename Visit>
 __device__ int walk_column(const Paste& paste, int column, const Visit& visit) {
   const int32_t base = column * paste.height;
