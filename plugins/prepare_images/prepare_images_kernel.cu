@@ -157,6 +157,7 @@ Image image_from_source(const SourceImage& in) {
 
 cudaError_t launch_prepare_images(const PrepareImagesArguments& in, cudaStream_t stream) {
   if (!is_valid(in)) return cudaErrorInvalidValue;
+  if (in.batch == 0) return cudaSuccess;
   Batch batch{};
   batch.height = in.height;
   batch.width = in.width;
