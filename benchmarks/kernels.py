@@ -299,6 +299,39 @@ def time_encode_masks() -> list[dict]:
     return rows
 
 
+def time_prepare_images(bandwidth: float) -> list[dict]:
+    """Full HD images into an 800 x 1216 batch, aspect ratio kept."""
+    rows = []
+    height, width = 1080, 1920
+    resized = (int(height * IMAGE[1] / width + 0.5), IMAGE[1])
+    tables = torch.randn((3, 256), device="cuda")
+    for batch in (1, 8):
+        # Other images in every call of the row, so that they are not in the GPU's cache beforehand.
+        sets = [
+            list(torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, device="cuda"))
+            for _ in range(max(1, 32 // batch))
+        ]
+
+        def call(sets: list[list[Tensor]] = sets, batch: int = batch) -> None:
+            for images in sets:
+                kernels.prepare_images(images, [resized] * batch, IMAGE, tables=tables, reverse_channels=True)
+
+        output_bytes = batch * 3 * IMAGE[0] * IMAGE[1] * 4
+        rows.append(
+            {
+                "op": "prepare_images",
+                "batch": batch,
+                "from": (height, width),
+                "to": resized,
+                "size": IMAGE,
+                "ms": graph_ms(call) / len(sets),
+                "floor_ms": (output_bytes + batch * height * width * 3) / bandwidth,
+                "floor": "every image read once, the output written once",
+            }
+        )
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/kernels_h200.json"))
@@ -315,6 +348,7 @@ def main() -> None:
             *time_select_top(),
             *time_roi_align(bandwidth),
             *time_paste_masks(bandwidth),
+            *time_prepare_images(bandwidth),
             *time_encode_masks(),
         ],
     }

@@ -23,7 +23,7 @@ MASKRCNN_EXPORT int maskrcnn_prepare_images(const PrepareImagesArguments* argume
   return launch_prepare_images(*arguments, static_cast<cudaStream_t>(stream));
 }
 
-// encode_masks needs none. Whoever calls it asks, so that it may without another interface.
+// None, and the pointer may be null: part of the interface, so that a kernel that needs scratch leaves it as it is.
 MASKRCNN_EXPORT size_t maskrcnn_encode_masks_workspace_size(const EncodeMasksArguments* /*arguments*/) { return 0; }
 
 MASKRCNN_EXPORT int maskrcnn_encode_masks(const EncodeMasksArguments* arguments, void* /*workspace*/,

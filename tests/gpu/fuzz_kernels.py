@@ -110,12 +110,31 @@ def fuzz_encode_masks(rng: np.random.Generator) -> None:
     )
 
 
+def fuzz_prepare_images(rng: np.random.Generator) -> None:
+    """Any bytes, and sizes at which a read past either end of an image would leave its allocation."""
+    num_images = int(rng.choice([1, 3, 40]))
+    height, width = rng.integers(1, 100, 2).tolist()
+    images = [
+        torch.from_numpy(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).cuda()
+        for size in rng.choice([1, 2, 3, 5, 31, 64, 131], (num_images, 2)).tolist()
+    ]
+    sizes = [(int(rng.integers(1, height + 1)), int(rng.integers(1, width + 1))) for _ in images]
+    kernels.prepare_images(
+        images,
+        sizes,
+        (height, width),
+        tables=garbage(rng, (3, 256)),
+        reverse_channels=bool(rng.random() < 0.5),
+    )
+
+
 OPS: "dict[str, Callable[[np.random.Generator], None]]" = {
     "grouped_nms": fuzz_grouped_nms,
     "multi_level_roi_align": fuzz_multi_level_roi_align,
     "paste_masks": fuzz_paste_masks,
     "grid_sample": fuzz_grid_sample,
     "select_top": fuzz_select_top,
+    "prepare_images": fuzz_prepare_images,
     "encode_masks": fuzz_encode_masks,
 }
 
