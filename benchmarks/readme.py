@@ -111,6 +111,15 @@ def kernels() -> str:
             share = f"{100 * r['share_of_pixels_in_boxes']:.0f} % inside boxes"
             other = f"writing the output {r['write_output_ms']:.3f} ms"
             rows.append([f"PasteMasks, 100 × 800 × 1216 uint8, {share}", r["batch"], f"{r['ms']:.3f}", other])
+        elif r["op"] == "prepare_images":
+            name = f"prepare_images, {r['from'][0]}×{r['from'][1]} to {r['size'][0]}×{r['size'][1]}"
+            rows.append([name, r["batch"], f"{r['ms']:.3f}", f"floor {r['floor_ms']:.3f} ms"])
+        elif r["op"] == "encode_masks":
+            share = f"{100 * r['share_of_pixels_in_boxes']:.0f} % inside boxes"
+            other = (
+                f"PasteMasks at this size {r['paste_masks_ms']:.3f} ms; {r['bytes'] / 1024:.0f} KB of strings"
+            )
+            rows.append([f"encode_masks, 100 × 1080 × 1920, {share}", r["batch"], f"{r['ms']:.3f}", other])
     return _table(["kernel", "batch", "ms", "next to"], rows)
 
 
