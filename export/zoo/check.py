@@ -57,7 +57,8 @@ class Measured:
         reason: in one line; empty for ``exact``.
         stage: how far it came: ``load``, ``trace``, ``simplify``, ``verify``.
         figures: differences, detections and nodes, as far as it came; for ``wrong`` also ``rounding``, and
-            ``close_decisions`` where an image agrees at a moved threshold only.
+            ``close_decisions`` where an image agrees at a moved threshold only; ``ordered_ties``: images that agree
+            where PyTorch sorts equal scores by index.
     """
 
     result: str
@@ -112,7 +113,7 @@ def _export_and_compare(loaded: LoadedModel, path: Path, threads: int, measured:
     measured.stage = "verify"
     images = structured_photos(*IMAGE_SIZES)
     batches = [images[:1], images[1:]]
-    cases = verify(path, loaded.model, batches, threads=threads)
+    cases = verify(path, loaded.model, batches, threads=threads, tolerance=TOLERANCE)
     measured.result, measured.reason = _verdict(cases)
     if measured.result == WRONG:
         explained = close_decisions(path, loaded.model, batches, cases, threads)
@@ -121,6 +122,8 @@ def _export_and_compare(loaded: LoadedModel, path: Path, threads: int, measured:
             cases = list(explained)
             measured.result, measured.reason = _verdict(cases)
     measured.figures.update(_figures([case.difference for case in cases]))
+    if any(case.ordered_ties for case in cases):
+        measured.figures["ordered_ties"] = sum(case.ordered_ties for case in cases)
     if measured.result == WRONG:
         measured.figures["rounding"] = _figures(rounding(loaded.model, batches, metadata))
 
@@ -143,7 +146,7 @@ def close_decisions(
         for delta in (-IOU_ROUNDING, IOU_ROUNDING):
             cfg.nms.iou_threshold = threshold + delta
             try:
-                moved = verify(path, model, batches, threads=threads)
+                moved = verify(path, model, batches, threads=threads, tolerance=TOLERANCE)
             finally:
                 cfg.nms.iou_threshold = threshold
             words = f"{part} IoU threshold {delta:+.0e}"
