@@ -43,8 +43,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     except (OSError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_REFUSED
-    _print_report(results)
-    _draw(results)
+    if not args.no_report:
+        _print_report(results)
+        _draw(results)
     if left:
         print(f"{len(left)} cases left for want of time, run again: {', '.join(left)}")
     failed = any("error" in case for case in results.data["cases"].values())
@@ -135,6 +136,7 @@ def _run_pytorch(command: str, argv: Sequence[str], deadline: float) -> None:
         "pytorch",
         "--pytorch-python",
         "",
+        "--no-report",
         *limits,
     ]
     try:
@@ -248,6 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--only", nargs="+", default=[], metavar="PATTERN", help="cases such as 'tensorrt/fp16/*'")
     add("--retry", action="store_true", help="measure again what failed")
     add("--report", action="store_true", help="measure nothing: tables and picture of what is there")
+    add("--no-report", action="store_true", help="measure only")
     add("--out", type=Path, default=Path("out/latency.json"), help="default: %(default)s")
     return parser
 

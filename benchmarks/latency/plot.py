@@ -45,5 +45,6 @@ def draw(cases: Mapping[str, Any], path: Path) -> None:
     axes.xaxis.minorticks_off()
     axes.yaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8)
+    if axes.lines:
+        axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)

@@ -5,6 +5,7 @@ same ``model.predict``: whole, with masks pasted at the network's size as mmdet 
 does; and with pasting left out, so that masks end as 28x28 probabilities, as in the engine of ``--masks crop``.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from runtime.preprocess import Batch, prepare
 
 # Shapes that torch.compile compiles for take minutes: these alone.
 COMPILED_BATCHES = (1, 8)
+COMPILE_SECONDS = 240
 _OUTPUTS_BATCH = 1
 _DENSE_PARTS = ("backbone", "neck", "rpn_head", "roi_head.bbox_head", "roi_head.mask_head")
 
@@ -106,7 +108,7 @@ class PyTorchSide:
 
     def _mode_cases(self, mode: str) -> list[Case]:
         options = self._options
-        compiling = 120.0 if MODES[mode].compiled else 0.0
+        compiling = COMPILE_SECONDS / 2 if MODES[mode].compiled else 0.0
         images = len(self._dataset.images) * (0.2 if self._cuda else 2.0)
 
         def case(kind: str, seconds: float, run: Any) -> Case:
@@ -138,7 +140,7 @@ class PyTorchSide:
             images = self._to_device(batch)
             ms.update(repeated(lambda: self._timed(images, batch, "network_and_paste"), **limits))
             memory = self._memory()
-            with _without_pasting():
+            with without_pasting():
                 ms.update(repeated(lambda: self._timed(images, batch, "network"), **limits))
             stages = repeated(lambda: self._stages(paths), repeat=10, seconds=options.seconds)
         return {"batch": size, "ms": ms, "stages_ms": stages, "memory": memory}
@@ -241,6 +243,7 @@ class PyTorchSide:
                 self._model.to(memory_format=torch.channels_last)
                 stack.callback(self._model.to, memory_format=torch.contiguous_format)
             if mode.compiled:
+                stack.enter_context(_time_limit(COMPILE_SECONDS))
                 stack.enter_context(self._compiled.active(mode.compiled))
             stack.enter_context(torch.autocast("cuda", torch.float16) if mode.autocast else nullcontext())
             yield
@@ -306,7 +309,23 @@ class _Compiled:
 
 
 @contextmanager
-def _without_pasting() -> Iterator[None]:
+def _time_limit(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError in the main thread when the body takes longer."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise TimeoutError(f"expected torch.compile to be done in {seconds} s, found it still at work")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def without_pasting() -> Iterator[None]:
     """Have mmdet's mask head return each detection's probabilities, (n, 28, 28), instead of pasted masks."""
 
     def probabilities(
