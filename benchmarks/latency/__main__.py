@@ -85,6 +85,7 @@ def _run_side(
         **side.circumstances,
         "python": sys.version.split()[0],
         "cores": _cores(),
+        "threads": args.threads,
     }
     try:
         return run_cases(side.cases(), results, only=args.only, retry=args.retry, deadline=deadline)

@@ -60,7 +60,7 @@ class Options:
 
     def settings(self) -> dict[str, Any]:
         """Return those that have to be equal in all parts of one run; JSON can hold them."""
-        names = ("config", "size", "images", "profile", "repeat", "seconds", "device", "threads")
+        names = ("config", "size", "images", "profile", "device")
         values = {name: value for name, value in asdict(self).items() if name in names}
         files = {"model": self.model.name, "full": None if self.full is None else self.full.name}
         return json.loads(

@@ -36,6 +36,8 @@ from runtime.preprocess import Batch, prepare
 # Shapes that torch.compile compiles for take minutes: these alone.
 COMPILED_BATCHES = (1, 8)
 COMPILE_SECONDS = 240
+# Batches whose stages are timed as well.
+_STAGED_BATCHES = (1, 8)
 _OUTPUTS_BATCH = 1
 _DENSE_PARTS = ("backbone", "neck", "rpn_head", "roi_head.bbox_head", "roi_head.mask_head")
 
@@ -142,8 +144,11 @@ class PyTorchSide:
             memory = self._memory()
             with without_pasting():
                 ms.update(repeated(lambda: self._timed(images, batch, "network"), **limits))
-            stages = repeated(lambda: self._stages(paths), repeat=10, seconds=options.seconds)
-        return {"batch": size, "ms": ms, "stages_ms": stages, "memory": memory}
+            figures = {"batch": size, "ms": ms, "memory": memory}
+            if size in _STAGED_BATCHES and not MODES[mode].compiled:
+                stages = repeated(lambda: self._stages(paths), repeat=10, seconds=options.seconds)
+                figures["stages_ms"] = stages
+        return figures
 
     def _timed(self, images: torch.Tensor, batch: Batch, stage: str) -> dict[str, float]:
         watch = Stopwatch()

@@ -102,13 +102,11 @@ class TensorRTSide:
             return Case("tensorrt", variant, kind, seconds + (0 if built else _BUILD_SECONDS), run)
 
         batches = [b for b in options.batches if b <= options.profile[2]]
-        cases = [
-            *(case(f"batch-{b}", 2 * limit, lambda b=b: self._batch(variant, b)) for b in batches),
-            case("outputs", 0.3 * num_images + limit, lambda: self._outputs(variant)),
-        ]
+        cases = [case(f"batch-{b}", 2 * limit, lambda b=b: self._batch(variant, b)) for b in batches]
         if not VARIANTS[variant].cuda_graphs:  # what is the engine's own, once
+            outputs = case("outputs", 0.3 * num_images + limit, lambda: self._outputs(variant))
             layers = case("layers", 2 * limit, lambda: self._layers(variant))
-            cases = [case("build", 5, lambda: self._build(variant)), *cases, layers]
+            cases = [case("build", 5, lambda: self._build(variant)), *cases, outputs, layers]
         if not VARIANTS[variant].is_whole:
             return cases
         return [
@@ -153,7 +151,7 @@ class TensorRTSide:
         return Detector(self._engine(variant), "tensorrt", batch_size=batch, cuda_graphs=graphs)
 
     def _batch(self, variant: str, size: int) -> dict[str, Any]:
-        """Time one batch on the host path: ``copy_in``, ``engine``, ``copy_out`` by events, ``run`` by the wall."""
+        """Time one batch: ``copy_in``, ``engine``, ``copy_out`` by events, the rest by the wall."""
         options, paths = self._options, first_paths(self._dataset, size)
         with self._open(variant, size) as detector:
             batch = load_batch(paths, detector.metadata)
@@ -166,9 +164,11 @@ class TensorRTSide:
                 return {**spent, **watch.ms}
 
             ms = repeated(run, repeat=options.repeat, seconds=options.seconds, warmup=5)
-            stages = host.stages(detector.backend, paths, repeat=10, seconds=options.seconds)
-            failure = detector.backend.cuda_graph_failure
-        return {"batch": size, "ms": ms, "stages_ms": stages, "cuda_graph_failure": failure}
+            figures = {"batch": size, "ms": ms, "cuda_graph_failure": detector.backend.cuda_graph_failure}
+            if VARIANTS[variant].is_whole:
+                stages = host.stages(detector.backend, paths, repeat=10, seconds=options.seconds)
+                figures["stages_ms"] = stages
+        return figures
 
     def _device(self, variant: str, size: int) -> dict[str, Any]:
         """Time one batch on the device path: its stages by events, ``total`` from host memory to run lengths."""
@@ -357,7 +357,7 @@ def calls_per_second(runs: Sequence[Callable[[], Any]], seconds: float) -> float
                 runs[index]()
             barrier.wait()
             start = time.perf_counter()
-            while spent[index] < seconds:
+            while not calls[index] or spent[index] < seconds:
                 runs[index]()
                 calls[index] += 1
                 spent[index] = time.perf_counter() - start

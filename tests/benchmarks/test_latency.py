@@ -217,6 +217,14 @@ def box(monkeypatch: pytest.MonkeyPatch) -> None:
     engine_fakes.install(monkeypatch, engine_fakes.V8_5)
 
 
+def _record_reference(options: Options) -> None:
+    """Have onnxruntime in PyTorch's place."""
+    backend = OnnxRuntimeBackend(options.model)
+    dataset = read_dataset(options.dataset / "annotations.json", options.dataset)
+    found = host.detected(backend, [[image.path] for image in dataset.images])
+    record_detections(found, options.reference, backend.metadata, "reference")
+
+
 def test_the_tensorrt_side_on_the_host_path(
     box: None, options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,10 +241,34 @@ def test_the_tensorrt_side_on_the_host_path(
     assert list(cases) == [f"tensorrt/fp32/{k}" for k in ("build", "batch-1", "batch-2", "outputs", "layers")]
     assert cases["tensorrt/fp32/build"]["build"]["seconds"] >= 0
     assert set(cases["tensorrt/fp32/batch-2"]["ms"]) == {"copy_in", "engine", "copy_out", "run"}
-    assert set(cases["tensorrt/fp32/batch-2"]["stages_ms"]) == {"decode", "preprocess", "run", "to_rle"}
     assert cases["tensorrt/fp32/outputs"]["matched_share"] == 1.0
     assert cases["tensorrt/fp32/outputs"]["box_px"]["max"] == 0.0
     assert set(cases["tensorrt/fp32/layers"]["not_dense_share"]) == {"1", "8"}
+
+
+def test_the_tensorrt_side_on_the_device_path(
+    box: None, options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine_fakes.put_plugins(monkeypatch, tmp_path)
+    _record_reference(options)
+    variant = tensorrt_side.Variant("fp32", cuda_graphs=True, is_whole=True)
+    monkeypatch.setattr(tensorrt_side, "VARIANTS", {"fp32_graph": variant})
+    side, results = TensorRTSide(options), _results(tmp_path / "r.json")
+    assert run_cases(side.cases(), results) == []
+    cases = {name.split("/")[2]: case for name, case in results.data["cases"].items()}
+    assert {name: case["error"] for name, case in cases.items() if "error" in case} == {}
+    stages = {"copy_in", "prepare", "engine", "encode", "copy_out", "total"}
+    assert set(cases["device-2"]["ms"]) == set(cases["image_device"]["ms"]) == stages
+    assert set(cases["batch-2"]["stages_ms"]) == {"decode", "preprocess", "run", "to_rle"}
+    assert cases["device-2"]["device_failure"] == ""
+    assert cases["outputs_device"]["matched_share"] == 1.0
+    assert cases["outputs_device"]["mask_share_of_union"] == 0.0
+    whole = cases["end_to_end_device"]
+    assert (whole["images"], whole["detections"]) == (8, 24)
+    assert set(whole["stages_ms_in_all"]) == {*stages, "read"} - {"total"}
+    assert whole["gpu_busy_events"] > 0
+    assert cases["memory"]["device_mib"] > 0
+    assert set(cases["threads-2"]["images_per_s_device"]) == {"1", "8"}
 
 
 def test_variants_without_their_model_are_skipped(box: None, options: Options) -> None:

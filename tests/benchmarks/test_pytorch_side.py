@@ -13,12 +13,21 @@ from runtime.preprocess import Batch
 from tests.models import structured_images, tiny_model
 
 
+def _batch(images: torch.Tensor, sizes: tuple[tuple[int, int], ...]) -> Batch:
+    return Batch(
+        images=images.numpy(),
+        image_sizes=np.array(sizes, np.float32),
+        scale_factors=np.ones((len(sizes), 2)),
+        original_sizes=sizes,
+    )
+
+
 def test_without_pasting_masks_end_as_probabilities() -> None:
     """Pasted by the runtime they are mmdet's own."""
     model = tiny_model()
     images = structured_images(2, (128, 192), seed=0)
     sizes = ((128, 192), (100, 150))
-    batch = Batch(np.asarray(images), np.array(sizes, np.float32), np.ones((2, 2)), sizes)
+    batch = _batch(images, sizes)
     with torch.no_grad():
         expected = model.predict(torch.as_tensor(images), data_samples(batch), rescale=False)
         with without_pasting():
@@ -46,7 +55,7 @@ def test_compiled_parts_are_used_and_put_back(monkeypatch: pytest.MonkeyPatch) -
     model = tiny_model()
     compiled = pytorch_side._Compiled(model)
     images = structured_images(1, (128, 192), seed=0)
-    batch = Batch(np.asarray(images), np.array([[128, 192]], np.float32), np.ones((1, 2)), ((128, 192),))
+    batch = _batch(images, ((128, 192),))
 
     def predict() -> None:
         with torch.no_grad():
