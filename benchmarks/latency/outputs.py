@@ -35,6 +35,7 @@ def compared_outputs(recording: Path, reference: Path, dataset: CocoDataset) -> 
 
     Raises:
         FileNotFoundError: there is no reference yet.
+        ValueError: the reference was recorded at another size of the network's input.
     """
     if not reference.is_file():
         raise FileNotFoundError(
@@ -42,6 +43,11 @@ def compared_outputs(recording: Path, reference: Path, dataset: CocoDataset) -> 
             "pytorch/fp32/outputs first, see --pytorch-python"
         )
     with open_artifact(recording) as found, open_artifact(reference) as expected:
+        if found.metadata.size != expected.metadata.size:
+            raise ValueError(
+                f"--size: expected that of the model, {found.metadata.size}, found a reference recorded at "
+                f"{expected.metadata.size}; name the model's size and measure into another --out"
+            )
         evaluation, target = evaluate(found, dataset), evaluate(expected, dataset)
         paths = [image.path for image in dataset.images]
         differences = [c.difference for c in compare_artifacts(expected, found, paths, Tolerance())]

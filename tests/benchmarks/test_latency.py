@@ -16,7 +16,7 @@ from benchmarks.latency import __main__ as command
 from benchmarks.latency import host, tensorrt_side
 from benchmarks.latency.bars import bars
 from benchmarks.latency.cases import Case, Options, Results, run_cases
-from benchmarks.latency.measure import repeated, spread
+from benchmarks.latency.measure import gpu_load, gpu_state, repeated, spread
 from benchmarks.latency.onnxruntime_side import OnnxRuntimeSide
 from benchmarks.latency.outputs import compared_outputs, record_detections
 from benchmarks.latency.report import sections
@@ -50,6 +50,31 @@ def test_repetitions_end_with_the_time(seconds: float, expected: int) -> None:
     assert found["a"]["n"] == expected
     assert len(calls) == expected + 1
     assert found["a"]["median"] == 2 + (expected - 1) / 2  # the warm-up's 1 is not among them
+
+
+NVIDIA_SMI = """#!/bin/sh
+case "$*" in
+*-lms*) while true; do echo 80; echo 90; sleep 0.05; done ;;
+*clocks.sm*) echo "1980 MHz, 1980 MHz, 2619 MHz, 345.67 W, 41, 93 %" ;;
+esac
+"""
+
+
+def test_what_nvidia_smi_says_before_and_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu_state() is None
+    with gpu_load() as load:
+        pass
+    assert (load.share, load.problem) == (None, "no nvidia-smi")
+    (tmp_path / "nvidia-smi").write_text(NVIDIA_SMI)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    state = gpu_state()
+    assert (state["clocks.sm"], state["power.draw"]) == ("1980 MHz", "345.67 W")
+    with gpu_load() as load:
+        time.sleep(0.5)
+    assert load.share == pytest.approx(0.85, abs=0.03)
+    assert load.problem == ""
 
 
 def test_cases_are_saved_one_by_one_and_not_run_again(tmp_path: Path) -> None:
@@ -108,6 +133,12 @@ def test_outputs_are_compared_with_the_reference(options: Options, tmp_path: Pat
     assert (result["box_px"]["median"], result["box_px"]["max"]) == (0.0, pytest.approx(3.0))
     assert result["best_unmatched_score"] == pytest.approx(0.5)
     assert result["minus_reference"]["box"]["AP"] < 0
+    other = tmp_path / "other.npz"
+    record_detections(found, other, replace(backend.metadata, size=(96, 96)), "another size")
+    with pytest.raises(
+        ValueError, match="--size: expected that of the model, .64, 96., found a reference recorded"
+    ):
+        compared_outputs(moved, other, dataset)
     same = compared_outputs(reference, reference, dataset)
     assert (same["matched_share"], same["box_px"]["max"], same["minus_reference"]["mask"]["AP"]) == (
         1.0,
