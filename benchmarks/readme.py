@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
+from benchmarks.latency.report import sections
+
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -194,6 +196,16 @@ STAGES = {
 }
 
 
+def latency() -> str:
+    """Everything that ``benchmarks.latency`` measured on the H200 in one run; nothing where it was not run."""
+    path = RESULTS / "latency_h200.json"
+    if not path.is_file():
+        return ""
+    data = json.loads(path.read_text())
+    tables = [f"**{s.title}**\n\n{_table(s.heading, s.rows)}" for s in sections(data)]
+    return "\n".join(tables)
+
+
 def _engines() -> dict:
     return json.loads((RESULTS / "engines_h200.json").read_text())["variants"]
 
@@ -206,6 +218,7 @@ TABLES = {
     "embedded": embedded,
     "engines": engines,
     "engine_latency": engine_latency,
+    "latency": latency,
 }
 
 
