@@ -47,7 +47,9 @@ def test_a_folder_is_detected_drawn_and_written(
     assert "333x200" in printed.out
     assert "1 square (0.90), 1 circle (0.50)" in printed.out
     assert "8 detections of score 0.3 or more in 5 images\n" in printed.out
-    assert "images/s: ms per image: preprocess" in printed.out
+    stages = "read X, prepare X, engine X, results X, write X, overlays X"
+    line = f"X images/s; ms per image, side by side: {stages}\n".replace("X", "[0-9.]+")
+    assert re.search(line, printed.out)
     assert sorted(p.name for p in out.iterdir()) == sorted(
         ["0.png", "1.png", "2.png", "3.png", "dark.png", "images.json", "results.json"]
     )
@@ -119,7 +121,11 @@ def test_an_engine_is_built_on_first_use_and_finds_the_same(
     capsys.readouterr()
     options = ("--backend", backend, "--batch", 2)
     assert _run(images, "--model", model, *options, "--out", tmp_path / "first") == 0
-    assert capsys.readouterr().err == f"building {tmp_path / 'm.engine'}: there is none yet\n"
+    printed = capsys.readouterr()
+    assert printed.err == f"building {tmp_path / 'm.engine'}: there is none yet\n"
+    stages = "read X, copy_in X, prepare X, engine X, encode X, copy_out X, write X, overlays X\n"
+    assert re.search(stages.replace("X", "[0-9.]+"), printed.out)
+    assert "on the CPU" not in printed.out
     options = ("--backend", backend, "--rebuild", "never")
     assert _run(images, "--model", tmp_path / "m.engine", *options, "--out", tmp_path / "second") == 0
     assert capsys.readouterr().err == ""

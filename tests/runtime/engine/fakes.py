@@ -24,7 +24,7 @@ from runtime.engine import library as engine_library
 from runtime.engine import plugins as engine_plugins
 from runtime.engine.compat import TensorRT
 from runtime.engine.library import Library
-from tests.runtime.engine import fake_cuda
+from tests.runtime.engine import fake_cuda, fake_kernels
 
 V8_4, V8_5, V10_0, V10_13, V11 = "8.4.1.5", "8.5.3.1", "10.0.1.6", "10.13.3.9", "11.1.0.106"
 RELEASES = (V8_4, V8_5, V10_0, V10_13, V11)
@@ -116,12 +116,15 @@ def install(
     return trt
 
 
-def put_plugins(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+def put_plugins(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, handle: Optional[fake_kernels.FakeLibrary] = None
+) -> Path:
     """Have a plugin library found, which registers nothing; return its path."""
+    handle = handle or fake_kernels.FakeLibrary()
     path = folder / engine_plugins.FILE_NAME
     path.write_bytes(b"plugins")
     monkeypatch.setenv(engine_plugins.VARIABLE, str(path))
-    monkeypatch.setattr(engine_plugins, "_load", lambda path, tensorrt: True)
+    monkeypatch.setattr(engine_plugins, "_load", lambda path, tensorrt: handle)
     return path
 
 
