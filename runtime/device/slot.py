@@ -249,7 +249,7 @@ class Slot:
 
     def finish(self) -> None:
         """Wait for the batch, if there is one, and put its results, or the error, into its ``Job``."""
-        job, self._job = self._job, None
+        job = self._job
         if job is None:
             return
         try:
@@ -259,8 +259,8 @@ class Slot:
             job.outputs = {**outputs, **self._fetched_counts(job)}
         except Exception as error:
             job.error = error
-        finally:
-            job.frames = ()
+        # Not where the wait was interrupted: the device may still be reading the frames.
+        self._job, job.frames = None, ()
 
     def _times(self) -> dict[str, float]:
         events = self._events

@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from runtime import infer
 from tests.runtime import fakes
 from tests.runtime.engine import fakes as engine_fakes
+from tests.runtime.engine.fake_kernels import FakeLibrary
 
 ROOT = Path(__file__).parents[2]
 
@@ -132,6 +133,25 @@ def test_an_engine_is_built_on_first_use_and_finds_the_same(
     for name in ("first", "second"):
         for path in (tmp_path / "expected").iterdir():
             assert (tmp_path / name / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_plugin_library_without_the_functions_of_images_is_noted(
+    images: Path,
+    fake_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(fake_model.read_bytes())
+    engine_fakes.install(monkeypatch)
+    engine_fakes.put_plugins(monkeypatch, tmp_path, FakeLibrary(abi=2))
+    assert _run(images, "--model", model, "--backend", "tensorrt", "--out", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert (
+        "images prepared and masks pasted on the CPU: plugin library: expected the functions of images"
+        in printed
+    )
 
 
 def test_the_embedded_images_are_the_default(

@@ -10,6 +10,7 @@ import pytest
 
 from runtime.device import kernels
 from runtime.device.kernels import EncodeMasksArguments, ImageKernels, PrepareImagesArguments
+from runtime.engine.plugins import find_plugins
 from tests.runtime.engine.fake_kernels import FakeLibrary
 
 # The interface as the kernels' headers state it.
@@ -98,3 +99,14 @@ def test_functions_of_c_are_called_and_their_errors_raised(tmp_path: Path) -> No
 def test_another_library_is_refused(library: object, message: str) -> None:
     with pytest.raises(RuntimeError, match=message):
         ImageKernels(library)
+
+
+def test_the_library_that_is_built_has_them() -> None:
+    path = find_plugins()
+    if path is None:
+        pytest.skip("no plugin library: run `make plugins`")
+    images = ImageKernels(ctypes.CDLL(str(path)))
+    with pytest.raises(
+        RuntimeError, match="prepare_images: expected the kernels to start, found invalid arg"
+    ):
+        images.prepare_images(PrepareImagesArguments(batch=-1), 0)

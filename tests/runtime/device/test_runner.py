@@ -317,6 +317,22 @@ def test_a_device_that_fails_later_is_an_error_of_the_batch(
         assert_same([p.result()[0] for p in (before, *after)], [expected[0], *expected[3:6]])
 
 
+def test_an_interrupted_wait_leaves_the_batch_under_way(
+    model: Path, expected: list, device: Device, library: FakeLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    with Detector(model, "tensorrt", config=config(1, 1, 1)) as detector:
+        runner = detector._runner
+        pending = runner.submit([runner.stage(IMAGES[0])])
+        with monkeypatch.context() as patched:
+            patched.setattr("runtime.engine.cuda.time.sleep", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                pending.result()
+        assert_same(pending.result(), expected[:1])
+
+
 def test_too_little_memory_is_said_and_smaller_images_still_work(
     model: Path, expected: list, device: Device, library: FakeLibrary
 ) -> None:

@@ -626,14 +626,15 @@ class _Context:
         if missing or len(self.shapes) < len(self.engine.inputs):
             self.engine.logger.log(1, f"enqueue: no address or shape for {missing}")
             return False
-        shapes = {name: self.shape(name) for name in self.engine.values}
         self.num_enqueued += 1
         for node in self.engine.model.graph.node if self.profiler is not None else ():
             self.profiler.report_layer_time(node.name, 0.5 * self.num_enqueued)
-        fake_cuda.put_on_stream(stream, lambda: self._compute(addresses, shapes))
+        fake_cuda.put_on_stream(stream, lambda: self._compute(addresses))
         return True
 
-    def _compute(self, addresses: dict[str, int], shapes: dict[str, tuple]) -> None:
+    def _compute(self, addresses: dict[str, int]) -> None:
+        # As they are now: on its way, the network may read what the context keeps on the host.
+        shapes = {name: self.shape(name) for name in self.engine.values}
         feeds = {
             value.name: self._array(value.name, addresses, shapes).astype(
                 onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
