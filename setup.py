@@ -90,6 +90,7 @@ setup(
         "plugins",
         "runtime",
         "runtime.backends",
+        "runtime.device",
         "runtime.engine",
         "runtime.precision",
         "examples",

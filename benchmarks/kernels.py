@@ -250,6 +250,88 @@ def time_select_top() -> list[dict]:
     return rows
 
 
+def object_masks(batch: int, num_masks: int) -> Tensor:
+    """(batch, num_masks, 28, 28): smooth outlines around the middle, as a mask head's."""
+    coarse = torch.rand((batch * num_masks, 1, 5, 5), device="cuda") * 0.6
+    coarse[:, :, 1:4, 1:4] += 0.4
+    masks = torch.nn.functional.interpolate(coarse, size=(28, 28), mode="bicubic").clamp(0, 1)
+    return masks.view(batch, num_masks, 28, 28)
+
+
+def time_encode_masks() -> list[dict]:
+    """100 masks of 1080 x 1920 images, and next to it what it saves: writing the pixels."""
+    height, width = 1080, 1920
+    rows = []
+    for batch, share in ((1, 0.05), (8, 0.05), (1, 0.5), (8, 0.5)):
+        masks = object_masks(batch, 100)
+        aspects = torch.exp(torch.empty((batch, 100, 1), device="cuda").uniform_(-0.5, 0.5))
+        sides = share**0.5 * torch.cat([width * aspects, height / aspects], dim=2)
+        size = torch.tensor([width, height], device="cuda")
+        sides = torch.minimum(sides, size)
+        corners = torch.rand((batch, 100, 2), device="cuda") * (size - sides)
+        boxes = torch.cat([corners, corners + sides], dim=2)
+        dets = torch.cat([boxes, torch.ones_like(aspects)], dim=2)
+        num_dets = torch.full((batch,), 100, dtype=torch.int32, device="cuda")
+        settings = {
+            "sizes": [(height, width)] * batch,
+            "scales": [(1.0, 1.0)] * batch,
+            "capacity": batch * 100 * 16384,
+        }
+
+        def call(tensors=(masks, dets, num_dets), settings=settings):
+            return kernels.encode_masks(*tensors, **settings)
+
+        rows.append(
+            {
+                "op": "encode_masks",
+                "batch": batch,
+                "masks": 100,
+                "size": (height, width),
+                "share_of_pixels_in_boxes": (sides.prod(-1).mean() / (height * width)).item(),
+                "bytes": call()[3].item(),
+                "ms": graph_ms(call),
+                "bar_ms": {1: 0.15, 8: 0.4}[batch] if share < 0.1 else None,
+                "paste_masks_ms": graph_ms(
+                    lambda m=masks, b=boxes: kernels.paste_masks(m, b, (height, width))
+                ),
+            }
+        )
+    return rows
+
+
+def time_prepare_images(bandwidth: float) -> list[dict]:
+    """Full HD images into an 800 x 1216 batch, aspect ratio kept."""
+    rows = []
+    height, width = 1080, 1920
+    resized = (int(height * IMAGE[1] / width + 0.5), IMAGE[1])
+    tables = torch.randn((3, 256), device="cuda")
+    for batch in (1, 8):
+        # Other images in every call of the row, so that they are not in the GPU's cache beforehand.
+        sets = [
+            list(torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, device="cuda"))
+            for _ in range(max(1, 32 // batch))
+        ]
+
+        def call(sets: list[list[Tensor]] = sets, batch: int = batch) -> None:
+            for images in sets:
+                kernels.prepare_images(images, [resized] * batch, IMAGE, tables=tables, reverse_channels=True)
+
+        output_bytes = batch * 3 * IMAGE[0] * IMAGE[1] * 4
+        rows.append(
+            {
+                "op": "prepare_images",
+                "batch": batch,
+                "from": (height, width),
+                "to": resized,
+                "size": IMAGE,
+                "ms": graph_ms(call) / len(sets),
+                "floor_ms": (output_bytes + batch * height * width * 3) / bandwidth,
+                "floor": "every image read once, the output written once",
+            }
+        )
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/kernels_h200.json"))
@@ -261,7 +343,14 @@ def main() -> None:
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "copy_bandwidth_tb_per_s": bandwidth / 1e9,
-        "rows": time_nms() + time_select_top() + time_roi_align(bandwidth) + time_paste_masks(bandwidth),
+        "rows": [
+            *time_nms(),
+            *time_select_top(),
+            *time_roi_align(bandwidth),
+            *time_paste_masks(bandwidth),
+            *time_prepare_images(bandwidth),
+            *time_encode_masks(),
+        ],
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=1) + "\n")

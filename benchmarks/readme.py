@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
+from benchmarks.latency.report import sections
+
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -154,6 +156,15 @@ def kernels() -> str:
             share = f"{100 * r['share_of_pixels_in_boxes']:.0f} % inside boxes"
             other = f"writing the output {r['write_output_ms']:.3f} ms"
             rows.append([f"PasteMasks, 100 × 800 × 1216 uint8, {share}", r["batch"], f"{r['ms']:.3f}", other])
+        elif r["op"] == "prepare_images":
+            name = f"prepare_images, {r['from'][0]}×{r['from'][1]} to {r['size'][0]}×{r['size'][1]}"
+            rows.append([name, r["batch"], f"{r['ms']:.3f}", f"floor {r['floor_ms']:.3f} ms"])
+        elif r["op"] == "encode_masks":
+            share = f"{100 * r['share_of_pixels_in_boxes']:.0f} % inside boxes"
+            other = (
+                f"PasteMasks at this size {r['paste_masks_ms']:.3f} ms; {r['bytes'] / 1024:.0f} KB of strings"
+            )
+            rows.append([f"encode_masks, 100 × 1080 × 1920, {share}", r["batch"], f"{r['ms']:.3f}", other])
     return _table(["kernel", "batch", "ms", "next to"], rows)
 
 
@@ -228,6 +239,16 @@ STAGES = {
 }
 
 
+def latency() -> str:
+    """Everything that ``benchmarks.latency`` measured on the H200 in one run; nothing where it was not run."""
+    path = RESULTS / "latency_h200.json"
+    if not path.is_file():
+        return ""
+    data = json.loads(path.read_text())
+    tables = [f"**{s.title}**\n\n{_table(s.heading, s.rows)}" for s in sections(data)]
+    return "\n".join(tables)
+
+
 def _engines() -> dict:
     return json.loads((RESULTS / "engines_h200.json").read_text())["variants"]
 
@@ -242,6 +263,7 @@ TABLES = {
     "embedded": embedded,
     "engines": engines,
     "engine_latency": engine_latency,
+    "latency": latency,
 }
 
 

@@ -157,6 +157,23 @@ def multi_level_roi_align_function(opset: int, num_levels: int) -> onnx.Function
     )
 
 
+def select_top_function(opset: int) -> onnx.FunctionProto:
+    """Return the body of ``SelectTop``: TopK along a row. Ties go to the lower index, as ONNX says."""
+    return _parse(
+        """
+        SelectTop <k> (scores) => (values, indices)
+        {
+            k_scalar = Constant <value_int: int = @k> ()
+            axis0 = Constant <value_ints: ints = [0]> ()
+            k_vector = Unsqueeze (k_scalar, axis0)
+            values, indices_i = TopK <axis = 1, largest = 1, sorted = 1> (scores, k_vector)
+            indices = Cast <to = 6> (indices_i)
+        }
+        """,
+        opset,
+    )
+
+
 def paste_masks_function(opset: int) -> onnx.FunctionProto:
     """Return the body of ``PasteMasks``: two matrix products per mask.
 
@@ -361,12 +378,15 @@ def _function_for(node: onnx.NodeProto, opset: int) -> onnx.FunctionProto:
         return grouped_nms_function(opset)
     if node.op_type == "MultiLevelRoiAlign":
         return multi_level_roi_align_function(opset, len(node.input) - 1)
+    if node.op_type == "SelectTop":
+        return select_top_function(opset)
     if node.op_type == "PasteMasks":
         return paste_masks_function(opset)
     if node.op_type == "DeformConv2d":
         return deform_conv2d_function(opset, modulated=len(node.input) == 4)
     raise ValueError(
-        f"domain {DOMAIN}: expected GroupedNMS, MultiLevelRoiAlign, PasteMasks or DeformConv2d, found {node.op_type}"
+        f"domain {DOMAIN}: expected GroupedNMS, MultiLevelRoiAlign, SelectTop, PasteMasks or DeformConv2d, "
+        f"found {node.op_type}"
     )
 
 

@@ -19,6 +19,8 @@ from runtime.metadata import KEY, ModelMetadata
 
 MIN_OPSET = 16
 MAX_OPSET = 20
+# It joins the two short means of patches.group_norm into a long one.
+INEXACT_OPTIMIZERS = ["fuse_consecutive_reduce"]
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,18 @@ def onnx_from_model(model: TwoStageDetector, options: GraphOptions) -> onnx.Mode
             custom_opsets={DOMAIN: DOMAIN_VERSION},
         )
     graph = onnx.load_from_string(buffer.getvalue())
+    _restore_image_sizes(graph)
     graph.functions.extend(functions_for(graph.graph.node, options.opset))
     _infer_output_sizes(graph, options)
     return graph
+
+
+def _restore_image_sizes(model: onnx.ModelProto) -> None:
+    """Put the input back that the exporter drops where boxes are not clipped: the contract is one for every model."""
+    if all(value.name != "image_sizes" for value in model.graph.input):
+        model.graph.input.append(
+            onnx.helper.make_tensor_value_info("image_sizes", onnx.TensorProto.FLOAT, ["batch", 2])
+        )
 
 
 def _infer_output_sizes(model: onnx.ModelProto, options: GraphOptions) -> None:
@@ -144,7 +155,7 @@ def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
     bare = onnx.shape_inference.infer_shapes(model, data_prop=True)
     functions = list(bare.functions)
     del bare.functions[:]
-    result, matches = simplify(bare)
+    result, matches = simplify(bare, skipped_optimizers=INEXACT_OPTIMIZERS)
     if not matches:
         raise RuntimeError(
             "onnxsim: expected an equal graph, found a different one; export with --no-simplify"

@@ -37,6 +37,10 @@ from runtime.precision import PrecisionPlan, default_plan, plan_path
 DEFAULT_OUTPUT = Path("out/maskrcnn.onnx")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
+TIES = (
+    "equal where PyTorch sorts equal scores by index, as the file does; mmdet's own sort is not stable, so that its "
+    "proposals depend on the machine where two scores are equal"
+)
 EXIT_DIFFERENT = 1
 EXIT_REFUSED = 2
 
@@ -228,9 +232,11 @@ def _report(cases: Sequence[Case], console: Console) -> bool:
             f"{d.box_px:.1e}",
             f"{d.score:.1e}",
             "-" if d.mask is None else f"{d.mask:.1e}",
-            "[green]equal[/]" if case.within(tolerance) else "[red]differs[/]",
+            ("[green]equal[/]" if case.within(tolerance) else "[red]differs[/]") + " *" * case.ordered_ties,
         )
     console.print(table)
+    if any(case.ordered_ties for case in cases):
+        console.print(f"* {TIES}", highlight=False, soft_wrap=True)
     failed = [case for case in cases if not case.within(tolerance)]
     for case in failed:
         console.print(

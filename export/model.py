@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Optional
 
 import torch
+from mmdet.models.detectors import SemiBaseDetector
 from mmdet.registry import MODELS
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
@@ -66,16 +67,25 @@ def load_model(
     """
     cfg = load_config(config)
     for part, most in (("rcnn", max_per_img), ("rpn", max_proposals)):
-        if most is not None and cfg.model.get("test_cfg", {}).get(part):
-            cfg.model.test_cfg[part].max_per_img = most
+        test_cfg = cfg.model.get("detector", cfg.model).get("test_cfg", {})
+        if most is not None and test_cfg.get(part):
+            test_cfg[part].max_per_img = most
     content = None if checkpoint is None else read_checkpoint(checkpoint, trust_pickle=trust_pickle)
     model = model_from_config(cfg)
-    check_supported(model)
+    detector = _predicting_detector(model)
+    check_supported(detector)
     if content is None:
-        randomize(model, seed=0, size=RANDOM_WEIGHTS_SIZE)
+        randomize(detector, seed=0, size=RANDOM_WEIGHTS_SIZE)
     else:
         load_weights(model, content, allow_mismatch=allow_mismatch)
-    return LoadedModel(model.to(torch.device(device)), cfg, Path(config).stem, content)
+    return LoadedModel(detector.to(torch.device(device)), cfg, Path(config).stem, content)
+
+
+def _predicting_detector(model: nn.Module) -> nn.Module:
+    """Return the detector that a semi-supervised model predicts with; any other model itself."""
+    if not isinstance(model, SemiBaseDetector):
+        return model
+    return model.teacher if model.semi_test_cfg.get("predict_on", "teacher") == "teacher" else model.student
 
 
 def model_from_config(config: Config) -> nn.Module:

@@ -1,15 +1,17 @@
 """The exported file against the model it came from: onnxruntime and unpatched PyTorch on the same pixels."""
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
+from unittest import mock
 
 import numpy as np
 import torch
 from mmdet.structures import DetDataSample
-from torch import nn
+from torch import Tensor, nn
 
 from runtime.detector import Detector
 from runtime.difference import DetectionArrays, Difference, Tolerance, compare
@@ -27,12 +29,14 @@ class Case:
         image: index within the batch.
         size: (height, width) of the image inside its padding, px.
         difference: of its detections.
+        ordered_ties: PyTorch ran under ``ordered_ties``: as it is, it disagrees.
     """
 
     batch: int
     image: int
     size: tuple[int, int]
     difference: Difference
+    ordered_ties: bool = False
 
     def within(self, tolerance: Tolerance) -> bool:
         """Return whether this image's results agree."""
@@ -45,14 +49,16 @@ def verify(
     batches: Sequence[Sequence[np.ndarray]],
     *,
     threads: Optional[int] = None,
+    tolerance: Optional[Tolerance] = None,
 ) -> list[Case]:
-    """Compare the file with the model.
+    """Compare the file with the model; where an image disagrees, with the model under ``ordered_ties``.
 
     Args:
         path: the ONNX file.
         model: the unpatched detector in evaluation mode.
         batches: lists of (H, W, 3) uint8 BGR images; each list is run as one batch.
         threads: of onnxruntime; None for as many as there are cores.
+        tolerance: beyond which an image disagrees; None for the default one.
 
     Returns:
         A case per image. Masks are compared at the original image's resolution, as mmdet pastes them; a file with
@@ -63,12 +69,47 @@ def verify(
         for images in batches:
             batch = prepare(images, detector.metadata)
             outputs = detector.backend.run(batch.images, batch.image_sizes)
-            expected = reference_detections(model, batch, detector.metadata)
             found = exported_detections(outputs, batch, detector.metadata)
-            sizes = [(int(h), int(w)) for h, w in batch.image_sizes]
-            for i, difference in enumerate(compare(expected, found)):
-                cases.append(Case(len(batch), i, sizes[i], difference))
+            cases += _compare_with_model(model, batch, found, detector.metadata, tolerance or Tolerance())
     return cases
+
+
+def _compare_with_model(
+    model: nn.Module,
+    batch: Batch,
+    found: list[DetectionArrays],
+    metadata: ModelMetadata,
+    tolerance: Tolerance,
+) -> list[Case]:
+    sizes = [(int(h), int(w)) for h, w in batch.image_sizes]
+    differences = compare(reference_detections(model, batch, metadata), found)
+    cases = [Case(len(batch), i, sizes[i], difference) for i, difference in enumerate(differences)]
+    if all(case.within(tolerance) for case in cases):
+        return cases
+    with ordered_ties():
+        again = compare(reference_detections(model, batch, metadata), found)
+    agreeing = (
+        replace(case, difference=d, ordered_ties=True) if d.within(tolerance) else case
+        for case, d in zip(cases, again)
+    )
+    return [case if case.within(tolerance) else other for case, other in zip(cases, agreeing)]
+
+
+@contextmanager
+def ordered_ties() -> Iterator[None]:
+    """Sort equal values by index inside the block.
+
+    mmdet orders proposals with a sort that is not stable: which of two equal scores comes first, and so which of two
+    boxes NMS keeps, depends on the number of values and on the machine. Scores that saturate are often equal. The
+    exported graph takes the lower index first.
+    """
+    sort = Tensor.sort
+
+    def stable_sort(self: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> Any:
+        return sort(self, stable=True, dim=dim, descending=descending)
+
+    with mock.patch.object(Tensor, "sort", stable_sort):
+        yield
 
 
 def reference_detections(model: nn.Module, batch: Batch, metadata: ModelMetadata) -> list[DetectionArrays]:

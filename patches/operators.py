@@ -18,6 +18,9 @@ from patches.tracing import constant, is_dynamic_size, spatial_size
 
 DOMAIN = "maskrcnn"
 
+# The largest k of ``SelectTop``: what the CUDA kernel sorts in shared memory.
+MAX_TOP = 4096
+
 # Scores of candidates that do not exist (padding, boxes dropped before NMS). Below every probability.
 NO_CANDIDATE = -1.0
 
@@ -194,6 +197,37 @@ def grouped_nms(
         count: (B,) int32. Without candidates it is 0.
     """
     return _GroupedNMS.apply(boxes, scores, groups, iou_threshold, score_threshold, max_output)
+
+
+class _SelectTop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        values, indices = scores.topk(k, dim=1)
+        return values, indices.int()
+
+    @staticmethod
+    def symbolic(g: Any, scores: Any, k: int) -> Any:
+        values, indices = g.op(f"{DOMAIN}::SelectTop", scores, k_i=k, outputs=2)
+        values.setType(scores.type().with_sizes([None, k]))
+        indices.setType(scores.type().with_dtype(torch.int32).with_sizes([None, k]))
+        return values, indices
+
+
+def select_top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k best scores of each row (``SelectTop``).
+
+    TensorRT's own TopK is slow on rows as long as RPN's finest level; README has the times.
+
+    Args:
+        scores: (B, N) float32, N at least k.
+        k: 1 to ``MAX_TOP``.
+
+    Returns:
+        values: (B, k) float32, best first.
+        indices: (B, k) int32 into N. Exported, ties go by index; ``torch.topk``, which is called eagerly, has no order
+            of them. Nor do backends agree on NaN: the highest in PyTorch, the lowest in the plugin.
+    """
+    return _SelectTop.apply(scores, k)
 
 
 class _PasteMasks(torch.autograd.Function):

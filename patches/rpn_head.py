@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mmdet.models.dense_heads import RPNHead
 from torch import Tensor
 
-from patches.operators import NO_CANDIDATE, grouped_nms
+from patches.operators import MAX_TOP, NO_CANDIDATE, grouped_nms, select_top
 from patches.padded import Proposals, take_rows
 from patches.patch import Patch
 from patches.tracing import constant, is_dynamic_size, spatial_size
@@ -25,21 +25,30 @@ def _scores(self: RPNHead, cls_score: Tensor) -> Tensor:
     return logits.softmax(-1)[..., 0]
 
 
+def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k best scores of each row and their int64 indices."""
+    if k > MAX_TOP:
+        # Beyond the plugin, which a SelectTop node would oblige TensorRT to take.
+        return scores.topk(k, dim=1)
+    values, index = select_top(scores, k)
+    return values, index.long()
+
+
 def _select_top(
     scores: Tensor, deltas: Tensor, priors: Tensor, nms_pre: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Keep the ``nms_pre`` best of a level per image.
 
     With a dynamic size nobody knows whether the level has so many: padding makes the result's size constant,
-    and TensorRT's TopK takes no k computed in the graph.
+    and neither ``SelectTop`` nor TensorRT's TopK takes a k computed in the graph.
     """
     num_priors = scores.shape[1]
     if is_dynamic_size():
         padded = F.pad(scores, (0, nms_pre), value=NO_CANDIDATE)
-        scores, index = padded.topk(nms_pre, dim=1)
+        scores, index = _top(padded, nms_pre)
         index = torch.minimum(index, torch.as_tensor(num_priors - 1, device=index.device))
     elif 0 < nms_pre < constant(num_priors):
-        scores, index = scores.topk(nms_pre, dim=1)
+        scores, index = _top(scores, nms_pre)
     else:
         return scores, deltas, priors.expand(deltas.shape[0], -1, 4)
     return scores, take_rows(deltas, index), priors[index]

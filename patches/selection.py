@@ -1,6 +1,9 @@
 """Which patches a model needs, and whether it is one they were written for."""
 
-from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, RoIAlign
+from typing import Union
+
+from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, RoIAlign, SAConv2d
+from mmdet.models.backbones.resnest import SplitAttentionConv2d
 from mmdet.models.backbones.swin import ShiftWindowMSA
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import TwoStageDetector
@@ -15,6 +18,7 @@ from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from torch import nn
 
 from patches import (
+    adaptive_avg_pool,
     anchor_generator,
     base_roi_head,
     bbox_head,
@@ -24,9 +28,11 @@ from patches import (
     delta_xywh_bbox_coder,
     fcn_mask_head,
     generic_roi_extractor,
+    group_norm,
     legacy_delta_xywh_bbox_coder,
     mask_scoring_roi_head,
     rpn_head,
+    saconv,
     single_roi_extractor,
     standard_roi_head,
     swin,
@@ -37,7 +43,7 @@ from patches.cascade_roi_head import stages
 from patches.patch import Patch
 
 # Of a box and a score for every class of every proposal. LVIS has 1.2 million.
-MAX_CANDIDATES = 4_000_000
+MAX_CANDIDATES = 3_000_000
 # Layers that occur anywhere in a model.
 LAYERS = (
     (BFP, bfp.PATCHES),
@@ -46,10 +52,12 @@ LAYERS = (
     (ShiftWindowMSA, swin.PATCHES),
     (AdaptivePadding, transformer_utils.ADAPTIVE_PADDING),
     (PatchMerging, transformer_utils.PATCH_MERGING),
+    (nn.GroupNorm, group_norm.PATCHES),
+    ((nn.AdaptiveAvgPool2d, SplitAttentionConv2d, SAConv2d), adaptive_avg_pool.PATCHES),
 )
 
 
-COVERED_OPS = (RoIAlign, DeformConv2dPack, ModulatedDeformConv2dPack)
+COVERED_OPS = (RoIAlign, DeformConv2dPack, ModulatedDeformConv2dPack, SAConv2d)
 CODERS = (
     (DeltaXYWHBBoxCoder, delta_xywh_bbox_coder.PATCHES),
     (LegacyDeltaXYWHBBoxCoder, legacy_delta_xywh_bbox_coder.PATCHES),
@@ -76,10 +84,11 @@ def patches_for(model: nn.Module) -> tuple[Patch, ...]:
         *_roi_head_patches(model.roi_head),
         *bbox_head.PATCHES,
         *(patch for owner, patches in LAYERS if _has(model, owner) for patch in patches),
+        *(saconv.PATCHES if any(saconv.uses_deform_conv(m) for m in model.modules()) else ()),
     )
 
 
-def _has(model: nn.Module, owner: type) -> bool:
+def _has(model: nn.Module, owner: Union[type, tuple[type, ...]]) -> bool:
     return any(isinstance(module, owner) for module in model.modules())
 
 

@@ -2,7 +2,7 @@
 
 ``libmaskrcnn_kernels.so`` is looked for beside this file, or where ``MASKRCNN_KERNELS`` says. To build it by hand::
 
-    nvcc -std=c++17 -O3 -arch=native -shared -Xcompiler -fPIC -I. plugins/kernels_c_api.cpp plugins/*/*_kernel.cu \
+    nvcc -std=c++17 -O3 -arch=native -shared -Xcompiler -fPIC -I. plugins/*_c_api.cpp plugins/*/*_kernel.cu \
         -o plugins/libmaskrcnn_kernels.so
 
 All tensors are contiguous CUDA tensors on one device. Everything runs on torch's current stream; nothing waits for it.
@@ -14,6 +14,7 @@ import os
 from collections.abc import Sequence
 from ctypes import POINTER, Structure, byref, c_bool, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from pathlib import Path
+from typing import Callable
 
 import torch
 from torch import Tensor
@@ -112,6 +113,53 @@ class _SelectTop(Structure):
     ]
 
 
+class _SourceImage(Structure):
+    _fields_ = [
+        ("pixels", c_void_p),
+        ("row_stride", c_int64),
+        ("height", c_int32),
+        ("width", c_int32),
+        ("resized_height", c_int32),
+        ("resized_width", c_int32),
+    ]
+
+
+class _PrepareImages(Structure):
+    _fields_ = [
+        ("images", POINTER(_SourceImage)),
+        ("batch", c_int32),
+        ("height", c_int32),
+        ("width", c_int32),
+        ("tables", c_void_p),
+        ("reverse_channels", c_int32),
+        ("output", c_void_p),
+    ]
+
+
+class _TargetImage(Structure):
+    _fields_ = [("height", c_int32), ("width", c_int32), ("scale_x", c_float), ("scale_y", c_float)]
+
+
+class _EncodeMasks(Structure):
+    _fields_ = [
+        ("images", POINTER(_TargetImage)),
+        ("batch", c_int32),
+        ("max_dets", c_int32),
+        ("masks", c_void_p),
+        ("dets", c_void_p),
+        ("num_dets", c_void_p),
+        ("mask_height", c_int32),
+        ("mask_width", c_int32),
+        ("threshold", c_float),
+        ("min_score", c_float),
+        ("strings", c_void_p),
+        ("capacity", c_int64),
+        ("offsets", c_void_p),
+        ("lengths", c_void_p),
+        ("used", c_void_p),
+    ]
+
+
 def library_path() -> Path:
     """Return where the library is expected."""
     default = Path(__file__).resolve().parent / "libmaskrcnn_kernels.so"
@@ -131,27 +179,40 @@ def load_library() -> ctypes.CDLL:
             f"kernels: expected {path}, which does not exist; build it as plugins/kernels.py says"
         )
     library = ctypes.CDLL(str(path))
-    library.maskrcnn_arguments_size.restype = c_size_t
-    structures = (_GroupedNms, _MultiLevelRoiAlign, _PasteMasks, _GridSample, _SelectTop)
-    for op, structure in enumerate(structures):
-        built = library.maskrcnn_arguments_size(op)
-        if built != ctypes.sizeof(structure):
-            raise RuntimeError(
-                f"{path}: expected arguments{structure.__name__} of {ctypes.sizeof(structure)} bytes, found {built};"
-                " rebuild the library"
-            )
+    _check_sizes(
+        library.maskrcnn_arguments_size,
+        (_GroupedNms, _MultiLevelRoiAlign, _PasteMasks, _GridSample, _SelectTop),
+    )
+    _check_sizes(
+        library.maskrcnn_images_arguments_size, (_SourceImage, _PrepareImages, _TargetImage, _EncodeMasks)
+    )
     library.maskrcnn_error_string.restype = ctypes.c_char_p
     library.maskrcnn_grouped_nms_workspace_size.restype = c_size_t
     library.maskrcnn_grouped_nms.argtypes = [POINTER(_GroupedNms), c_void_p, c_size_t, c_void_p]
     library.maskrcnn_select_top_workspace_size.restype = c_size_t
     library.maskrcnn_select_top.argtypes = [POINTER(_SelectTop), c_void_p, c_size_t, c_void_p]
+    library.maskrcnn_encode_masks_workspace_size.restype = c_size_t
+    library.maskrcnn_encode_masks_workspace_size.argtypes = [POINTER(_EncodeMasks)]
+    library.maskrcnn_encode_masks.argtypes = [POINTER(_EncodeMasks), c_void_p, c_size_t, c_void_p]
     for name, structure in (
         ("multi_level_roi_align", _MultiLevelRoiAlign),
         ("paste_masks", _PasteMasks),
         ("grid_sample", _GridSample),
+        ("prepare_images", _PrepareImages),
     ):
         getattr(library, f"maskrcnn_{name}").argtypes = [POINTER(structure), c_void_p]
     return library
+
+
+def _check_sizes(size_of: Callable[[int], int], structures: "Sequence[type[Structure]]") -> None:
+    size_of.restype = c_size_t
+    for index, structure in enumerate(structures):
+        built = size_of(index)
+        if built != ctypes.sizeof(structure):
+            raise RuntimeError(
+                f"{library_path()}: expected arguments{structure.__name__} of {ctypes.sizeof(structure)} bytes, "
+                f"found {built}; rebuild the library"
+            )
 
 
 def _launch(name: str, arguments: Structure, *workspace: object) -> None:
@@ -355,3 +416,79 @@ def select_top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     arguments = _SelectTop(scores.data_ptr(), batch, num_scores, k, values.data_ptr(), indices.data_ptr())
     _launch("select_top", arguments, workspace.data_ptr(), size)
     return values, indices
+
+
+def prepare_images(
+    images: Sequence[Tensor],
+    sizes: "Sequence[tuple[int, int]]",
+    size: "tuple[int, int]",
+    *,
+    tables: Tensor,
+    reverse_channels: bool,
+) -> Tensor:
+    """Resize, normalise, pad and stack images; see ``prepare_images_kernel.h``.
+
+    images: (H_i, W_i, 3) uint8, BGR; rows may lie apart, as in a crop. sizes: what each is resized to, (height, width).
+    tables: (3, 256) float32, per output channel. Returns (B, 3, *size) float32.
+    """
+    _check("tables", tables, [torch.float32])
+    sources = (_SourceImage * len(images))()
+    for i, (image, resized) in enumerate(zip(images, sizes)):
+        if not image.is_cuda or image.dtype != torch.uint8 or image.ndim != 3 or image.stride()[1:] != (3, 1):
+            raise ValueError(
+                f"images[{i}]: expected a (H, W, 3) CUDA tensor of uint8 with dense rows, found "
+                f"{tuple(image.shape)} {image.dtype} on {image.device}, strides {image.stride()}"
+            )
+        sources[i] = _SourceImage(image.data_ptr(), image.stride(0), *image.shape[:2], *resized)
+    output = torch.empty((len(images), 3, *size), dtype=torch.float32, device=tables.device)
+    _launch(
+        "prepare_images",
+        _PrepareImages(sources, len(images), *size, tables.data_ptr(), reverse_channels, output.data_ptr()),
+    )
+    return output
+
+
+def encode_masks(
+    masks: Tensor,
+    dets: Tensor,
+    num_dets: Tensor,
+    *,
+    sizes: "Sequence[tuple[int, int]]",
+    scales: "Sequence[tuple[float, float]]",
+    capacity: int,
+    threshold: float = 0.5,
+    min_score: float = float("-inf"),
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Paste masks and encode them as COCO's compressed counts; see ``encode_masks_kernel.h``.
+
+    masks: (B, K, h, w) float32. dets: (B, K, 5) float32. num_dets: (B,) int32. sizes: each target image's (height,
+    width). scales: each one's network px per px, (x, y). Returns strings (capacity,) uint8, offsets (B, K) int64 into
+    them, lengths (B, K) int32 and used (1,) int64.
+    """
+    _check("masks", masks, [torch.float32])
+    _check("dets", dets, [torch.float32])
+    _check("num_dets", num_dets, [torch.int32])
+    images = (_TargetImage * len(sizes))(*(_TargetImage(*size, *scale) for size, scale in zip(sizes, scales)))
+    strings = masks.new_empty((capacity,), dtype=torch.uint8)
+    offsets = masks.new_empty(dets.shape[:2], dtype=torch.int64)
+    lengths = masks.new_empty(dets.shape[:2], dtype=torch.int32)
+    used = masks.new_empty((1,), dtype=torch.int64)
+    arguments = _EncodeMasks(
+        images,
+        *dets.shape[:2],
+        masks.data_ptr(),
+        dets.data_ptr(),
+        num_dets.data_ptr(),
+        *masks.shape[2:],
+        threshold,
+        min_score,
+        strings.data_ptr(),
+        capacity,
+        offsets.data_ptr(),
+        lengths.data_ptr(),
+        used.data_ptr(),
+    )
+    size = load_library().maskrcnn_encode_masks_workspace_size(byref(arguments))
+    workspace = masks.new_empty((max(size, 1),), dtype=torch.uint8)
+    _launch("encode_masks", arguments, workspace.data_ptr(), size)
+    return strings, offsets, lengths, used

@@ -1,11 +1,10 @@
 // The launchers as C functions, for plugins/kernels.py: kernels are tested and timed without TensorRT.
+#include "plugins/common/export.h"
 #include "plugins/grid_sample/grid_sample_kernel.h"
 #include "plugins/grouped_nms/grouped_nms_kernel.h"
 #include "plugins/multi_level_roi_align/multi_level_roi_align_kernel.h"
 #include "plugins/paste_masks/paste_masks_kernel.h"
 #include "plugins/select_top/select_top_kernel.h"
-
-#define MASKRCNN_EXPORT extern "C" __attribute__((visibility("default")))
 
 using namespace maskrcnn;
 
@@ -14,10 +13,6 @@ MASKRCNN_EXPORT size_t maskrcnn_arguments_size(int op) {
   const size_t sizes[] = {sizeof(GroupedNmsArguments), sizeof(MultiLevelRoiAlignArguments), sizeof(PasteMasksArguments),
                           sizeof(GridSampleArguments), sizeof(SelectTopArguments)};
   return op >= 0 && op < 5 ? sizes[op] : 0;
-}
-
-MASKRCNN_EXPORT const char* maskrcnn_error_string(int error) {
-  return cudaGetErrorString(static_cast<cudaError_t>(error));
 }
 
 MASKRCNN_EXPORT size_t maskrcnn_grouped_nms_workspace_size(int32_t batch, int32_t num_boxes) {

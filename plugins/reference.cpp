@@ -9,12 +9,15 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "plugins/common/numpy_arrays.h"
+#include "plugins/encode_masks/encode_masks_reference.h"
 #include "plugins/grouped_nms/grouped_nms_reference.h"
 #include "plugins/multi_level_roi_align/multi_level_roi_align_math.h"
 #include "plugins/paste_masks/paste_masks_reference.h"
+#include "plugins/prepare_images/prepare_images_reference.h"
 #include "plugins/roi_align/roi_align_reference.h"
 #include "plugins/select_top/select_top_reference.h"
 
@@ -203,6 +206,79 @@ py::array_t<uint8_t> paste_masks_binding(const py::array& masks, const py::array
   return images;
 }
 
+py::array_t<float> prepare_images_binding(const std::vector<py::array>& images,
+                                          const std::vector<std::pair<int64_t, int64_t>>& sizes, int64_t height,
+                                          int64_t width, const py::array& tables, bool reverse_channels) {
+  const auto is_size = [](int64_t size, int64_t at_most) { return size >= 1 && size <= at_most; };
+  check(is_size(height, kMaxImageSize) && is_size(width, kMaxImageSize),
+        "height, width: expected 1 to " + std::to_string(kMaxImageSize) + ", found " + std::to_string(height) + ", " +
+            std::to_string(width));
+  check(images.size() == sizes.size(), "sizes: expected one (height, width) per image, found " +
+                                           std::to_string(images.size()) + " images, " +
+                                           std::to_string(sizes.size()) + " sizes");
+  const auto* table_data = checked_data<float>("tables", tables, {3, kTableSize});
+  PrepareImagesInput in{{}, static_cast<int>(height), static_cast<int>(width), table_data, reverse_channels};
+  for (size_t i = 0; i < images.size(); ++i) {
+    const auto* pixels = checked_data<uint8_t>("images", images[i], {kAny, kAny, 3});
+    check(is_size(images[i].shape(0), kMaxImageSize) && is_size(images[i].shape(1), kMaxImageSize),
+          "images: expected a height and width of 1 to " + std::to_string(kMaxImageSize) + ", found " +
+              describe(images[i]));
+    const auto [resized_height, resized_width] = sizes[i];
+    check(is_size(resized_height, height) && is_size(resized_width, width),
+          "sizes: expected 1 x 1 to " + std::to_string(height) + " x " + std::to_string(width) + ", found " +
+              std::to_string(resized_height) + " x " + std::to_string(resized_width));
+    in.images.push_back({pixels, static_cast<int>(images[i].shape(0)), static_cast<int>(images[i].shape(1)),
+                         static_cast<int>(resized_height), static_cast<int>(resized_width)});
+  }
+  auto output = new_zeros<float>({static_cast<py::ssize_t>(images.size()), 3, height, width});
+  auto* output_data = output.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    prepare_images(in, output_data);
+  }
+  return output;
+}
+
+std::vector<TargetImage> checked_images(const py::array& sizes, const py::array& scales, py::ssize_t batch) {
+  const auto* size_data = checked_data<int32_t>("sizes", sizes, {batch, 2});
+  const auto* scale_data = checked_data<float>("scales", scales, {batch, 2});
+  std::vector<TargetImage> images;
+  for (py::ssize_t i = 0; i < batch; ++i) {
+    images.push_back({size_data[2 * i], size_data[2 * i + 1], scale_data[2 * i], scale_data[2 * i + 1]});
+    check(is_valid(images[i]),
+          "sizes: expected heights and widths of 0 to 16777216 px and at most 2147483647 pixels, as COCO's counts have "
+          "32 bits, found " +
+              std::to_string(images[i].height) + " x " + std::to_string(images[i].width));
+  }
+  return images;
+}
+
+py::list encode_masks_binding(const py::array& masks, const py::array& dets, const py::array& num_dets,
+                              const py::array& sizes, const py::array& scales, float threshold, float min_score) {
+  const auto* mask_data = checked_data<float>("masks", masks, {kAny, kAny, kAny, kAny});
+  const auto batch = masks.shape(0);
+  const auto max_dets = masks.shape(1);
+  const auto* det_data = checked_data<float>("dets", dets, {batch, max_dets, 5});
+  const auto* count_data = checked_data<int32_t>("num_dets", num_dets, {batch});
+  const std::vector<TargetImage> images = checked_images(sizes, scales, batch);
+  check(masks.shape(2) >= 1 && masks.shape(2) <= kMaxMaskCells && masks.shape(3) >= 1 &&
+            masks.shape(3) <= kMaxMaskCells,
+        "masks: expected 1 to " + std::to_string(kMaxMaskCells) + " cells per axis, found " + describe(masks));
+  std::vector<std::string> strings;
+  {
+    const py::gil_scoped_release release;
+    strings = encode_masks({images.data(), mask_data, det_data, count_data, batch, max_dets,
+                            static_cast<int>(masks.shape(2)), static_cast<int>(masks.shape(3)), threshold, min_score});
+  }
+  py::list out;
+  for (py::ssize_t b = 0; b < batch; ++b) {
+    py::list own;
+    for (py::ssize_t k = 0; k < max_dets; ++k) own.append(py::bytes(strings[b * max_dets + k]));
+    out.append(own);
+  }
+  return out;
+}
+
 py::tuple select_top_binding(const py::array& scores, int64_t k) {
   constexpr int64_t kMaxScores = 1 << 24;
   const auto* score_data = checked_data<float>("scores", scores, {kAny, kAny});
@@ -283,6 +359,28 @@ more than one px outside the box are 0, as are those where box or mask is NaN. V
 another shape, dtype or range.
 
 Source: mmdet's _do_paste_mask with skip_empty=True.)");
+  module.def("prepare_images", &maskrcnn::prepare_images_binding, arg("images"), arg("sizes"), arg("height"),
+             arg("width"), arg("tables"), arg("reverse_channels"),
+             R"(Return images resized, normalised, padded and stacked: (B, 3, height, width) float32, 0 in the padding.
+
+images: list of (H_i, W_i, 3) uint8, BGR. sizes: list of (height, width) in px, what each is resized to, within the
+output's. tables: (3, 256) float32, the normalised value of each value of a pixel, per output channel. reverse_channels:
+output channel 0 is the image's channel 2. No images give (0, 3, height, width). ValueError names the argument that has
+another shape, dtype or range.
+
+Source: cv2.resize(INTER_LINEAR), OpenCV's generic path, bit for bit.)");
+  module.def("encode_masks", &maskrcnn::encode_masks_binding, arg("masks"), arg("dets"), arg("num_dets"),
+             arg("sizes"), arg("scales"), arg("threshold") = 0.5f,
+             arg("min_score") = -std::numeric_limits<float>::infinity(),
+             R"(Return each mask's counts as COCO compresses them, pasted at its image's own size: B lists of K bytes.
+
+masks: (B, K, h, w) float32 probabilities, h and w up to 1024. dets: (B, K, 5) float32, [x1, y1, x2, y2, score] in
+network px. num_dets: (B,) int32. sizes: (B, 2) int32, the target images' heights and widths in px. scales: (B, 2)
+float32, network px per target px in x and in y. A pixel is set where the probability is at least threshold. b'' past
+num_dets, and where the score is not at least min_score; no mask's counts are that. ValueError names the argument that
+has another shape, dtype or range.
+
+Source: mmdet's _do_paste_mask with skip_empty=True; pycocotools' rleEncode and rleToString.)");
   module.def("select_top", &maskrcnn::select_top_binding, arg("scores"), arg("k"),
              R"(Return (values, indices) of the k best scores of each row: (B, k) float32, (B, k) int32.
 

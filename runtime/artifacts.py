@@ -223,8 +223,13 @@ def _one_image(
 ) -> tuple[dict[str, np.ndarray], Batch]:
     """Return one image's outputs and its part of the batch, each still with a batch axis."""
     part = slice(index, index + 1)
-    arrays = (batch.images[part], batch.image_sizes[part], batch.scale_factors[part])
-    return {name: value[part] for name, value in outputs.items()}, Batch(*arrays, batch.original_sizes[part])
+    own = Batch(
+        images=batch.images[part],
+        image_sizes=batch.image_sizes[part],
+        scale_factors=batch.scale_factors[part],
+        original_sizes=batch.original_sizes[part],
+    )
+    return {name: value[part] for name, value in outputs.items()}, own
 
 
 def _result(

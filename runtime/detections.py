@@ -29,7 +29,10 @@ class MaskCrop:
 
 
 class MaskSource(Protocol):
-    """Where the masks of n detections come from, one at a time."""
+    """Where the masks of n detections come from, one at a time.
+
+    A source that has COCO's run lengths already returns them from ``rle(index)``, in the form of ``Detections.rle``.
+    """
 
     def crop(self, index: int) -> MaskCrop:
         """Return mask ``index`` at the original image's resolution."""
@@ -114,14 +117,18 @@ class Detections:
     def rle(self) -> list[dict]:
         """Return each mask as COCO's compressed run lengths, ``{"size": [H, W], "counts": str}``.
 
-        Made one mask at a time from its crop, so it needs the memory of one mask.
+        Where the source has none, they are made one mask at a time from its crop, in the memory of one mask.
 
         Raises:
             ValueError: the model has no mask head.
         """
         from runtime.rle import rle_from_crop
 
-        return [rle_from_crop(crop, self.image_size) for crop in self.mask_crops()]
+        crops = self.mask_crops()
+        rle = getattr(self.mask_source, "rle", None)
+        if rle is not None:
+            return [rle(index) for index in range(len(self))]
+        return [rle_from_crop(crop, self.image_size) for crop in crops]
 
     def filter(self, score: float) -> "Detections":
         """Return the detections whose score is at least ``score``."""

@@ -1,6 +1,7 @@
 """The whole way, from images to detections, in one object."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Optional, Union
@@ -10,8 +11,9 @@ import numpy as np
 from runtime.backends import load_backend
 from runtime.detections import Detections
 from runtime.metadata import ModelMetadata
-from runtime.postprocess import detections_from_outputs
-from runtime.preprocess import prepare
+from runtime.pipeline import FileResult, detect_files, in_threads, run_batches
+from runtime.preprocess import check_image
+from runtime.runner import Timings
 
 
 class Detector:
@@ -21,6 +23,8 @@ class Detector:
         >>> with Detector("out/maskrcnn.onnx") as detector:
         ...     (detections,) = detector([read_image("street.jpg")])
         >>> detections.boxes, detections.scores, detections.names, detections.masks
+
+    Calls from several threads are safe.
     """
 
     def __init__(
@@ -39,7 +43,7 @@ class Detector:
                 for an engine, and for an ONNX where TensorRT and a GPU are there.
             batch_size: most images that run at once; None runs a call's images in one batch.
             options: the backend's: ``device``, ``providers`` and ``threads`` for onnxruntime; ``plugins``, ``config``,
-                ``rebuild``, ``device_index`` for TensorRT.
+                ``rebuild``, ``device_index``, ``cuda_graphs`` for TensorRT.
 
         Raises:
             FileNotFoundError: no such model.
@@ -50,18 +54,30 @@ class Detector:
             raise ValueError(f"batch_size: expected at least 1, found {batch_size}")
         self.batch_size = batch_size
         self.backend = load_backend(model, backend, batch=batch_size, **options)
+        try:
+            self._runner = self.backend.new_runner()
+        except BaseException:
+            self.backend.close()
+            raise
 
     @property
     def metadata(self) -> ModelMetadata:
         """The model's facts: classes, input size, thresholds."""
         return self.backend.metadata
 
-    def __call__(self, images: Sequence[np.ndarray]) -> list[Detections]:
+    @property
+    def device_failure(self) -> str:
+        """Why images are not prepared and masks not encoded on the GPU; empty if they are."""
+        return self._runner.device_failure
+
+    def __call__(self, images: Sequence[np.ndarray], timings: Timings = None) -> list[Detections]:
         """Detect objects.
 
         Args:
             images: (H, W, 3) uint8 BGR arrays of any sizes and number. ``runtime.images.read_image`` reads
                 files.
+            timings: if given, each stage's milliseconds are added, summed over the batches: on the GPU ``copy_in``,
+                ``prepare``, ``engine``, ``encode``, ``copy_out``; on the CPU ``prepare``, ``engine``, ``results``.
 
         Returns:
             One ``Detections`` per image, in the same order, best first. No images give an empty list.
@@ -74,20 +90,54 @@ class Detector:
                 f"images: expected a list of (H, W, 3) arrays, found one array of shape {images.shape}; "
                 "pass [image]"
             )
-        step = self.batch_size or max(1, len(images))
+        for index, image in enumerate(images):
+            check_image(image, f"images[{index}]")
+        staged = self._staged(images)
+        size = self._batch_of(max(1, len(images)))
+        batches = ((None, batch) for batch in iter(lambda: list(islice(staged, size)), []))
         return [
             detections
-            for start in range(0, len(images), step)
-            for detections in self._detect_batch(images[start : start + step])
+            for _, found in run_batches(self._runner, batches, timings=timings)
+            for detections in found
         ]
 
-    def _detect_batch(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        batch = prepare(images, self.metadata)
-        outputs = self.backend.run(batch.images, batch.image_sizes)
-        return detections_from_outputs(outputs, batch, self.metadata)
+    def _staged(self, images: Sequence[np.ndarray]) -> Iterator[Any]:
+        threads = min(len(images), self._runner.num_stagers)
+        if threads <= 1:
+            return map(self._runner.stage, images)
+        return in_threads(self._runner.stage, images, threads, 2 * threads)
+
+    def _batch_of(self, num_images: int) -> int:
+        """Return how many of so many images run at once."""
+        return min(self.batch_size or num_images, self._runner.largest_batch or num_images)
+
+    def detect_files(
+        self,
+        paths: Iterable[Union[str, Path]],
+        *,
+        min_score: float = 0.0,
+        threads: Optional[int] = None,
+        keep_images: bool = False,
+        timings: Timings = None,
+    ) -> Iterator[FileResult]:
+        """Yield what is found in image files, in their order; see ``runtime.pipeline.detect_files``.
+
+        Files are read in threads while batches of ``batch_size`` run. What cannot be read, or does not fit into the
+        model, is a result with an ``error``.
+        """
+        return detect_files(
+            self._runner,
+            paths,
+            batch_size=self._batch_of(self.batch_size or 1),
+            min_score=min_score,
+            threads=threads,
+            keep_images=keep_images,
+            timings=timings,
+        )
 
     def close(self) -> None:
         """Release the model."""
+        self._runner.close()
         self.backend.close()
 
     def __enter__(self) -> "Detector":

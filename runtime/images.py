@@ -19,18 +19,18 @@ def read_image(path: Union[str, Path]) -> np.ndarray:
         ValueError: it is empty, damaged, or not an image.
     """
     # Not cv2.imread: it does not tell a missing file from a damaged one, nor read non-ASCII paths on Windows.
-    data = np.fromfile(path, np.uint8)
-    if _is_cut_jpeg(data.tobytes()):
+    data = Path(path).read_bytes()
+    if _is_cut_jpeg(data):
         raise ValueError(
-            f"{path}: expected a whole JPEG, found {data.size} bytes without an end; copy it again"
+            f"{path}: expected a whole JPEG, found {len(data)} bytes without an end; copy it again"
         )
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     except cv2.error as error:
         # More pixels than OPENCV_IO_MAX_IMAGE_PIXELS, for example.
         raise ValueError(f"{path}: expected an image, OpenCV cannot decode it: {error.err}") from error
     if image is None:
-        raise ValueError(f"{path}: expected an image, found {data.size} bytes that OpenCV cannot decode")
+        raise ValueError(f"{path}: expected an image, found {len(data)} bytes that OpenCV cannot decode")
     return image
 
 
@@ -44,7 +44,8 @@ def _is_cut_jpeg(data: bytes) -> bool:
     while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] != b"\xda":
         is_fill = data[position + 1 : position + 2] == b"\xff"
         position += 1 if is_fill else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return data.find(b"\xff\xd9", position) < 0
+    # From the end, where it is in a whole file: the search keeps the interpreter's lock.
+    return data.rfind(b"\xff\xd9", position) < 0
 
 
 def find_images(sources: Sequence[str]) -> list[Path]:

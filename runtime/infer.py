@@ -8,10 +8,10 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import chain, count, islice
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Optional
 
@@ -25,34 +25,36 @@ from runtime.cli import DEFAULT_IMAGES, positive, score, table_console, tracked
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.draw import draw_detections
-from runtime.images import find_images, read_image
-from runtime.metadata import ModelMetadata
-from runtime.postprocess import detections_from_outputs
-from runtime.preprocess import network_size, prepare
+from runtime.images import find_images
 from runtime.results import IMAGES, RESULTS, ResultsWriter
 
 DEFAULT_MODEL = Path("out") / "maskrcnn.onnx"
 EXIT_OK, EXIT_SKIPPED, EXIT_ERROR = 0, 1, 2
 _NUM_CLASSES_SHOWN = 4
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedImage:
-    """One readable image of the run: its COCO id, its path and its (H, W, 3) uint8 BGR pixels."""
-
-    image_id: int
-    path: Path
-    pixels: np.ndarray
+# In the order in which an image goes through them; which there are depends on where it runs.
+_STAGES = (
+    "read",
+    "copy_in",
+    "prepare",
+    "engine",
+    "encode",
+    "copy_out",
+    "results",
+    "write",
+    "overlays",
+)
 
 
 @dataclass
 class Report:
-    """What a run has done so far: table rows, the reasons for skipped images, and seconds per stage."""
+    """What a run has done: table rows, reasons for skipped images, notes, ms of each stage, and seconds in all."""
 
     rows: list[tuple[str, str, str, str]] = field(default_factory=list)
     num_detections: int = 0
     skipped: list[str] = field(default_factory=list)
-    seconds: Counter = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -61,7 +63,8 @@ class Report:
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            spent = (time.perf_counter() - start) * 1e3
+            self.milliseconds[name] = self.milliseconds.get(name, 0.0) + spent
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -110,69 +113,53 @@ def overlay_paths(paths: Sequence[Path], folder: Path) -> list[Path]:
 def _process(
     paths: Sequence[Path], overlays: Sequence[Path], detector: Detector, args: argparse.Namespace
 ) -> Report:
-    """Stream the images through the detector, batch by batch, and write what it finds."""
-    report = Report()
-    classes = detector.metadata.classes
-    with ResultsWriter(args.out, classes) as results:
+    """Stream the files through the detector, and write what it finds."""
+    report = Report(notes=_notes(detector))
+    start = time.perf_counter()
+    with ResultsWriter(args.out, detector.metadata.classes) as results:
+        found = detector.detect_files(
+            paths,
+            min_score=min(args.score, args.json_score),
+            keep_images=args.overlays,
+            timings=report.milliseconds,
+        )
         # Files, not images found readable: a skipped one counts as done.
-        ticking = tracked(paths, len(paths), "detecting")
-        images = _readable_images(ticking, detector.metadata, report)
-        for batch in _batches(images, args.batch):
-            for image, detections in zip(batch, _detect(batch, detector, report)):
-                with report.stage("postprocess"):
-                    kept = detections.filter(args.json_score)
-                    results.add(kept, image.image_id, _shown(image.path))
-                shown = detections.filter(args.score)
-                _add_row(report, image, shown)
-                if args.overlays:
-                    with report.stage("overlays"):
-                        _write_overlay(overlays[image.image_id - 1], image, shown)
+        for result in tracked(found, len(paths), "detecting"):
+            if result.error:
+                report.skipped.append(result.error)
+                continue
+            with report.stage("write"):
+                kept = result.detections.filter(args.json_score)
+                results.add(kept, result.index + 1, _shown(result.path))
+            shown = result.detections.filter(args.score)
+            _add_row(report, result.path, shown)
+            if args.overlays:
+                with report.stage("overlays"):
+                    _write_overlay(overlays[result.index], result.image, shown)
+    report.seconds = time.perf_counter() - start
     return report
 
 
-def _readable_images(paths: Iterable[Path], metadata: ModelMetadata, report: Report) -> Iterator[LoadedImage]:
-    """Yield the images that can be read and fit the model; report the others."""
-    for image_id, path in enumerate(paths, 1):
-        try:
-            with report.stage("read"):
-                pixels = read_image(path)
-            network_size(pixels.shape[0], pixels.shape[1], metadata)
-        except (OSError, ValueError) as error:
-            message = str(error) if str(path) in str(error) else f"{path}: {error}"
-            report.skipped.append(message)
-            continue
-        yield LoadedImage(image_id, path, pixels)
+def _notes(detector: Detector) -> list[str]:
+    """Return what TensorRT does more slowly than it could, and why."""
+    graph_failure = getattr(detector.backend, "cuda_graph_failure", None)
+    if graph_failure is None or not detector.device_failure:
+        return []
+    return [f"images prepared and masks pasted on the CPU: {detector.device_failure}"]
 
 
-def _batches(images: Iterable[LoadedImage], size: int) -> Iterator[list[LoadedImage]]:
-    """Yield lists of ``size`` images; the last may be shorter."""
-    iterator = iter(images)
-    while batch := list(islice(iterator, size)):
-        yield batch
-
-
-def _detect(images: Sequence[LoadedImage], detector: Detector, report: Report) -> list[Detections]:
-    """Do what ``Detector.__call__`` does, timing its three stages."""
-    with report.stage("preprocess"):
-        batch = prepare([image.pixels for image in images], detector.metadata)
-    with report.stage("model"):
-        outputs = detector.backend.run(batch.images, batch.image_sizes)
-    with report.stage("postprocess"):
-        return detections_from_outputs(outputs, batch, detector.metadata)
-
-
-def _write_overlay(path: Path, image: LoadedImage, detections: Detections) -> None:
-    done, data = cv2.imencode(".png", draw_detections(image.pixels, detections))
+def _write_overlay(path: Path, image: np.ndarray, detections: Detections) -> None:
+    done, data = cv2.imencode(".png", draw_detections(image, detections))
     if not done:
         raise RuntimeError(f"{path}: OpenCV cannot encode the overlay as PNG")
     # Not cv2.imwrite: it returns False instead of saying that the disk is full.
     path.write_bytes(data.tobytes())
 
 
-def _add_row(report: Report, image: LoadedImage, detections: Detections) -> None:
+def _add_row(report: Report, path: Path, detections: Detections) -> None:
     height, width = detections.image_size
     report.num_detections += len(detections)
-    report.rows.append((_shown(image.path), f"{width}x{height}", str(len(detections)), _classes(detections)))
+    report.rows.append((_shown(path), f"{width}x{height}", str(len(detections)), _classes(detections)))
 
 
 def _classes(detections: Detections) -> str:
@@ -219,12 +206,11 @@ def _totals(report: Report, args: argparse.Namespace) -> list[str]:
     ]
     if report.skipped:
         lines[0] += f", {len(report.skipped)} skipped"
-    stages = ("preprocess", "model", "postprocess")
-    total = sum(report.seconds[stage] for stage in stages)
     if num_images:
-        parts = ", ".join(f"{s} {report.seconds[s] / num_images * 1e3:.1f}" for s in stages)
-        others = ", ".join(f"{s} {report.seconds[s] / num_images * 1e3:.1f}" for s in ("read", "overlays"))
-        lines.append(f"{num_images / total:.2f} images/s: ms per image: {parts} (besides: {others})")
+        spent = report.milliseconds
+        stages = ", ".join(f"{stage} {spent[stage] / num_images:.1f}" for stage in _STAGES if stage in spent)
+        lines.append(f"{num_images / report.seconds:.2f} images/s; ms per image, side by side: {stages}")
+    lines.extend(report.notes)
     written = f"{RESULTS} and {IMAGES}" + (f", {_counted(num_images, 'overlay')}" if args.overlays else "")
     lines.append(f"wrote {written} to {args.out}")
     return lines

@@ -7,14 +7,15 @@ the threshold (``FCNMaskHead._predict_by_feat_single``): since a box is axis-ali
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import cv2
 import numpy as np
 
 from runtime.detections import Detections, MaskCrop
 from runtime.metadata import ModelMetadata
-from runtime.preprocess import Batch
+from runtime.preprocess import BatchGeometry
+from runtime.rle import RunLengthMasks
 
 # OpenBLAS multiplies (n, k) by (k, m) in one thread up to this n * k * m (its interface/gemm.c:
 # SMP_THRESHOLD_MIN * GEMM_MULTITHREAD_THRESHOLD).
@@ -22,13 +23,14 @@ _BLAS_SINGLE_THREAD_LIMIT = 65536 * 4
 
 
 def detections_from_outputs(
-    outputs: Mapping[str, np.ndarray], batch: Batch, metadata: ModelMetadata
+    outputs: Mapping[str, Any], batch: BatchGeometry, metadata: ModelMetadata
 ) -> list[Detections]:
     """Return one ``Detections`` per image of the batch, in original px.
 
     Args:
         outputs: what the graph returns: ``num_dets`` (B,) int32, ``dets`` (B, K, 5) float32, ``labels`` (B,
-            K) int32, and by ``metadata.masks`` ``masks`` (B, K, m, m) float32 or (B, K, H, W) uint8.
+            K) int32, and by ``metadata.masks`` ``masks`` (B, K, m, m) float32 or (B, K, H, W) uint8. Masks that were
+            pasted on the device come as ``counts`` instead: of each image, of each row, COCO's run lengths as bytes.
         batch: what the graph was given.
         metadata: the model's facts.
 
@@ -190,7 +192,7 @@ class FullMasks:
 
 
 def _detections_of_image(
-    outputs: Mapping[str, np.ndarray], index: int, batch: Batch, metadata: ModelMetadata
+    outputs: Mapping[str, Any], index: int, batch: BatchGeometry, metadata: ModelMetadata
 ) -> Detections:
     num_dets = int(outputs["num_dets"][index])
     num_rows = outputs["dets"].shape[1]
@@ -230,10 +232,16 @@ def _check_rows(rows: np.ndarray, labels: np.ndarray, index: int, metadata: Mode
 
 
 def _mask_source(
-    outputs: Mapping[str, np.ndarray], index: int, boxes: np.ndarray, batch: Batch, metadata: ModelMetadata
-) -> Optional[Union[CroppedMasks, FullMasks]]:
+    outputs: Mapping[str, Any],
+    index: int,
+    boxes: np.ndarray,
+    batch: BatchGeometry,
+    metadata: ModelMetadata,
+) -> Optional[Union[CroppedMasks, FullMasks, RunLengthMasks]]:
     if metadata.masks == "none":
         return None
+    if "counts" in outputs:
+        return RunLengthMasks(tuple(outputs["counts"][index][: len(boxes)]), batch.original_sizes[index])
     # Copies: a view would keep the whole batch's output in memory for as long as one image's detections live.
     masks = outputs["masks"][index, : len(boxes)]
     image_size = batch.original_sizes[index]

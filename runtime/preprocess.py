@@ -14,23 +14,32 @@ from runtime.metadata import ModelMetadata, ResizeRule
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
-    """A batch as the network takes it, and what is needed to get its results back to the original images.
+class BatchGeometry:
+    """Where the images of a batch lie in the network's input, and what gets its results back to the original images.
 
     Attributes:
-        images: (B, 3, H, W) float32, normalised, in the model's colour order, zero outside each image.
         image_sizes: (B, 2) float32, each image's (height, width) inside its padding, px.
         scale_factors: (B, 2) float64, (new_width / width, new_height / height): mmdet's ``scale_factor``.
         original_sizes: each image's own (height, width), px.
     """
 
-    images: np.ndarray
     image_sizes: np.ndarray
     scale_factors: np.ndarray
     original_sizes: tuple[tuple[int, int], ...]
 
     def __len__(self) -> int:
         return len(self.original_sizes)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch(BatchGeometry):
+    """A batch as the network takes it.
+
+    Attributes:
+        images: (B, 3, H, W) float32, normalised, in the model's colour order, zero outside each image.
+    """
+
+    images: np.ndarray
 
 
 def resized_size(height: int, width: int, rule: ResizeRule) -> tuple[int, int]:
@@ -110,25 +119,30 @@ def prepare(images: Sequence[np.ndarray], metadata: ModelMetadata) -> Batch:
     """
     for index, image in enumerate(images):
         check_image(image, f"images[{index}]")
-    originals = tuple((int(image.shape[0]), int(image.shape[1])) for image in images)
+    originals = [(int(image.shape[0]), int(image.shape[1])) for image in images]
     sizes = [network_size(height, width, metadata) for height, width in originals]
     # np.zeros is the padding: mmdet pads after normalisation.
-    stacked = np.zeros((len(images), 3, *_padded_size(sizes, metadata)), np.float32)
-    tables = _normalisation_tables(metadata)
+    stacked = np.zeros((len(images), 3, *padded_size(sizes, metadata)), np.float32)
+    tables = normalisation_tables(metadata)
     for image, (height, width), out in zip(images, sizes, stacked):
         _write_normalised(
             _resized(image, height, width), tables, out[:, :height, :width], metadata.color_order
         )
+    return Batch(images=stacked, **vars(batch_geometry(originals, sizes)))
+
+
+def batch_geometry(originals: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, int]]) -> BatchGeometry:
+    """Return the geometry of images of the (height, width) ``originals`` that are resized to ``sizes``, px."""
     scale_factors = [(w / ow, h / oh) for (h, w), (oh, ow) in zip(sizes, originals)]
-    return Batch(
-        images=stacked,
+    return BatchGeometry(
         image_sizes=np.array(sizes, np.float32).reshape(-1, 2),
         scale_factors=np.array(scale_factors, np.float64).reshape(-1, 2),
-        original_sizes=originals,
+        original_sizes=tuple(originals),
     )
 
 
-def _padded_size(sizes: Sequence[tuple[int, int]], metadata: ModelMetadata) -> tuple[int, int]:
+def padded_size(sizes: Sequence[tuple[int, int]], metadata: ModelMetadata) -> tuple[int, int]:
+    """Return the (height, width) in px of a batch of images of these sizes: see ``prepare``."""
     if metadata.size is not None:
         return metadata.size
     divisor = metadata.size_divisor
@@ -142,7 +156,7 @@ def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def _normalisation_tables(metadata: ModelMetadata) -> np.ndarray:
+def normalisation_tables(metadata: ModelMetadata) -> np.ndarray:
     """Return (3, 256) float32: the normalised value of every pixel value, per channel in ``color_order``.
 
     float32 throughout, first minus then divided, as torch computes it: a table of those 256 results is the

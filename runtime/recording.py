@@ -25,10 +25,10 @@ from typing import Optional
 
 import numpy as np
 
-from runtime.detections import Detections, MaskCrop
+from runtime.detections import Detections
 from runtime.engine.sidecar import sha256_of
 from runtime.metadata import ModelMetadata
-from runtime.rle import load_pycocotools
+from runtime.rle import RunLengthMasks, load_pycocotools
 
 SUFFIX = ".npz"
 FORMAT = 1
@@ -44,32 +44,6 @@ class RecordedImage:
     sha256: str
     height: int
     width: int
-
-
-@dataclass(frozen=True, eq=False)
-class RunLengthMasks:
-    """Masks as COCO's compressed run lengths; a ``MaskSource``.
-
-    Attributes:
-        counts: the ``counts`` of each mask.
-        image_size: (height, width) of the image, px.
-    """
-
-    counts: tuple[bytes, ...]
-    image_size: tuple[int, int]
-
-    def crop(self, index: int) -> MaskCrop:
-        """Decode mask ``index``; the crop is its bounding box."""
-        coco_mask = load_pycocotools()
-        lengths = {"size": list(self.image_size), "counts": self.counts[index]}
-        left, top, width, height = (int(v) for v in coco_mask.toBbox(lengths))
-        pixels = coco_mask.decode(lengths)[top : top + height, left : left + width]
-        return MaskCrop(np.ascontiguousarray(pixels, np.uint8).view(bool), top, left)
-
-    def select(self, keep: np.ndarray) -> "RunLengthMasks":
-        """Return the masks at ``keep`` ((n,) bool or indices)."""
-        indices = np.arange(len(self.counts))[keep]
-        return RunLengthMasks(tuple(self.counts[i] for i in indices), self.image_size)
 
 
 @dataclass(frozen=True, eq=False)

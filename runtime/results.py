@@ -70,7 +70,8 @@ class ResultsWriter:
         self._images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
         for result in coco_results(detections, image_id, file_name):
             self._file.write(",\n" if self._num_results else "\n")
-            json.dump(result, self._file)
+            # Not json.dump: it encodes in Python, four times as slowly.
+            self._file.write(json.dumps(result))
             self._num_results += 1
 
     def __enter__(self) -> "ResultsWriter":

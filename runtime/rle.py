@@ -1,5 +1,6 @@
-"""COCO's run-length encoding of a mask, made from the mask's crop alone."""
+"""COCO's run-length encoding of masks: made from a mask's crop alone, or taken as it is."""
 
+from dataclasses import dataclass
 from types import ModuleType
 
 import cv2
@@ -19,6 +20,36 @@ def rle_from_crop(crop: MaskCrop, image_size: tuple[int, int]) -> dict:
     lengths = {"size": [height, width], "counts": run_lengths(crop, image_size)}
     encoded = coco_mask.frPyObjects(lengths, height, width)
     return {"size": [height, width], "counts": encoded["counts"].decode("ascii")}
+
+
+@dataclass(frozen=True, eq=False)
+class RunLengthMasks:
+    """Masks as COCO's compressed run lengths; a ``MaskSource``.
+
+    Attributes:
+        counts: the ``counts`` of each mask.
+        image_size: (height, width) of the image, px.
+    """
+
+    counts: tuple[bytes, ...]
+    image_size: tuple[int, int]
+
+    def crop(self, index: int) -> MaskCrop:
+        """Decode mask ``index``; the crop is its bounding box."""
+        coco_mask = load_pycocotools()
+        lengths = {"size": list(self.image_size), "counts": self.counts[index]}
+        left, top, width, height = (int(v) for v in coco_mask.toBbox(lengths))
+        pixels = coco_mask.decode(lengths)[top : top + height, left : left + width]
+        return MaskCrop(np.ascontiguousarray(pixels, np.uint8).view(bool), top, left)
+
+    def rle(self, index: int) -> dict:
+        """Return mask ``index`` as ``{"size": [H, W], "counts": str}``."""
+        return {"size": list(self.image_size), "counts": self.counts[index].decode("ascii")}
+
+    def select(self, keep: np.ndarray) -> "RunLengthMasks":
+        """Return the masks at ``keep`` ((n,) bool or indices)."""
+        indices = np.arange(len(self.counts))[keep]
+        return RunLengthMasks(tuple(self.counts[i] for i in indices), self.image_size)
 
 
 def load_pycocotools() -> ModuleType:

@@ -162,6 +162,37 @@ def attention(model: dict) -> None:
     )
 
 
+def group_norm(model: dict) -> None:
+    """Everywhere, as the configs of folder ``gn``."""
+    norm = {"type": "GN", "num_groups": 4, "requires_grad": True}
+    model["backbone"]["norm_cfg"] = norm
+    model["neck"]["norm_cfg"] = norm
+    model["roi_head"]["bbox_head"].update(
+        type="Shared4Conv1FCBBoxHead", conv_out_channels=16, fc_out_channels=32, norm_cfg=norm
+    )
+    model["roi_head"]["mask_head"]["norm_cfg"] = norm
+
+
+def resnest(model: dict) -> None:
+    """Split attention: a global average pool in every block."""
+    model["neck"]["in_channels"] = [32, 64, 128, 256]
+    model["backbone"].update(
+        type="ResNeSt", depth=50, stem_channels=8, radix=2, reduction_factor=4, avg_down_stride=True
+    )
+
+
+def sac(model: dict) -> None:
+    """Switchable atrous convolutions, as DetectoRS has them."""
+    model["neck"]["in_channels"] = [32, 64, 128, 256]
+    model["backbone"].update(
+        type="DetectoRS_ResNet",
+        depth=50,  # basic blocks take no SAC
+        conv_cfg={"type": "ConvAWS"},
+        sac={"type": "SAC", "use_deform": True},
+        stage_with_sac=(False, True, True, True),
+    )
+
+
 def c4(model: dict) -> None:
     """One map of stride 16, and a stage of the backbone as the head of every RoI."""
     head = model["roi_head"]
@@ -201,6 +232,9 @@ FAMILIES: dict[str, Callable[[dict], None]] = {
         libra,
         legacy,
         attention,
+        group_norm,
+        resnest,
+        sac,
         c4,
     )
 }

@@ -20,4 +20,12 @@ MASKRCNN_HOST_DEVICE float unfused_product(float a, float b) {
 #endif
 }
 
+MASKRCNN_HOST_DEVICE double unfused_product(double a, double b) {
+#if defined(__CUDA_ARCH__)
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+
 }  // namespace maskrcnn

@@ -10,6 +10,7 @@
 //   output    kept boxes by rank
 #include <cuda_runtime.h>
 
+#include "plugins/common/block_sum.h"
 #include "plugins/grouped_nms/grouped_nms_kernel.h"
 #include "plugins/grouped_nms/grouped_nms_math.h"
 
@@ -115,27 +116,6 @@ __device__ uint32_t index_of_key(uint64_t key) { return static_cast<uint32_t>(ke
 
 __device__ float4 load_box4(const float* boxes, int64_t index) {
   return __ldg(reinterpret_cast<const float4*>(boxes) + index);
-}
-
-// Sums `value` over the warps' lanes before this one. All threads of the block call it. totals: one int per warp.
-__device__ int exclusive_block_sum(int value, int* totals, int num_warps, int& block_total) {
-  const int lane = threadIdx.x % kWarp;
-  const int warp = threadIdx.x / kWarp;
-  int inclusive = value;
-  for (int step = 1; step < kWarp; step *= 2) {
-    const int other = __shfl_up_sync(kAllLanes, inclusive, step);
-    if (lane >= step) inclusive += other;
-  }
-  if (lane == kWarp - 1) totals[warp] = inclusive;
-  __syncthreads();
-  int before = 0;
-  block_total = 0;
-  for (int w = 0; w < num_warps; ++w) {
-    if (w == warp) before = block_total;
-    block_total += totals[w];
-  }
-  __syncthreads();
-  return before + inclusive - value;
 }
 
 // The whole warp calls it; a lane without a candidate brings zeros.

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "plugins/common/export.h"
 #include "plugins/grid_sample/grid_sample_op.h"
 #include "plugins/grouped_nms/grouped_nms_op.h"
 #include "plugins/multi_level_roi_align/multi_level_roi_align_op.h"
@@ -20,7 +21,6 @@
 #include "plugins/tensorrt/plugin_v2.h"
 #endif
 
-#define MASKRCNN_EXPORT extern "C" __attribute__((visibility("default")))
 #define MASKRCNN_TEXT_(x) #x
 #define MASKRCNN_TEXT(x) MASKRCNN_TEXT_(x)
 

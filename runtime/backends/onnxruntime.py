@@ -20,6 +20,7 @@ from runtime.backends.base import (
     contract_outputs,
 )
 from runtime.metadata import KEY, ModelMetadata
+from runtime.runner import HostRunner, Runner
 
 DEVICE_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _NUMPY_DTYPES = {
@@ -85,6 +86,10 @@ class OnnxRuntimeBackend:
                 f"onnxruntime {onnxruntime.__version__} failed on images of shape {images.shape}: "
                 f"{_one_line(error)}; if memory ran out, use a smaller batch"
             ) from error
+
+    def new_runner(self) -> Runner:
+        """Return a ``HostRunner``."""
+        return HostRunner(self, "onnxruntime takes arrays from the host")
 
     def close(self) -> None:
         """Release the session and its memory."""

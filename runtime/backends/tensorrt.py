@@ -13,6 +13,8 @@ from runtime.backends.base import (
     contract_inputs,
     contract_outputs,
 )
+from runtime.device.kernels import ImageKernels
+from runtime.device.runner import DeviceRunner
 from runtime.engine.config import EngineConfig
 from runtime.engine.cuda import open_cuda
 from runtime.engine.files import EngineRequest, Machine, check_engine, engine_path, ensure_engine
@@ -21,6 +23,7 @@ from runtime.engine.plugins import load_plugins
 from runtime.engine.progress import Monitor
 from runtime.engine.session import EngineSession
 from runtime.engine.sidecar import Sidecar
+from runtime.runner import HostRunner, Runner
 
 
 class TensorRTBackend:
@@ -39,7 +42,7 @@ class TensorRTBackend:
         batch: Optional[int] = None,
         config: Optional[EngineConfig] = None,
         rebuild: str = "auto",
-        cuda_graphs: bool = False,
+        cuda_graphs: bool = True,
         monitor: Optional[Monitor] = None,
         notify: Optional[Callable[[str], None]] = None,
     ) -> None:
@@ -63,7 +66,8 @@ class TensorRTBackend:
         path = check_model_file(model)
         library = open_library()
         cuda = open_cuda(device_index)
-        machine = Machine(library, cuda, load_plugins(plugins, library.tensorrt))
+        self._plugins = load_plugins(plugins, library.tensorrt)
+        machine = Machine(library, cuda, self._plugins)
         self.engine = engine_path(path) if path.suffix.lower() == ".onnx" else path
         if self.engine == path:
             self.sidecar = check_engine(path, machine)
@@ -131,6 +135,27 @@ class TensorRTBackend:
             name: array[:num_images].astype(expected[name].dtype, copy=False)
             for name, array in outputs.items()
         }
+
+    def new_runner(self) -> Runner:
+        """Return a ``DeviceRunner``, or where that cannot be, a ``HostRunner`` that says why."""
+        try:
+            kernels = self._image_kernels()
+        except RuntimeError as error:
+            return HostRunner(self, str(error))
+        return DeviceRunner(self._session, kernels, self.metadata)
+
+    def _image_kernels(self) -> ImageKernels:
+        if self.metadata.masks == "full":
+            raise RuntimeError(
+                "masks: expected crop or none, found full: what the graph pastes is only copied"
+            )
+        if self._plugins is None:
+            raise RuntimeError("plugin library: expected the functions of images, found no library")
+        for name, tensor in contract_outputs(self.metadata).items():
+            found = self._session.outputs[name].dtype
+            if found != tensor.dtype:
+                raise RuntimeError(f"output {name}: expected {tensor.dtype} on the device, found {found}")
+        return ImageKernels(self._plugins.handle)
 
     @property
     def cuda_graph_failure(self) -> str:

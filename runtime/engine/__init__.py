@@ -1,4 +1,4 @@
-"""ONNX -> TensorRT engine -> arrays. Nothing outside this package touches TensorRT or CUDA.
+"""ONNX -> TensorRT engine -> arrays. Nothing outside this package touches TensorRT; CUDA, only ``runtime.device``.
 
 ``config`` what an engine is asked to be · ``graph`` the ONNX as TensorRT gets it · ``profiles`` its shapes ·
 ``builder`` parse, constrain, build · ``files`` engine and sidecar on disk, rebuilt when stale · ``session`` runs an

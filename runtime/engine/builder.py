@@ -107,7 +107,9 @@ def with_inlined_nodes(plan: PrecisionPlan, model: Any, graph: Any) -> Precision
     kept = (replace(group, nodes=tuple(n for n in group.nodes if n in there)) for group in plan.groups)
     added = default_plan(graph).nodes - {node.name for node in model.graph.node}
     group = PrecisionGroup(
-        "inlined operators", "RoI coordinates, NMS and pasting without a plugin", tuple(sorted(added))
+        "inlined operators",
+        "RoI coordinates, the best k, NMS and pasting without a plugin",
+        tuple(sorted(added)),
     )
     return PrecisionPlan(tuple(g for g in (*kept, group) if g.nodes))
 

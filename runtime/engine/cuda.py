@@ -1,11 +1,17 @@
 """The few CUDA calls that running an engine needs, through cuda-python or pycuda, whichever is installed."""
 
 import importlib
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Optional, Protocol
 
 import numpy as np
 
 from runtime.engine.compat import host_array
+
+# Of every look at an event: a tenth of what the fastest engines take, at most.
+_SECONDS_BETWEEN_LOOKS = 5e-5
 
 
 class Cuda(Protocol):
@@ -21,6 +27,9 @@ class Cuda(Protocol):
 
     def device(self) -> dict[str, Any]:
         """Return ``name``, ``compute_capability`` (``9.0``), ``memory_mib``."""
+
+    def memory_info(self) -> tuple[int, int]:
+        """Return the free and all of the device's memory, bytes."""
 
     def malloc(self, num_bytes: int) -> int:
         """Return the address of new device memory."""
@@ -60,6 +69,12 @@ class Cuda(Protocol):
 
     def record(self, event: Any, stream: Any) -> None:
         """Note the time when the stream gets here."""
+
+    def wait_event(self, stream: Any, event: Any) -> None:
+        """Have the stream wait for what the event was last recorded after; the host does not wait."""
+
+    def has_happened(self, event: Any) -> bool:
+        """Return whether the stream has come to where the event was last recorded."""
 
     def milliseconds(self, start: Any, end: Any) -> float:
         """Return the time between two events that have happened."""
@@ -118,6 +133,10 @@ class CudaPython:
             "memory_mib": int(properties.totalGlobalMem) >> 20,
         }
 
+    def memory_info(self) -> tuple[int, int]:
+        free, total = self._check(self._rt.cudaMemGetInfo())
+        return int(free), int(total)
+
     def malloc(self, num_bytes: int) -> int:
         return int(self._check(self._rt.cudaMalloc(num_bytes)))
 
@@ -158,6 +177,16 @@ class CudaPython:
 
     def record(self, event: Any, stream: Any) -> None:
         self._check(self._rt.cudaEventRecord(event, stream))
+
+    def wait_event(self, stream: Any, event: Any) -> None:
+        self._check(self._rt.cudaStreamWaitEvent(stream, event, 0))
+
+    def has_happened(self, event: Any) -> bool:
+        result = self._rt.cudaEventQuery(event)
+        if int(result[0]) == int(self._rt.cudaError_t.cudaErrorNotReady):
+            return False
+        self._check(result)
+        return True
 
     def milliseconds(self, start: Any, end: Any) -> float:
         return float(self._check(self._rt.cudaEventElapsedTime(start, end)))
@@ -206,6 +235,10 @@ class PyCuda:
             "memory_mib": int(self._device.total_memory()) >> 20,
         }
 
+    def memory_info(self) -> tuple[int, int]:
+        free, total = self._driver.mem_get_info()
+        return int(free), int(total)
+
     def malloc(self, num_bytes: int) -> int:
         allocation = self._driver.mem_alloc(num_bytes)
         self._memory[int(allocation)] = allocation
@@ -247,6 +280,12 @@ class PyCuda:
     def record(self, event: Any, stream: Any) -> None:
         event.record(stream)
 
+    def wait_event(self, stream: Any, event: Any) -> None:
+        stream.wait_for_event(event)
+
+    def has_happened(self, event: Any) -> bool:
+        return bool(event.query())
+
     def milliseconds(self, start: Any, end: Any) -> float:
         return float(start.time_till(end))
 
@@ -267,6 +306,26 @@ class PyCuda:
 
 # cuda-python 13 has moved the module that 12 has under the first name.
 _BINDINGS = (("cuda.bindings.runtime", CudaPython), ("cuda.cudart", CudaPython), ("pycuda.driver", PyCuda))
+
+
+@contextmanager
+def active(cuda: Cuda) -> Iterator[None]:
+    """Make the device the calling thread's inside."""
+    cuda.activate()
+    try:
+        yield
+    finally:
+        cuda.release()
+
+
+def wait(cuda: Cuda, event: Any) -> None:
+    """Wait for an event while other Python threads go on.
+
+    Not by ``synchronize``: cuda-python before 12.9.1 keeps the interpreter's lock while it waits, and nothing would be
+    read or decoded meanwhile.
+    """
+    while not cuda.has_happened(event):
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 def open_cuda(device_index: int = 0) -> Cuda:

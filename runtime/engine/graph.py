@@ -89,6 +89,7 @@ def engine_model(model: Any, plugin_ops: Collection[str], tensorrt: TensorRT) ->
         copy = onnx.inliner.inline_local_functions(copy)
     _name_nodes(copy)
     _constants_to_initializers(copy, onnx)
+    _fold_unsqueezed_integers(copy, onnx)
     _slice_shapes(copy, onnx)
     _replace_uint8_outputs(copy, tensorrt, onnx)
     _check_operators(copy, plugin_ops)
@@ -136,6 +137,26 @@ def _constants_to_initializers(model: Any, onnx: Any) -> None:
             others.append(node)
     del model.graph.node[:]
     model.graph.node.extend(others)
+
+
+def _fold_unsqueezed_integers(model: Any, onnx: Any) -> None:
+    """Turn Unsqueeze of an integer constant into an initializer: the parser of TensorRT 8 takes TopK's k as one alone.
+
+    An attribute of a function reaches TopK in no other way, as it makes scalars and k is a vector.
+    """
+    integers = {t.name: t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT64}
+    kept = []
+    for node in model.graph.node:
+        is_unsqueeze = node.op_type == "Unsqueeze" and node.domain in _STANDARD_DOMAINS
+        if not (is_unsqueeze and len(node.input) == 2 and all(name in integers for name in node.input)):
+            kept.append(node)
+            continue
+        values, axes = (onnx.numpy_helper.to_array(integers[name]) for name in node.input)
+        folded = onnx.numpy_helper.from_array(np.expand_dims(values, tuple(axes.tolist())), node.output[0])
+        model.graph.initializer.append(folded)
+        integers[folded.name] = folded
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
 
 
 def _slice_shapes(model: Any, onnx: Any) -> None:

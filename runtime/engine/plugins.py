@@ -4,9 +4,9 @@ import ctypes
 import hashlib
 import os
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 from runtime.engine.compat import TensorRT
 
@@ -25,17 +25,21 @@ class PluginLibrary:
         path: of the file.
         sha256: of its bytes.
         ops: names of the operators that it registered.
+        handle: its ``ctypes.CDLL``.
     """
 
     path: Path
     sha256: str
     ops: frozenset
+    handle: Any = field(default=None, compare=False, repr=False)
 
 
 # What this project's library registers.
 OPS = frozenset(
     {"MultiLevelRoiAlign", "GroupedNMS", "PasteMasks", "SelectTop", "MMCVRoiAlign", "grid_sampler"}
 )
+
+_REGISTER = "maskrcnn_plugins_register"
 
 _lock = threading.Lock()
 # A library registers its creators once per process, whoever asks.
@@ -73,18 +77,18 @@ def load_plugins(path: Optional[Union[str, Path]], tensorrt: TensorRT) -> Option
     with _lock:
         if found not in _loaded:
             before = tensorrt.plugin_names()
-            is_ours = _load(found, tensorrt)
+            handle = _load(found, tensorrt)
             after = tensorrt.plugin_names()
             # Someone else may have loaded ours before: then its creators are no news, and there all the same.
+            is_ours = hasattr(handle, _REGISTER)
             ops = (after - before) | (OPS & after if is_ours else set())
-            _loaded[found] = PluginLibrary(
-                found, hashlib.sha256(found.read_bytes()).hexdigest(), frozenset(ops)
-            )
+            sha256 = hashlib.sha256(found.read_bytes()).hexdigest()
+            _loaded[found] = PluginLibrary(found, sha256, frozenset(ops), handle)
         return _loaded[found]
 
 
-def _load(path: Path, tensorrt: TensorRT) -> bool:
-    """Load a library; return whether it is this project's."""
+def _load(path: Path, tensorrt: TensorRT) -> Any:
+    """Load a library; one of this project has ``_REGISTER``."""
     try:
         library = ctypes.CDLL(str(path), ctypes.RTLD_GLOBAL)
     except OSError as error:
@@ -92,10 +96,10 @@ def _load(path: Path, tensorrt: TensorRT) -> bool:
             f"plugins {path}: expected a library that loads, found: {error}; build it on this machine with "
             "`make plugins`"
         ) from error
-    register = getattr(library, "maskrcnn_plugins_register", None)
+    register = getattr(library, _REGISTER, None)
     if register is not None and register() < 0:
         raise RuntimeError(
             f"plugins {path}: expected a library for {tensorrt.name}, found one that was compiled for another major "
             "version; build it with `make plugins TENSORRT_ROOT=...` of the TensorRT that is installed"
         )
-    return register is not None
+    return library

@@ -1,4 +1,4 @@
-"""Run an engine: NumPy arrays in and out, tensors by name."""
+"""Run an engine: NumPy arrays in and out, or tensors that lie on the device; by name."""
 
 import threading
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
-from runtime.engine.cuda import Cuda, open_cuda
+from runtime.engine.cuda import Cuda, active, open_cuda, wait
 from runtime.engine.library import Library, last, open_library
 
 # Not 0, which some drivers answer with no address.
@@ -56,31 +56,35 @@ class _Buffer:
 
 
 class _GraphCache:
-    """The network's launches for the latest shapes, captured as one CUDA graph.
+    """The network's launches for the latest shapes, captured as one CUDA graph for each set of addresses.
 
-    Only one: a graph may read host memory that the context rewrites when its shapes change.
+    Of the latest shapes only: a graph may read host memory that the context rewrites when its shapes change.
     """
 
     def __init__(self) -> None:
         self.failure = ""
-        self._key: Any = None
-        self._graph: Any = None
-        self._calls = 0
+        self._shapes: Any = None
+        self._graphs: dict[Any, Any] = {}
+        self._num_calls: dict[Any, int] = {}
 
-    def run(self, key: Any, enqueue: Callable[[], None], cuda: Cuda, stream: Any) -> None:
-        if key != self._key:
+    def run(self, addresses: Any, shapes: Any, enqueue: Callable[[], None], cuda: Cuda, stream: Any) -> None:
+        if shapes != self._shapes:
             self.clear(cuda)
-            self._key = key
-        self._calls += 1
-        # The first call of new shapes does work on the host that must not be captured.
-        if self._graph is None and self._calls > 2 and not self.failure:
-            self._capture(enqueue, cuda, stream)
-        if self._graph is None:
-            enqueue()
+            self._shapes = shapes
+        if self._is_due(addresses):
+            self._capture(addresses, enqueue, cuda, stream)
+        self._num_calls[addresses] = self._num_calls.get(addresses, 0) + 1
+        if addresses in self._graphs:
+            cuda.launch(self._graphs[addresses], stream)
         else:
-            cuda.launch(self._graph, stream)
+            enqueue()
 
-    def _capture(self, enqueue: Callable[[], None], cuda: Cuda, stream: Any) -> None:
+    def _is_due(self, addresses: Any) -> bool:
+        # The first call of new shapes, and of new addresses, does work on the host that must not be captured.
+        warm = sum(self._num_calls.values()) >= 2 and addresses in self._num_calls
+        return warm and addresses not in self._graphs and not self.failure
+
+    def _capture(self, addresses: Any, enqueue: Callable[[], None], cuda: Cuda, stream: Any) -> None:
         try:
             cuda.begin_capture(stream)
             try:
@@ -90,12 +94,12 @@ class _GraphCache:
         except RuntimeError as error:
             self.failure = str(error)
         else:
-            self._graph = graph
+            self._graphs[addresses] = graph
 
     def clear(self, cuda: Cuda) -> None:
-        if self._graph is not None:
-            cuda.free_graph(self._graph)
-        self._graph, self._key, self._calls = None, None, 0
+        for graph in self._graphs.values():
+            cuda.free_graph(graph)
+        self._graphs, self._num_calls, self._shapes = {}, {}, None
 
 
 class EngineSession:
@@ -104,8 +108,13 @@ class EngineSession:
     Calls from several threads are safe and run one after the other; for calls side by side, make a session per
     thread. Sessions of one process do not disturb each other.
 
+    ``run`` takes and returns arrays. ``exclusive`` and ``start`` leave everything on the device, and the host free
+    while it computes. One context computes one thing at a time: all of it is on one stream.
+
     Attributes:
         inputs, outputs: ``EngineTensor`` by name.
+        largest_outputs: the outputs' shapes for the profile's largest inputs.
+        cuda: the device.
     """
 
     def __init__(
@@ -132,11 +141,11 @@ class EngineSession:
         self._tensorrt = self._library.tensorrt
         self._lock = threading.Lock()
         self._graphs = _GraphCache() if cuda_graphs else None
-        self._cuda = cuda or open_cuda()
+        self.cuda = cuda or open_cuda()
         # Those of the inputs as the context knows them, and of the outputs that follow.
         self._shapes: tuple[dict, dict] = ({}, {})
         # Closes what was opened if the constructor fails on its way, while the device is still this thread's.
-        with self._active(), ExitStack() as self._open:
+        with active(self.cuda), ExitStack() as self._open:
             self._engine = self._library.engine_from(data)
             self._context = self._engine.create_execution_context()
             if self._context is None:
@@ -144,15 +153,16 @@ class EngineSession:
                     f"{self._tensorrt.name}: expected memory for an execution context, found too little; use a smaller "
                     "profile or free the GPU"
                 )
-            self._stream = self._cuda.new_stream()
-            self._open.callback(self._cuda.free_stream, self._stream)
+            self._stream = self.cuda.new_stream()
+            self._open.callback(self.cuda.free_stream, self._stream)
             inputs, outputs = self._tensorrt.tensor_names(self._engine)
             self.inputs = {name: self._tensor(name, profile=True) for name in inputs}
             self.outputs = {name: self._tensor(name, profile=False) for name in outputs}
-            self._buffers = {name: _Buffer(self._cuda) for name in (*inputs, *outputs)}
+            self._buffers = {name: _Buffer(self.cuda) for name in (*inputs, *outputs)}
             for buffer in self._buffers.values():
                 self._open.callback(buffer.free)
             self._events = [self._new_event() for _ in range(4)]
+            self._idle = self._new_event()
             self._reserve_largest()
             self._open = self._open.pop_all()
 
@@ -164,27 +174,23 @@ class EngineSession:
         )
 
     def _new_event(self) -> Any:
-        event = self._cuda.new_event()
-        self._open.callback(self._cuda.free_event, event)
+        event = self.cuda.new_event()
+        self._open.callback(self.cuda.free_event, event)
         return event
-
-    @contextmanager
-    def _active(self) -> Iterator[None]:
-        """Make the device the calling thread's."""
-        self._cuda.activate()
-        try:
-            yield
-        finally:
-            self._cuda.release()
 
     def _reserve_largest(self) -> None:
         """Take the profile's most memory at once, so that a long-running service does not run out of it later."""
-        self._set_shapes({name: tensor.profile[2] for name, tensor in self.inputs.items()})
+        self.largest_outputs = self._set_shapes(
+            {name: tensor.profile[2] for name, tensor in self.inputs.items()}
+        )
 
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Set the inputs' shapes, reserve buffers for everything, return the outputs' shapes."""
         if shapes == self._shapes[0]:  # the context computes all shapes anew when told one, even the same
             return self._shapes[1]
+        # What was started with other shapes may still read what the context now rewrites.
+        self.cuda.record(self._idle, self._stream)
+        wait(self.cuda, self._idle)
         self._shapes = ({}, {})
         for name, shape in shapes.items():
             if not self._tensorrt.set_input_shape(self._context, name, shape):
@@ -230,7 +236,7 @@ class EngineSession:
         with self._lock:
             self._check_open()
             self._check_feeds(feeds)
-            with self._active():
+            with active(self.cuda):
                 return self._run(
                     {name: np.ascontiguousarray(array) for name, array in feeds.items()}, timings
                 )
@@ -239,7 +245,7 @@ class EngineSession:
         self, feeds: dict[str, np.ndarray], timings: Optional[dict[str, float]]
     ) -> dict[str, np.ndarray]:
         shapes = self._set_shapes({name: array.shape for name, array in feeds.items()})
-        cuda, stream = self._cuda, self._stream
+        cuda, stream = self.cuda, self._stream
         start, copied, computed, end = self._events
         for name, array in feeds.items():
             np.copyto(self._buffers[name].host(array.shape, self.inputs[name].dtype), array)
@@ -248,8 +254,7 @@ class EngineSession:
             buffer = self._buffers[name]
             cuda.to_device(buffer.address, buffer.host(array.shape, self.inputs[name].dtype), stream)
         cuda.record(copied, stream)
-        addresses = {name: buffer.address for name, buffer in self._buffers.items()}
-        self._start(addresses, {name: array.shape for name, array in feeds.items()})
+        self._start({})
         cuda.record(computed, stream)
         hosts = {n: self._buffers[n].host(shape, self.outputs[n].dtype) for n, shape in shapes.items()}
         for name, host in hosts.items():
@@ -262,12 +267,58 @@ class EngineSession:
             timings["copy_out"] = cuda.milliseconds(computed, end)
         return {name: host.copy() for name, host in hosts.items()}
 
-    def _start(self, addresses: dict[str, int], shapes: dict[str, tuple[int, ...]]) -> None:
-        """Enqueue the network, as a graph where there is one for these shapes."""
+    @contextmanager
+    def exclusive(self) -> Iterator[Any]:
+        """Keep the session, and the device, for the calling thread; yields the stream that the network runs on.
+
+        Raises:
+            RuntimeError: the session is closed.
+        """
+        with self._lock:
+            self._check_open()
+            with active(self.cuda):
+                yield self._stream
+
+    def address(self, name: str) -> int:
+        """Return where the session's own buffer of an input or output lies on the device.
+
+        It holds the largest shape, and what is written into it is read by the next run.
+        """
+        return self._buffers[name].address
+
+    def start(
+        self, shapes: dict[str, tuple[int, ...]], addresses: dict[str, int]
+    ) -> dict[str, tuple[int, ...]]:
+        """Enqueue the network on what lies on the device, inside ``exclusive``; nothing is waited for.
+
+        Args:
+            shapes: of every input.
+            addresses: of inputs and outputs, on the device; the session's own buffers for those that are not named.
+                With CUDA graphs, each set of addresses gets its own: use a few, again and again.
+
+        Returns:
+            The outputs' shapes.
+
+        Raises:
+            ValueError: a shape outside the profile.
+            RuntimeError: the device failed.
+        """
+        self.check_shapes(shapes)
+        found = self._set_shapes(shapes)
+        self._start(addresses)
+        return found
+
+    def on_close(self, release: Callable[[], None]) -> None:
+        """Have something released when the session closes, before what was there earlier; inside ``exclusive``."""
+        self._open.callback(release)
+
+    def _start(self, addresses: dict[str, int]) -> None:
+        """Enqueue the network for the shapes that are set, as a graph where there is one."""
+        addresses = {name: addresses.get(name, buffer.address) for name, buffer in self._buffers.items()}
 
         def enqueue() -> None:
             with self._library.errors() as errors:
-                stream = self._cuda.stream_address(self._stream)
+                stream = self.cuda.stream_address(self._stream)
                 started = self._tensorrt.enqueue(self._context, addresses, stream)
             if not started:
                 raise RuntimeError(
@@ -277,9 +328,8 @@ class EngineSession:
         if self._graphs is None:
             enqueue()
         else:
-            self._graphs.run(
-                (tuple(addresses.items()), tuple(shapes.items())), enqueue, self._cuda, self._stream
-            )
+            shapes = tuple(self._shapes[0].items())
+            self._graphs.run(tuple(addresses.items()), shapes, enqueue, self.cuda, self._stream)
 
     @property
     def cuda_graph_failure(self) -> str:
@@ -296,10 +346,18 @@ class EngineSession:
         for name, array in feeds.items():
             if str(array.dtype) != self.inputs[name].dtype:
                 raise ValueError(f"input {name}: expected {self.inputs[name].dtype}, found {array.dtype}")
+            self.check_shapes({name: array.shape})
+
+    def check_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Refuse inputs' shapes that the profile does not have.
+
+        Raises:
+            ValueError: names the input and the range.
+        """
+        for name, shape in shapes.items():
             low, _, high = self.inputs[name].profile
-            inside = array.ndim == len(low) and all(a <= s <= b for a, s, b in zip(low, array.shape, high))
-            if not inside:
-                raise ValueError(f"input {name}: {self._refusal(name, array.shape)}")
+            if len(shape) != len(low) or not all(a <= s <= b for a, s, b in zip(low, shape, high)):
+                raise ValueError(f"input {name}: {self._refusal(name, shape)}")
 
     def layer_times(self, feeds: dict[str, np.ndarray], repeat: int = 20) -> dict[str, float]:
         """Return each layer's median time in ms, in the engine's order.
@@ -313,7 +371,7 @@ class EngineSession:
             times.setdefault(layer, []).append(milliseconds)
 
         self.run(feeds)
-        with self._lock, self._active():
+        with self._lock, active(self.cuda):
             profiler = self._tensorrt.set_profiler(self._context, report)
         for _ in range(repeat):
             self.run(feeds)
@@ -333,10 +391,10 @@ class EngineSession:
         with self._lock:
             if self._engine is None:
                 return
-            with self._active():
-                self._cuda.synchronize(self._stream)
+            with active(self.cuda):
+                self.cuda.synchronize(self._stream)
                 if self._graphs is not None:
-                    self._graphs.clear(self._cuda)
+                    self._graphs.clear(self.cuda)
                 self._context = self._engine = None
                 self._open.close()
                 self._stream, self._events = None, []

@@ -5,7 +5,7 @@ pooling, normalisation, resizing, attention. From each layer the walk goes backw
 operator that samples (RoIAlign, grid sampling, Resize) through its features only, never through coordinates. So it
 ends at the images, and does not run from the box head through the RoIs into the proposals.
 
-Everything else that computes on floats is geometry: anchors, decoding, clipping, probabilities, TopK, NMS, RoI
+Everything else that computes on floats is geometry: anchors, decoding, clipping, probabilities, the best k, NMS, RoI
 coordinates, what is made of the mask logits. Three kinds of nodes are in neither: RoI operators that take FP16
 features and FP32 coordinates together, what only moves the results of a layer (transposing raw logits, gathering the
 mask of a class: the values stay the same), and constants, which have the type of their reader.
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 REASONS = {
     "shapes and anchors": "anchor coordinates beyond 2048 px are not all FP16 numbers, and a size that is computed "
     "from a rounded scale factor is another size",
-    "proposal scores": "FP16 probabilities near 1 are 0.0005 apart: below that TopK and NMS know no order",
+    "proposal scores": "FP16 probabilities near 1 are 0.0005 apart: below that the best k and NMS know no order",
     "proposal decoding and NMS": "coordinates above 1024 px move in whole pixels in FP16, and exp and the offsets that "
     "separate NMS groups overflow",
     "RoI coordinates": "RoIs beyond 256x256 px have an area that FP16 does not hold, so that the wrong FPN level is "
@@ -138,15 +138,20 @@ def _constants_of(graph: Graph, half: Collection[int]) -> set[int]:
 
 
 def _statistics(graph: Graph, dense: Collection[int]) -> set[int]:
-    """Return the nodes of a normalisation in single operators from the square to the division by its root."""
+    """Return the nodes of a normalisation in single operators from the square to the division by its root.
+
+    The mean may be one of means: rows first, then what is left.
+    """
     found: set[int] = set()
     for index in sorted(dense):
         if not _is_square(graph.nodes[index]):
             continue
         chain = [index]
-        for op_types in ({"ReduceMean"}, {"Add"}, {"Sqrt"}, {"Div", "Reciprocal"}):
+        for op_types in ({"ReduceMean"}, {"ReduceMean"}, {"Add"}, {"Sqrt"}, {"Div", "Reciprocal"}):
             chain += [i for i in graph.after(chain[-1]) if graph.nodes[i].op_type in op_types][:1]
-        if [graph.nodes[i].op_type for i in chain[1:4]] == ["ReduceMean", "Add", "Sqrt"]:
+        types = [graph.nodes[i].op_type for i in chain[1:]]
+        means = types.count("ReduceMean")
+        if means and types[means : means + 2] == ["Add", "Sqrt"]:
             found.update(chain)
     return found
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from runtime.precision.operators import OUTPUT_TYPE, OUTPUT_TYPE_OF_INPUT, SHAPE_OPS
+from runtime.precision.operators import OUTPUT_TYPE_OF_INPUT, OUTPUT_TYPES, SHAPE_OPS
 
 if TYPE_CHECKING:
     import onnx
@@ -170,9 +170,12 @@ def _guesses(model: "onnx.ModelProto", types: dict[str, int]) -> dict[str, int]:
         unknown = [name for name in node.output if name and name not in types]
         if not unknown or onnx.defs.has(node.op_type, node.domain):
             continue
+        if node.op_type in OUTPUT_TYPES:
+            own = dict(zip(node.output, OUTPUT_TYPES[node.op_type]))
+            guesses.update((name, own[name]) for name in unknown)
+            continue
         preferred = node.input[OUTPUT_TYPE_OF_INPUT.get(node.op_type, 0) :][:1]
         known = [types[name] for name in (*preferred, *node.input) if name in types]
-        known = [OUTPUT_TYPE[node.op_type]] if node.op_type in OUTPUT_TYPE else known
         if known:
             guesses.update(dict.fromkeys(unknown, known[0]))
     return guesses

@@ -24,9 +24,11 @@ FP32_COORDINATES = {"MultiLevelRoiAlign": (0,), "MMCVRoiAlign": (1,), "Resize": 
 # Operators that take features and coordinates in one type only, and so stay FP32 with their coordinates.
 ONE_TYPE = frozenset({"RoiAlign", "MaxRoiPool", "GridSample", "grid_sampler"})
 
-# What onnx cannot say of operators without a body, which is how TensorRT's plugins are written. Others have outputs of
-# the type of their first input.
-OUTPUT_TYPE = {"GroupedNMS": 6}  # onnx.TensorProto.INT32
+# What onnx cannot say of operators without a body, which is how TensorRT's plugins are written: the type of each output
+# (1 and 6 are onnx.TensorProto.FLOAT and INT32). Others have outputs of the type of their first input.
+OUTPUT_TYPES = {"GroupedNMS": (6, 6), "SelectTop": (1, 6)}
+# Plugins that take float32 alone, in any plan; NMS besides.
+FP32_PLUGINS = frozenset({"PasteMasks", "SelectTop"})
 # Operators of which each output has the type of one of its inputs.
 OUTPUT_TYPE_OF_INPUT = {"MultiLevelRoiAlign": 1, "MMCVRoiAlign": 0, "grid_sampler": 0}
 

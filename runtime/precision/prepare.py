@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Optional
 
 from runtime.precision.graph import import_onnx
-from runtime.precision.operators import DENSE, FP32_COORDINATES, is_nms
+from runtime.precision.operators import DENSE, FP32_COORDINATES, FP32_PLUGINS, is_nms
 from runtime.precision.plan import PrecisionPlan
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def blocked_ops(model: "onnx.ModelProto") -> set[str]:
     """Return the operators that stay FP32 in any plan: the converter's list, functions, NMS, and control flow."""
     functions = {function.name for function in model.functions} - {ROI_ALIGN}
     # Without their bodies, as TensorRT gets them, these are no functions; the plugins take float32 nevertheless.
-    plugins = {node.op_type for node in model.graph.node if is_nms(node.op_type)} | {"PasteMasks"}
+    plugins = {node.op_type for node in model.graph.node if is_nms(node.op_type)} | FP32_PLUGINS
     return functions | plugins | _CONTROL_FLOW | set(converter().DEFAULT_OP_BLOCK_LIST)
 
 

@@ -1,5 +1,7 @@
 """The operators' function bodies in onnxruntime, against NumPy and torch."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -11,6 +13,7 @@ from mmcv.ops import batched_nms
 from onnx import TensorProto, helper
 
 from export.functions import DOMAIN, functions_for
+from patches.operators import MAX_TOP
 
 OPSETS = (16, 17, 18, 19, 20)
 
@@ -159,6 +162,54 @@ def test_every_body_is_valid_at_every_opset(opset):
     assert indices.tolist() == [[0, 1, 2]] * 2
     align_session(num_levels=2, opset=opset)
     paste_session(opset=opset)
+    values, indices = top_session(2, opset).run(None, {"scores": np.float32([[1, 3, 2], [5, 4, 5]])})
+    assert (values.tolist(), indices.tolist()) == ([[3, 2], [5, 5]], [[1, 2], [0, 2]])
+
+
+def top_session(k: int, opset: int = 16) -> onnxruntime.InferenceSession:
+    node = helper.make_node("SelectTop", ["scores"], ["values", "indices"], domain=DOMAIN, k=k)
+    return session_for(
+        node,
+        {"scores": (TensorProto.FLOAT, ["B", "N"])},
+        {"values": (TensorProto.FLOAT, ["B", k]), "indices": (TensorProto.INT32, ["B", k])},
+        opset,
+    )
+
+
+@pytest.fixture(scope="module")
+def top() -> dict[int, onnxruntime.InferenceSession]:
+    return {k: top_session(k) for k in (1, 3, 40, 1000)}
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 3),
+    st.sampled_from([1, 3, 40, 1000]),
+    st.sampled_from([0, 1, 9, 3000]),
+)
+@settings(max_examples=200, deadline=None)
+def test_select_top_is_a_stable_sort(top, seed, batch, k, more):
+    """Few different scores, as of a sigmoid that saturates, the infinities among them; k of k scores is a sort."""
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(-3, 4, (batch, k + more)).astype(np.float32) / 7
+    scores[rng.random(scores.shape) < 0.2] = 1
+    scores[rng.random(scores.shape) < 0.05] = np.inf
+    scores[rng.random(scores.shape) < 0.05] = -np.inf
+    values, indices = top[k].run(None, {"scores": scores})
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    assert indices.dtype == np.int32
+    np.testing.assert_array_equal(indices, expected)
+    np.testing.assert_array_equal(values, np.take_along_axis(scores, expected, axis=1))
+
+
+def test_select_top_of_no_images():
+    values, indices = top_session(3).run(None, {"scores": np.zeros((0, 7), np.float32)})
+    assert values.shape == indices.shape == (0, 3)
+
+
+def test_the_largest_k_is_the_plugins():
+    source = (Path(__file__).parents[2] / "plugins/select_top/select_top_kernel.h").read_text()
+    assert f"kSelectTopMaxK = {MAX_TOP};" in source
 
 
 def align_session(
@@ -321,7 +372,7 @@ def test_an_unknown_operator_is_refused():
 @pytest.mark.parametrize("opset", OPSETS)
 def test_the_nodes_of_a_body_have_names_of_their_own(opset):
     """onnxruntime before 1.20 refuses a model in which two nodes that it fuses have none."""
-    ops = (("GroupedNMS", 3), ("MultiLevelRoiAlign", 5), ("PasteMasks", 3))
+    ops = (("GroupedNMS", 3), ("MultiLevelRoiAlign", 5), ("SelectTop", 1), ("PasteMasks", 3))
     nodes = [helper.make_node(op, [f"i{k}" for k in range(num)], ["o"], domain=DOMAIN) for op, num in ops]
     for function in functions_for(nodes, opset):
         names = [node.name for node in function.node]

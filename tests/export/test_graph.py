@@ -19,8 +19,10 @@ from export.graph import (
     with_metadata,
 )
 from export.metadata import metadata_from_model
-from export.model import LoadedModel
+from export.model import LoadedModel, model_from_config
+from export.random_weights import randomize
 from export.verify import verify
+from patches.operators import MAX_TOP
 from runtime.difference import Tolerance
 from tests.models import structured_photos, tiny_config, tiny_model
 
@@ -102,6 +104,18 @@ def test_variants(tmp_path, options):
     assert_equal(tmp_path / "m.onnx", model, PHOTOS[:1], PHOTOS[1:])
 
 
+def test_boxes_that_are_not_clipped(tmp_path):
+    """As in tracking: nothing reads the images' sizes, which stay an input."""
+    config = tiny_config(masks=False)
+    for head in (config.model.rpn_head, config.model.roi_head.bbox_head):
+        head.bbox_coder.clip_border = False
+    model = randomize(model_from_config(config), seed=0, size=SIZE)
+    graph = export_loaded(LoadedModel(model, config, "tiny", None), tmp_path / "m.onnx", size=SIZE)
+    assert [i.name for i in graph.graph.input] == ["images", "image_sizes"]
+    cases = assert_equal(tmp_path / "m.onnx", model, PHOTOS[:1], PHOTOS[1:])
+    assert all(case.difference.matched > 3 for case in cases)
+
+
 @pytest.mark.parametrize("opset", [17, 18, MAX_OPSET])
 def test_other_opsets(tmp_path, opset):
     model = tiny_model()
@@ -138,9 +152,45 @@ def graph(tmp_path_factory) -> onnx.ModelProto:
 
 
 def test_the_operators_are_nodes_with_bodies(graph):
-    assert {f.name for f in graph.functions} == {"MultiLevelRoiAlign", "GroupedNMS", "PasteMasks"}
-    found = {name: num_nodes(graph, name) for name in ("MultiLevelRoiAlign", "GroupedNMS", "PasteMasks")}
-    assert found == {"MultiLevelRoiAlign": 2, "GroupedNMS": 2, "PasteMasks": 1}
+    """Three of the five levels have more than ``nms_pre`` anchors."""
+    names = ("MultiLevelRoiAlign", "GroupedNMS", "SelectTop", "PasteMasks")
+    assert {f.name for f in graph.functions} == set(names)
+    found = {name: num_nodes(graph, name) for name in names}
+    assert found == {"MultiLevelRoiAlign": 2, "GroupedNMS": 2, "SelectTop": 3, "PasteMasks": 1}
+    assert num_nodes(graph, "TopK") == 0
+
+
+@pytest.mark.parametrize("simplify", [False, True])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_select_top_returns_values_and_int32_indices(tmp_path, simplify, dynamic):
+    """With a dynamic size every level is padded, and cut to the same number."""
+    graph = export(tiny_model(), tmp_path / "m.onnx", dynamic_size=dynamic, simplify=simplify)
+    nodes = [node for node in graph.graph.node if node.op_type == "SelectTop"]
+    assert len(nodes) == (5 if dynamic else 3)
+    assert {(a.name, a.i) for node in nodes for a in node.attribute} == {("k", 200)}
+    inferred = onnx.shape_inference.infer_shapes(graph, data_prop=True)
+    types = {v.name: v.type.tensor_type.elem_type for v in inferred.graph.value_info}
+    for node in nodes:
+        assert [types[name] for name in (*node.input, *node.output)] == [
+            onnx.TensorProto.FLOAT,
+            onnx.TensorProto.FLOAT,
+            onnx.TensorProto.INT32,
+        ]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_k_beyond_the_plugin_is_topk(tmp_path, dynamic):
+    """The plugin would refuse it, and TensorRT takes the plugin for every node of that name."""
+    model, size = tiny_model(), (256, 256)  # 12288 anchors on the finest level, 3072 on the next
+    found = {}
+    for nms_pre in (MAX_TOP, MAX_TOP + 1):
+        model.rpn_head.test_cfg.nms_pre = nms_pre
+        graph = export(model, tmp_path / "m.onnx", size=size, dynamic_size=dynamic, simplify=False)
+        found[nms_pre] = num_nodes(graph, "SelectTop"), num_nodes(graph, "TopK")
+    num = 5 if dynamic else 1
+    assert found == {MAX_TOP: (num, 0), MAX_TOP + 1: (0, num)}
+    if not dynamic:
+        assert_equal(tmp_path / "m.onnx", model, structured_photos(size))
 
 
 def test_the_contract(graph):
@@ -168,11 +218,7 @@ def test_the_contract(graph):
 def test_no_shape_depends_on_data_outside_the_bodies(graph):
     """TensorRT with the plugins then never waits for the host."""
     data_dependent = {"NonZero", "NonMaxSuppression", "Unique", "Compress", "Loop", "If", "Scan", "TopK"}
-    found = {node.op_type for node in graph.graph.node} & data_dependent
-    assert found <= {"TopK"}
-    constants = {i.name for i in graph.graph.initializer}
-    constants |= {o for n in graph.graph.node if n.op_type == "Constant" for o in n.output}
-    assert all(n.input[1] in constants for n in graph.graph.node if n.op_type == "TopK")
+    assert not {node.op_type for node in graph.graph.node} & data_dependent
 
 
 def test_shapes_are_known_but_for_the_batch(graph):

@@ -94,12 +94,48 @@ def fuzz_select_top(rng: np.random.Generator) -> None:
     kernels.select_top(garbage(rng, shape), k)
 
 
+def fuzz_encode_masks(rng: np.random.Generator) -> None:
+    batch, num_dets = int(rng.integers(1, 4)), 20
+    sizes = rng.choice([0, 1, 33, 700], (batch, 2)).tolist()
+    mask_size = [(28, 28), (1, 1), (1024, 3), (3, 1024), (65, 64)][int(rng.integers(0, 5))]
+    kernels.encode_masks(
+        garbage(rng, (batch, num_dets, *mask_size), special=0.1),
+        garbage(rng, (batch, num_dets, 5), special=0.3),
+        torch.from_numpy(rng.choice([-1, 0, 5, 20, 2**31 - 1], batch).astype(np.int32)).cuda(),
+        sizes=sizes,
+        scales=rng.choice(SPECIAL, (batch, 2)).tolist() if rng.random() < 0.3 else [(1, 0.7)] * batch,
+        capacity=int(rng.choice([0, 100, 1 << 20])),
+        threshold=float(rng.choice([np.nan, 0, 0.5, -np.inf])),
+        min_score=float(rng.choice([-np.inf, 0, np.nan])),
+    )
+
+
+def fuzz_prepare_images(rng: np.random.Generator) -> None:
+    """Any bytes, and sizes at which a read past either end of an image would leave its allocation."""
+    num_images = int(rng.choice([1, 3, 40]))
+    height, width = rng.integers(1, 100, 2).tolist()
+    images = [
+        torch.from_numpy(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).cuda()
+        for size in rng.choice([1, 2, 3, 5, 31, 64, 131], (num_images, 2)).tolist()
+    ]
+    sizes = [(int(rng.integers(1, height + 1)), int(rng.integers(1, width + 1))) for _ in images]
+    kernels.prepare_images(
+        images,
+        sizes,
+        (height, width),
+        tables=garbage(rng, (3, 256)),
+        reverse_channels=bool(rng.random() < 0.5),
+    )
+
+
 OPS: "dict[str, Callable[[np.random.Generator], None]]" = {
     "grouped_nms": fuzz_grouped_nms,
     "multi_level_roi_align": fuzz_multi_level_roi_align,
     "paste_masks": fuzz_paste_masks,
     "grid_sample": fuzz_grid_sample,
     "select_top": fuzz_select_top,
+    "prepare_images": fuzz_prepare_images,
+    "encode_masks": fuzz_encode_masks,
 }
 
 

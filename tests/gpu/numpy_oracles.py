@@ -143,3 +143,19 @@ def grid_sample(image, grid, *, padding: str, align_corners: bool) -> np.ndarray
             clipped = tuple(np.clip(i, 0, s - 1) for i, s in zip(index, sizes))
             out[n] += image[n].astype(np.float64)[(slice(None), *clipped)] * (weight * inside)
     return out
+
+
+def image_of_counts(counts: bytes, height: int, width: int) -> np.ndarray:
+    """Return the (height, width) bool mask of COCO's compressed counts (pycocotools' rleFrString, rleDecode)."""
+    runs, entry, shift = [], 0, 0
+    for byte in counts:
+        bits = byte - 48
+        entry |= (bits & 0x1F) << shift
+        shift += 5
+        if bits & 0x20:  # more follow
+            continue
+        if bits & 0x10:
+            entry -= 1 << shift
+        runs.append(entry + (runs[-2] if len(runs) > 2 else 0))
+        entry, shift = 0, 0
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T

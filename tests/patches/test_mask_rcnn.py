@@ -9,6 +9,7 @@ from torch import Tensor
 
 from export.model import model_from_config
 from patches import applied, patches_for
+from patches.operators import select_top
 from patches.padded import Instances, Proposals, rois_from_boxes, take_rows
 from patches.selection import UnsupportedModelError, check_supported
 from tests.models import NUM_CLASSES, structured_images, tiny_config, tiny_model
@@ -243,6 +244,15 @@ def test_every_owner_is_restored(model, images):
     with pytest.raises(ZeroDivisionError), applied(patches):
         raise ZeroDivisionError
     assert {p: vars(p.owner).get(p.name) for p in patches} == before
+
+
+def test_select_top_is_topk():
+    scores = torch.tensor([[0.25, -1.0, 0.5, 0.75], [4.0, 3.0, float("-inf"), float("inf")]])
+    values, indices = select_top(scores, 3)
+    assert torch.equal(values, torch.tensor([[0.75, 0.5, 0.25], [float("inf"), 4.0, 3.0]]))
+    assert torch.equal(indices, torch.tensor([[3, 2, 0], [3, 0, 1]], dtype=torch.int32))
+    values, indices = select_top(torch.zeros(2, 4), 4)
+    assert indices.sort().values.tolist() == [[0, 1, 2, 3]] * 2
 
 
 def test_take_rows_pads_with_zeros():

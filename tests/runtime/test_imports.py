@@ -21,7 +21,7 @@ FORBIDDEN = (
 )
 # A deployment box may lack any of them.
 LAZY = ("onnx", "onnxruntime", "pycocotools", "tensorrt", "tensorrt_rtx", "cuda", "pycuda")
-FOLDERS = ("runtime", "runtime/backends", "runtime/engine", "runtime/precision")
+FOLDERS = ("runtime", "runtime/backends", "runtime/device", "runtime/engine", "runtime/precision")
 
 
 def _modules_after(code: str) -> set[str]:
@@ -58,7 +58,17 @@ def test_importing_the_runtime_loads_no_backend() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["backends.tensorrt", "build", "compare", "evaluate", "infer", "layers", "record", "precision.plan"],
+    [
+        "backends.tensorrt",
+        "build",
+        "compare",
+        "device.runner",
+        "evaluate",
+        "infer",
+        "layers",
+        "record",
+        "precision.plan",
+    ],
 )
 def test_a_module_needs_none_of_what_a_box_may_lack(module: str) -> None:
     assert not _modules_after(f"import runtime.{module}") & set(LAZY)

@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from runtime import infer
 from tests.runtime import fakes
 from tests.runtime.engine import fakes as engine_fakes
+from tests.runtime.engine.fake_kernels import FakeLibrary
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,7 +48,9 @@ def test_a_folder_is_detected_drawn_and_written(
     assert "333x200" in printed.out
     assert "1 square (0.90), 1 circle (0.50)" in printed.out
     assert "8 detections of score 0.3 or more in 5 images\n" in printed.out
-    assert "images/s: ms per image: preprocess" in printed.out
+    stages = "read X, prepare X, engine X, results X, write X, overlays X"
+    line = f"X images/s; ms per image, side by side: {stages}\n".replace("X", "[0-9.]+")
+    assert re.search(line, printed.out)
     assert sorted(p.name for p in out.iterdir()) == sorted(
         ["0.png", "1.png", "2.png", "3.png", "dark.png", "images.json", "results.json"]
     )
@@ -119,13 +122,36 @@ def test_an_engine_is_built_on_first_use_and_finds_the_same(
     capsys.readouterr()
     options = ("--backend", backend, "--batch", 2)
     assert _run(images, "--model", model, *options, "--out", tmp_path / "first") == 0
-    assert capsys.readouterr().err == f"building {tmp_path / 'm.engine'}: there is none yet\n"
+    printed = capsys.readouterr()
+    assert printed.err == f"building {tmp_path / 'm.engine'}: there is none yet\n"
+    stages = "read X, copy_in X, prepare X, engine X, encode X, copy_out X, write X, overlays X\n"
+    assert re.search(stages.replace("X", "[0-9.]+"), printed.out)
+    assert "on the CPU" not in printed.out
     options = ("--backend", backend, "--rebuild", "never")
     assert _run(images, "--model", tmp_path / "m.engine", *options, "--out", tmp_path / "second") == 0
     assert capsys.readouterr().err == ""
     for name in ("first", "second"):
         for path in (tmp_path / "expected").iterdir():
             assert (tmp_path / name / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_plugin_library_without_the_functions_of_images_is_noted(
+    images: Path,
+    fake_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(fake_model.read_bytes())
+    engine_fakes.install(monkeypatch)
+    engine_fakes.put_plugins(monkeypatch, tmp_path, FakeLibrary(abi=2))
+    assert _run(images, "--model", model, "--backend", "tensorrt", "--out", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert (
+        "images prepared and masks pasted on the CPU: plugin library: expected the functions of images"
+        in printed
+    )
 
 
 def test_the_embedded_images_are_the_default(

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from export.functions import functions_for
 from runtime.layers import (
     LayerReport,
     Runner,
@@ -56,7 +57,9 @@ class Network:
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
             [numpy_helper.from_array(array, name) for name, array in self.weights.items()],
         )
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 16)], ir_version=8)
+        opsets = [helper.make_opsetid("", 16), helper.make_opsetid("maskrcnn", 1)]
+        functions = functions_for(self.nodes, 16)
+        return helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=8)
 
 
 def branched() -> onnx.ModelProto:
@@ -80,14 +83,22 @@ def branched() -> onnx.ModelProto:
     return network.model("main", "side")
 
 
-def ranked(num_rows: int = 40) -> onnx.ModelProto:
-    """Return a network that takes the ten rows of the best scores, all of which are equal, through a head."""
+def ranked(op: str = "TopK", num_rows: int = 40) -> onnx.ModelProto:
+    """Return a network that takes the ten rows of the best scores, all of which are equal, through a head.
+
+    Args:
+        op: that finds them, TopK or SelectTop.
+        num_rows: of which.
+    """
     generator = np.random.default_rng(0)
     network = Network(x=[1, num_rows, CHANNELS])
     network.weight("gain", np.ones((1, num_rows), np.float32))
     network.node("ReduceMax", "peak", "x", axes=[1, 2], keepdims=0)
     network.node("Mul", "scores", "gain", "peak")
-    network.node("TopK", "top", "scores", network.weight("k", np.array([10])), outputs=("best", "order"))
+    if op == "TopK":
+        network.node("TopK", "top", "scores", network.weight("k", np.array([10])), outputs=("best", "order"))
+    else:
+        network.node(op, "top", "scores", outputs=("best", "order"), domain="maskrcnn", k=10)
     network.node("Gather", "rows", "x", "order", axis=1)
     network.node("Squeeze", "chosen", "rows", network.weight("axis", np.array([1])))
     source = "chosen"
@@ -288,12 +299,13 @@ def test_models_without_common_tensors_are_refused():
 class TestOrder:
     """The scores differ by a millionth, so that ten other rows come first."""
 
-    found = staticmethod(lambda *weights: changed(with_gain(ranked()), *weights))
+    found = staticmethod(lambda *weights, op="TopK": changed(with_gain(ranked(op)), *weights))
 
-    def test_rows_in_another_order_are_no_difference(self):
-        apart = [error.name for error in compare_outputs(ranked(), self.found()) if error > 0.1]
+    @pytest.mark.parametrize("op", ["TopK", "SelectTop"])
+    def test_rows_in_another_order_are_no_difference(self, op: str):
+        apart = [error.name for error in compare_outputs(ranked(op), self.found(op=op)) if error > 0.1]
         assert apart == ["y"], "the test is one only if the outputs differ, row by row"
-        report = compared(ranked(), self.found())
+        report = compared(ranked(op), self.found(op=op))
         assert report.first is None
         assert set(report.same_order) == {"best", "order"}
         assert "y" in [error.name for error in report.measured]

@@ -9,7 +9,7 @@ import torch
 from tests.export.test_graph import export
 from tests.models import tiny_model
 
-PLUGIN_OPS = ("MultiLevelRoiAlign", "GroupedNMS", "PasteMasks")
+PLUGIN_OPS = ("MultiLevelRoiAlign", "GroupedNMS", "SelectTop", "PasteMasks")
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,13 @@
 """A GPU whose memory is NumPy's, behind cuda-python's and pycuda's calls.
 
-What is put on a stream happens when the stream is waited for, so that a result that is read too early is wrong here as
-it would be there.
+What is put on a stream happens when the stream, or an event on it, is waited for, so that a result that is read too
+early is wrong here as it would be there. Streams that nobody waits for may go on as well, by chance: see
+``Device.restless``.
 """
 
 import enum
 import itertools
+import random
 import threading
 import time
 from types import SimpleNamespace
@@ -48,20 +50,42 @@ class CudaError(Exception):
 
 # By address or handle, whichever device they are of: TensorRT gets nothing but the number.
 _memory: dict[int, np.ndarray] = {}
-_streams: dict[int, list[Callable[[], None]]] = {}
+_streams: dict[int, list["Step"]] = {}
+
+
+class Step:
+    """Something on a stream, to be done after what is there already."""
+
+    def __init__(self, stream: int, work: Callable[[], None]) -> None:
+        self.stream, self.work, self.is_done = stream, work, False
 
 
 def memory_at(address: int, num_bytes: int) -> np.ndarray:
     """Return device or page-locked memory as uint8; it has to be allocated."""
-    block = _memory.get(int(address))
-    if block is None or len(block) < num_bytes:
-        raise CudaError(Status.cudaErrorIllegalAddress)
-    return block[:num_bytes]
+    for start, block in list(_memory.items()):
+        if start <= int(address) and int(address) + num_bytes <= start + len(block):
+            return block[int(address) - start :][:num_bytes]
+    raise CudaError(Status.cudaErrorIllegalAddress)
 
 
-def put_on_stream(stream: int, work: Callable[[], None]) -> None:
+def put_on_stream(stream: int, work: Callable[[], None]) -> Step:
     """Have work done when the stream is waited for."""
-    _streams[int(stream)].append(work)
+    step = Step(int(stream), work)
+    _streams[int(stream)].append(step)
+    return step
+
+
+def _run_next(stream: int) -> None:
+    """Do the stream's next step, if there is one."""
+    if _streams[stream]:
+        step = _streams[stream].pop(0)
+        step.work()
+        step.is_done = True
+
+
+def _run_until(done: Callable[[], bool], stream: int) -> None:
+    while not done() and _streams[stream]:
+        _run_next(stream)
 
 
 class Device:
@@ -74,6 +98,8 @@ class Device:
         limit: bytes of device memory that may be allocated at once.
         pinned_limit: the same for page-locked memory.
         calls: names of the calls so far.
+        restless: where it is set, a source of chance: at every wait, and look at an event, any streams do some of what
+            they may do, so that what runs too early for lack of a wait in between is found out.
     """
 
     def __init__(
@@ -86,10 +112,12 @@ class Device:
         self.streams: set[int] = set()
         self.events: dict[int, Optional[float]] = {}
         self.graphs: dict[int, list[Callable[[], None]]] = {}
+        self.restless: Optional[random.Random] = None
         self.num_mallocs = 0
         self.calls: list[str] = []
         self._clock = itertools.count()
-        self._captured: dict[int, list[Callable[[], None]]] = {}
+        self._captured: dict[int, list[Step]] = {}
+        self._recorded: dict[int, Step] = {}
         self._lock = threading.Lock()
 
     @property
@@ -111,6 +139,10 @@ class Device:
             blocks[address] = num_bytes
             self.num_mallocs += not pinned
             return address
+
+    def is_pinned(self, address: int) -> bool:
+        """Return whether page-locked memory lies at the address."""
+        return any(start <= int(address) < start + size for start, size in list(self.pinned.items()))
 
     def free(self, address: int, pinned: bool = False) -> None:
         with self._lock:
@@ -145,7 +177,8 @@ class Device:
 
     def end_capture(self, stream: int) -> int:
         handle = next(_handles)
-        self.graphs[handle], _streams[stream] = _streams[stream], self._captured.pop(stream)
+        self.graphs[handle] = [step.work for step in _streams[stream]]
+        _streams[stream] = self._captured.pop(stream)
         return handle
 
     def instantiate(self, graph: int) -> int:
@@ -165,9 +198,13 @@ class Device:
         if stream in self._captured:
             raise CudaError(Status.cudaErrorStreamCaptureUnsupported)
         time.sleep(_SECONDS_TO_WAIT)
-        work, _streams[stream][:] = list(_streams[stream]), []
-        for step in work:
-            step()
+        self._be_restless()
+        _run_until(lambda: not _streams[stream], stream)
+
+    def _be_restless(self) -> None:
+        streams = sorted(self.streams - set(self._captured)) if self.restless else []
+        for _ in range(self.restless.randrange(20) if streams else 0):
+            _run_next(self.restless.choice(streams))
 
     def new_event(self) -> int:
         handle = next(_handles)
@@ -178,6 +215,7 @@ class Device:
         if handle not in self.events:
             raise CudaError(Status.cudaErrorInvalidValue)
         del self.events[handle]
+        self._recorded.pop(handle, None)
 
     def record(self, event: int, stream: int) -> None:
         self.events[event] = None
@@ -185,7 +223,25 @@ class Device:
         def work() -> None:
             self.events[event] = float(next(self._clock))
 
+        self._recorded[event] = put_on_stream(stream, work)
+
+    def wait_event(self, stream: int, event: int) -> None:
+        """Have the stream wait for what the event was recorded after by now; nothing, if it never was."""
+        step = self._recorded.get(event)
+
+        def work() -> None:
+            if step is not None:
+                _run_until(lambda: step.is_done, step.stream)
+
         put_on_stream(stream, work)
+
+    def has_happened(self, event: int) -> bool:
+        """Look at an event. The stream makes progress by being looked at."""
+        self._be_restless()
+        step = self._recorded.get(event)
+        if step is not None and not step.is_done:
+            _run_next(step.stream)
+        return step is None or step.is_done
 
     def milliseconds(self, start: int, end: int) -> float:
         if self.events[start] is None or self.events[end] is None:
@@ -212,7 +268,8 @@ def _returning_status(method: Callable) -> Callable:
             value = method(self, *args)
         except CudaError as error:
             return (error.status, None)
-        return (Status.cudaSuccess,) if value is None else (Status.cudaSuccess, value)
+        values = () if value is None else value if isinstance(value, tuple) else (value,)
+        return (Status.cudaSuccess, *values)
 
     return call
 
@@ -221,6 +278,7 @@ class Cudart:
     """The module ``cuda.cudart`` (``cuda.bindings.runtime``) for one or several devices."""
 
     cudaStreamNonBlocking = 1
+    cudaError_t = Status
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)
     cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)
 
@@ -252,6 +310,10 @@ class Cudart:
         return SimpleNamespace(
             name=device.name.encode(), major=major, minor=minor, totalGlobalMem=device.limit
         )
+
+    @_returning_status
+    def cudaMemGetInfo(self) -> tuple[int, int]:
+        return self.device.limit - sum(self.device.memory.values()), self.device.limit
 
     @_returning_status
     def cudaMalloc(self, num_bytes: int) -> int:
@@ -286,7 +348,7 @@ class Cudart:
     @_returning_status
     def cudaMemcpyAsync(self, target: int, source: int, num_bytes: int, kind: int, stream: _Handle) -> None:
         host = {1: source, 2: target}[kind]
-        if int(host) not in self.device.pinned:
+        if not self.device.is_pinned(host):
             raise CudaError(Status.cudaErrorInvalidValue)  # not asynchronous
         self.device.copy(target, source, num_bytes, int(stream))
 
@@ -301,6 +363,16 @@ class Cudart:
     @_returning_status
     def cudaEventRecord(self, event: _Handle, stream: _Handle) -> None:
         self.device.record(int(event), int(stream))
+
+    @_returning_status
+    def cudaStreamWaitEvent(self, stream: _Handle, event: _Handle, flags: int) -> None:
+        assert flags == 0
+        self.device.wait_event(int(stream), int(event))
+
+    @_returning_status
+    def cudaEventQuery(self, event: _Handle) -> None:
+        if not self.device.has_happened(int(event)):
+            raise CudaError(Status.cudaErrorNotReady)
 
     @_returning_status
     def cudaEventElapsedTime(self, start: _Handle, end: _Handle) -> float:
@@ -408,6 +480,9 @@ class PyCudaDriver:
             def synchronize(self) -> None:
                 driver.active.synchronize(self.handle)
 
+            def wait_for_event(self, event: "_Event") -> None:
+                driver.active.wait_event(self.handle, event._handle)
+
             def __del__(self) -> None:
                 self._device.free_stream(self.handle)
 
@@ -418,6 +493,9 @@ class PyCudaDriver:
 
             def record(self, stream: _Stream) -> None:
                 driver.active.record(self._handle, stream.handle)
+
+            def query(self) -> bool:
+                return driver.active.has_happened(self._handle)
 
             def time_till(self, end: "_Event") -> float:
                 return driver.active.milliseconds(self._handle, end._handle)
@@ -442,6 +520,9 @@ class PyCudaDriver:
             raise RuntimeError("cuda call failed: invalid device context - no currently active context?")
         return self.stack[-1]
 
+    def mem_get_info(self) -> tuple[int, int]:
+        return self.active.limit - sum(self.active.memory.values()), self.active.limit
+
     def pagelocked_empty(self, shape: int, dtype: type) -> np.ndarray:
         array = np.asarray(_PinnedOwner(self, int(shape)))
         assert array.dtype == dtype
@@ -456,6 +537,6 @@ class PyCudaDriver:
 
 def _pinned_address(device: Device, array: np.ndarray) -> int:
     address = array.ctypes.data
-    if not array.flags.c_contiguous or address not in device.pinned:
+    if not array.flags.c_contiguous or not device.is_pinned(address):
         raise ValueError("expected contiguous page-locked memory")
     return address

@@ -24,7 +24,7 @@ from runtime.engine import library as engine_library
 from runtime.engine import plugins as engine_plugins
 from runtime.engine.compat import TensorRT
 from runtime.engine.library import Library
-from tests.runtime.engine import fake_cuda
+from tests.runtime.engine import fake_cuda, fake_kernels
 
 V8_4, V8_5, V10_0, V10_13, V11 = "8.4.1.5", "8.5.3.1", "10.0.1.6", "10.13.3.9", "11.1.0.106"
 RELEASES = (V8_4, V8_5, V10_0, V10_13, V11)
@@ -116,12 +116,15 @@ def install(
     return trt
 
 
-def put_plugins(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+def put_plugins(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, handle: Optional[fake_kernels.FakeLibrary] = None
+) -> Path:
     """Have a plugin library found, which registers nothing; return its path."""
+    handle = handle or fake_kernels.FakeLibrary()
     path = folder / engine_plugins.FILE_NAME
     path.write_bytes(b"plugins")
     monkeypatch.setenv(engine_plugins.VARIABLE, str(path))
-    monkeypatch.setattr(engine_plugins, "_load", lambda path, tensorrt: True)
+    monkeypatch.setattr(engine_plugins, "_load", lambda path, tensorrt: handle)
     return path
 
 
@@ -623,14 +626,15 @@ class _Context:
         if missing or len(self.shapes) < len(self.engine.inputs):
             self.engine.logger.log(1, f"enqueue: no address or shape for {missing}")
             return False
-        shapes = {name: self.shape(name) for name in self.engine.values}
         self.num_enqueued += 1
         for node in self.engine.model.graph.node if self.profiler is not None else ():
             self.profiler.report_layer_time(node.name, 0.5 * self.num_enqueued)
-        fake_cuda.put_on_stream(stream, lambda: self._compute(addresses, shapes))
+        fake_cuda.put_on_stream(stream, lambda: self._compute(addresses))
         return True
 
-    def _compute(self, addresses: dict[str, int], shapes: dict[str, tuple]) -> None:
+    def _compute(self, addresses: dict[str, int]) -> None:
+        # As they are now: on its way, the network may read what the context keeps on the host.
+        shapes = {name: self.shape(name) for name in self.engine.values}
         feeds = {
             value.name: self._array(value.name, addresses, shapes).astype(
                 onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)

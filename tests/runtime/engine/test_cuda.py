@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from runtime.engine import cuda as engine_cuda
-from runtime.engine.cuda import Cuda, CudaPython, PyCuda, open_cuda
+from runtime.engine.cuda import Cuda, CudaPython, PyCuda, active, open_cuda, wait
 from tests.runtime.engine.fake_cuda import Cudart, Device, PyCudaDriver
 
 Opener = Callable[..., Cuda]
@@ -153,3 +153,50 @@ def test_without_a_binding_both_are_named(monkeypatch: pytest.MonkeyPatch) -> No
     message = r"expected cuda-python or pycuda, found neither \(cuda.bindings.runtime: .*\); `pip install cuda-python`"
     with pytest.raises(RuntimeError, match=message):
         open_cuda()
+
+
+@both
+def test_a_stream_waits_for_another_ones_event(opener: Opener) -> None:
+    """What one stream copies in is there when the other copies it out, although the host waits for the other alone."""
+    device = Device()
+    cuda = opener(device)
+    with active(cuda):
+        address, first, second = cuda.malloc(16), cuda.new_stream(), cuda.new_stream()
+        sent, received, event = cuda.pinned(16), cuda.pinned(16), cuda.new_event()
+        sent[:], received[:] = np.arange(16), 0
+        cuda.to_device(address, sent, first)
+        cuda.record(event, first)
+        cuda.wait_event(second, event)
+        cuda.to_host(received, address, second)
+        assert not cuda.has_happened(event) or not received.any()
+        cuda.synchronize(second)
+        assert cuda.has_happened(event)
+        np.testing.assert_array_equal(received, np.arange(16))
+
+
+@both
+def test_an_event_is_waited_for_while_other_threads_go_on(opener: Opener) -> None:
+    device = Device()
+    cuda = opener(device)
+    with active(cuda):
+        address, stream, event = cuda.malloc(16), cuda.new_stream(), cuda.new_event()
+        sent, received = cuda.pinned(16), cuda.pinned(16)
+        sent[:], received[:] = np.arange(16), 0
+        cuda.to_device(address, sent, stream)
+        cuda.to_host(received, address, stream)
+        cuda.record(event, stream)
+        assert not cuda.has_happened(event)
+        wait(cuda, event)
+        np.testing.assert_array_equal(received, np.arange(16))
+    # Not by a call that may keep the interpreter's lock.
+    assert "cudaStreamSynchronize" not in device.calls
+
+
+@both
+def test_memory_is_counted(opener: Opener) -> None:
+    device = Device(limit=1000)
+    cuda = opener(device)
+    with active(cuda):
+        assert cuda.memory_info() == (1000, 1000)
+        cuda.malloc(256)
+        assert cuda.memory_info() == (744, 1000)

@@ -56,8 +56,8 @@ def test_bodies_of_plugins_operators_are_dropped(exported: onnx.ModelProto) -> N
     graph = engine_model(exported, PLUGIN_OPS, TRT8)
     assert not graph.functions
     count = sum(node.domain == "maskrcnn" for node in graph.graph.node)
-    assert (count, set(PLUGIN_OPS) - _op_types(graph)) == (5, set())
-    assert not _op_types(graph) & {"NonMaxSuppression", "RoiAlign", "NonZero"}
+    assert (count, set(PLUGIN_OPS) - _op_types(graph)) == (8, set())
+    assert not _op_types(graph) & {"NonMaxSuppression", "RoiAlign", "NonZero", "TopK"}
 
 
 def test_what_no_plugin_provides_is_inlined(exported: onnx.ModelProto) -> None:
@@ -133,6 +133,46 @@ def test_constants_become_initializers_of_their_types() -> None:
     np.testing.assert_array_equal(outputs["axes"], x[None, :, :, None])
     np.testing.assert_array_equal(outputs["several"], x[1] + np.float32([0.5, 1.5, -1]))
     np.testing.assert_array_equal(outputs["one"], [2])
+
+
+UNSQUEEZED = """<ir_version: 8, opset_import: ["": 17]>
+net (float[2, 8] x, int64[1] given) => (
+    float[2, 3] best, int64[1, 1, 1] deep, float[1, 1, 8] float_row, int64[1, 1] own, int64[1] kept
+) {
+    k = Constant<value_int = 3>()
+    axis = Constant<value_ints = [0]>()
+    k_vector = Unsqueeze(k, axis)
+    best, index = TopK<axis = 1>(x, k_vector)
+    axes = Constant<value_ints = [0, -1]>()
+    deep = Unsqueeze(k_vector, axes)
+    row = Constant<value = float[1, 8] {0, 1, 2, 3, 4, 5, 6, 7}>()
+    float_row = Unsqueeze(row, axis)
+    own = Unsqueeze(given, axis)
+    kept = Identity(k_vector)
+}"""
+
+
+def test_what_is_unsqueezed_of_integer_constants_is_an_initializer() -> None:
+    """TensorRT 8.5 refuses TopK where k is the result of a node."""
+    graph = engine_model(parser.parse_model(UNSQUEEZED), (), TRT8)
+    onnx.checker.check_model(graph, full_check=True)
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in graph.graph.initializer}
+    assert [n.op_type for n in graph.graph.node] == ["TopK", "Unsqueeze", "Unsqueeze", "Identity"]
+    for name, shape in (("k_vector", (1,)), ("deep", (1, 1, 1))):
+        assert (values[name].dtype, values[name].shape, values[name].item()) == (np.int64, shape, 3)
+    x = np.array([[5, 1, 9, 3, 9, 0, 7, 8], [1, 1, 1, 1, 1, 1, 1, 1]], np.float32)
+    outputs = _run(graph, {"x": x, "given": np.array([4])})
+    np.testing.assert_array_equal(outputs["best"], [[9, 9, 8], [1, 1, 1]])
+    np.testing.assert_array_equal(outputs["deep"], [[[3]]])
+    np.testing.assert_array_equal(outputs["float_row"], np.arange(8.0).reshape(1, 1, 8))
+    np.testing.assert_array_equal(outputs["own"], [[4]])
+
+
+def test_k_of_an_inlined_select_top_is_an_initializer(exported: onnx.ModelProto) -> None:
+    graph = engine_model(exported, [op for op in PLUGIN_OPS if op != "SelectTop"], TRT8)
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in graph.graph.initializer}
+    found = [values[node.input[1]].tolist() for node in graph.graph.node if node.op_type == "TopK"]
+    assert found == [[200]] * 3
 
 
 def test_other_constants_and_operators_of_that_name_stay() -> None:

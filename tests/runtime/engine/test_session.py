@@ -374,3 +374,97 @@ def test_layers_are_timed(device: Device, library: Library) -> None:
         times = session.layer_times({"x": X, "offsets": OFFSETS}, repeat=3)
     names = [node.name for node in fakes.onnx_in(_engine(library)).graph.node]
     assert times == dict.fromkeys(names, 1.5)  # 1.0, 1.5 and 2.0
+
+
+class _OnDevice:
+    """Inputs and outputs in memory of their own, for ``EngineSession.start``."""
+
+    def __init__(self, session: EngineSession, x: np.ndarray) -> None:
+        self.session, self.cuda, self.x = session, session.cuda, x
+        self.arrays = {
+            "x": x,
+            "offsets": OFFSETS,
+            "doubled": np.empty_like(x),
+            "moved": np.empty_like(OFFSETS),
+            "total": np.empty(len(x), np.float32),
+            "positive": np.empty(len(x), bool),
+        }
+        with session.exclusive():
+            self.pinned = {name: self.cuda.pinned(array.nbytes) for name, array in self.arrays.items()}
+            self.addresses = {name: self.cuda.malloc(array.nbytes) for name, array in self.arrays.items()}
+            session.on_close(self.free)
+        for name in ("x", "offsets"):
+            self.pinned[name][:] = self.arrays[name].view(np.uint8).ravel()
+
+    def start(self) -> None:
+        with self.session.exclusive() as stream:
+            for name in ("x", "offsets"):
+                self.cuda.to_device(self.addresses[name], self.pinned[name], stream)
+            shapes = {"x": self.x.shape, "offsets": OFFSETS.shape}
+            found = self.session.start(shapes, self.addresses)
+            assert found == {name: self.arrays[name].shape for name in self.session.outputs}
+
+    def check(self) -> None:
+        with self.session.exclusive() as stream:
+            for name in self.session.outputs:
+                self.cuda.to_host(self.pinned[name], self.addresses[name], stream)
+            self.cuda.synchronize(stream)
+        outputs = {
+            name: self.pinned[name].view(self.arrays[name].dtype).reshape(self.arrays[name].shape)
+            for name in self.session.outputs
+        }
+        _check(outputs, self.x)
+
+    def free(self) -> None:
+        for name in self.arrays:
+            self.cuda.free(self.addresses[name])
+            self.cuda.free_pinned(self.pinned[name])
+
+
+@pytest.mark.parametrize("version", fakes.RELEASES)
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_what_lies_on_the_device_stays_there(cuda_graphs: bool, version: str, device: Device) -> None:
+    """Several sets of addresses under way at once, and arrays of the host in between."""
+    library = fakes.library(version)
+    cuda = CudaPython(Cudart(device))
+    with EngineSession(_engine(library), library=library, cuda=cuda, cuda_graphs=cuda_graphs) as session:
+        assert session.largest_outputs["doubled"] == (4, 2, 16)
+        sets = [_OnDevice(session, _array(2, 2, 8, seed=seed)) for seed in range(3)]
+        for _ in range(4):
+            for each in sets:
+                each.start()
+            _check(session.run({"x": X, "offsets": OFFSETS}), X)
+            for each in sets:
+                each.check()
+        # One for each set, and for the session's own buffers; the first call of each is not captured.
+        assert len(device.graphs) == (4 if cuda_graphs else 0)
+        other = _OnDevice(session, _array(1, 2, 4))
+        other.start()
+        sets[0].start()
+        other.check()
+        sets[0].check()
+        assert len(device.graphs) == 0  # those of other shapes are gone
+    assert device.is_clean
+
+
+def test_own_buffers_are_used_where_no_address_is_named(device: Device, library: Library) -> None:
+    with _session(device, library) as session:
+        own = _OnDevice(session, X)
+        with session.exclusive() as stream:
+            for name in ("x", "offsets"):
+                session.cuda.to_device(session.address(name), own.pinned[name], stream)
+            outputs = {name: own.addresses[name] for name in session.outputs}
+            session.start({"x": X.shape, "offsets": OFFSETS.shape}, outputs)
+        own.check()
+    assert device.is_clean
+
+
+def test_shapes_on_the_device_are_checked_before_anything_starts(device: Device, library: Library) -> None:
+    with _session(device, library) as session:
+        (context,) = library.tensorrt.trt.created.contexts
+        with session.exclusive(), pytest.raises(ValueError, match=r"input x: .* found \(5, 2, 8\)"):
+            session.start({"x": (5, 2, 8), "offsets": (3,)}, {})
+        assert context.num_enqueued == 0
+        _check(session.run({"x": X, "offsets": OFFSETS}), X)
+    with pytest.raises(RuntimeError, match="found it closed"), session.exclusive():
+        pass

@@ -164,7 +164,7 @@ def test_mask_rcnn_in_groups(tiny: onnx.ModelProto) -> None:
         "box decoding and NMS",
         "mask probabilities",
     ]
-    assert found["proposal scores"] >= Counter(Sigmoid=5, TopK=3)
+    assert found["proposal scores"] >= Counter(Sigmoid=5, SelectTop=3)
     assert found["proposal decoding and NMS"] >= Counter(Exp=1, Clip=2, Min=1, GroupedNMS=1)
     assert found["shapes and anchors"] == Counter(Expand=2)
     assert found["RoI coordinates"] >= Counter(GatherElements=2, Concat=2)

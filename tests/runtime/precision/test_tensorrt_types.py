@@ -1,11 +1,13 @@
 """What a strongly typed parser says to the typed model: TensorRT-RTX's, which needs no GPU.
 
-It has none of our plugins, so the graph is cut at their nodes.
+It has none of our plugins, so the graph is cut at their nodes; but for SelectTop's, which are inlined.
 """
 
 import onnx
 import pytest
 
+from runtime.engine.compat import TensorRT
+from runtime.engine.graph import engine_model
 from runtime.precision import default_plan
 from runtime.precision.typed import fp16_model
 
@@ -14,9 +16,10 @@ trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed:
 
 @pytest.fixture(scope="module")
 def typed(tiny: onnx.ModelProto) -> onnx.ModelProto:
-    converted = onnx.shape_inference.infer_shapes(fp16_model(tiny, default_plan(tiny)))
-    del converted.functions[:]
-    return converted
+    converted = fp16_model(tiny, default_plan(tiny))
+    others = [function.name for function in converted.functions if function.name != "SelectTop"]
+    graph = engine_model(converted, others, TensorRT(trt))
+    return onnx.shape_inference.infer_shapes(graph)
 
 
 def outputs_of(part: onnx.ModelProto) -> tuple[list[str], dict[str, object]]:

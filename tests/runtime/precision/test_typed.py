@@ -7,10 +7,11 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
-from export.functions import multi_level_roi_align_function
+from export.functions import multi_level_roi_align_function, select_top_function
 from runtime.backends import load_backend
 from runtime.precision import PrecisionGroup, PrecisionPlan, default_plan, typed
 from runtime.precision.agreement import AgreementTolerance, Judge
+from runtime.precision.graph import tensor_types
 from runtime.precision.typed import fp16_model, save_model
 from tests.runtime.precision.graphs import (
     OPSET,
@@ -297,6 +298,46 @@ def test_bodies_may_be_missing(tiny: onnx.ModelProto) -> None:
     types = element_types(converted)
     inputs = [name for node in converted.graph.node if node.op_type == "GroupedNMS" for name in node.input]
     assert [types[name] for name in inputs] == [FLOAT, FLOAT, TensorProto.INT32] * 2
+    tops = [node for node in converted.graph.node if node.op_type == "SelectTop"]
+    assert [[types[name] for name in (*node.input, *node.output)] for node in tops] == [
+        [FLOAT, FLOAT, TensorProto.INT32]
+    ] * 3
+
+
+SELECT_TOP = model(
+    "(float[2, 9] x) => (float[2, 3] best, int32[2, 3] index, float[2, 3] more)",
+    "p = Exp(x)\nbest, index = maskrcnn.SelectTop<k = 3>(p)\nmore = Exp(best)",
+    domains=("maskrcnn",),
+)
+
+
+@pytest.mark.parametrize("with_body", [True, False])
+def test_select_top_is_float32_in_any_plan(with_body: bool) -> None:
+    """So is its plugin, whose second output is integers, which nothing but its name says where the body is gone."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(SELECT_TOP)
+    if with_body:
+        proto.functions.append(select_top_function(OPSET))
+    assert [tensor_types(proto).get(name) for name in ("best", "index", "more")] == [
+        FLOAT,
+        TensorProto.INT32,
+        FLOAT,
+    ]
+    assert default_plan(proto).nodes == {"p", "best", "more"}
+    converted = fp16_model(proto, plan_of())
+    assert casts_of(converted, proto) == {
+        ("x", "graph_input_cast_0"),
+        ("p", "p_cast_to_fp32"),
+        ("best", "best_cast_to_fp16"),
+        ("graph_output_cast_2", "more"),
+    }
+    assert casts_of(fp16_model(proto, default_plan(proto)), proto) == set()
+    if with_body:
+        x = np.array([[3, 1, 4, 1, 5, 9, 2, 6, 5], [0, 0, 0, 0, 0, 0, 0, 0, 0]], np.float32) / 8
+        values = run(checked(proto, plan_of()), x=x)
+        assert values["index"].tolist() == [[5, 7, 4], [0, 1, 2]]
+        half = np.exp(x.astype(np.float16).astype(np.float32)).astype(np.float16).astype(np.float32)
+        np.testing.assert_allclose(values["best"], -np.sort(-half, axis=1)[:, :3], rtol=1e-3)
 
 
 def test_operators_that_onnx_does_not_know() -> None:
@@ -359,7 +400,7 @@ def test_files(large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_every_tensor_is_close_to_float32(tiny: onnx.ModelProto) -> None:
-    """Up to the first TopK, behind which proposals may change places."""
+    """Up to the first SelectTop, behind which proposals may change places."""
     converted = fp16_model(tiny, default_plan(tiny))
     names = [name for name in made_tensors(tiny) if name.startswith(("/backbone", "/neck", "/rpn_head"))]
     feeds = {"images": random(1, 3, 128, 192), "image_sizes": np.array([[128, 192]], np.float32)}

@@ -1,0 +1,130 @@
+"""Batches over one engine on the device, several at once: while one computes, others are copied in and out."""
+
+from collections import deque
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Optional
+
+import numpy as np
+
+from runtime.detections import Detections
+from runtime.device.kernels import ImageKernels
+from runtime.device.memory import DeviceMemory, PinnedMemory, PinnedPool
+from runtime.device.slot import Frame, Job, Slot
+from runtime.engine.session import EngineSession
+from runtime.metadata import ModelMetadata
+from runtime.postprocess import detections_from_outputs
+from runtime.preprocess import network_size, normalisation_tables
+
+NUM_SLOTS = 3
+# Copying pixels into page-locked memory: a few threads take all the bandwidth of the host's memory.
+_NUM_STAGERS = 4
+
+
+class DeviceRunner:
+    """Runs a model with images prepared and masks encoded on the device; fulfils ``runtime.runner.Runner``.
+
+    For any thread. Its memory is released with the session.
+    """
+
+    num_slots = NUM_SLOTS
+    num_stagers = _NUM_STAGERS
+    device_failure = ""
+
+    def __init__(self, session: EngineSession, kernels: ImageKernels, metadata: ModelMetadata) -> None:
+        """Allocate the slots.
+
+        Raises:
+            RuntimeError: the session is closed, or too little memory.
+        """
+        self._session, self._metadata = session, metadata
+        self.largest_batch: Optional[int] = session.inputs["images"].profile[2][0]
+        self._pool = PinnedPool(session.cuda)
+        with session.exclusive(), ExitStack() as stack:
+            stack.callback(self._pool.close)
+            tables = DeviceMemory(session.cuda)
+            stack.callback(tables.free)
+            self._copy_tables(tables)
+            # The one that has been used the longest ago comes first.
+            self._slots: deque[Slot] = deque()
+            for _ in range(self.num_slots):
+                self._slots.append(Slot(session, kernels, metadata, tables.address))
+                stack.callback(self._slots[-1].close)
+            session.on_close(stack.pop_all().close)
+
+    def _copy_tables(self, memory: DeviceMemory) -> None:
+        values = normalisation_tables(self._metadata)
+        cuda = self._session.cuda
+        stream = cuda.new_stream()
+        pinned = PinnedMemory(cuda)
+        try:
+            memory.reserve(values.nbytes)
+            pinned.reserve(values.nbytes)
+            host = pinned.bytes(0, values.nbytes)
+            host[:] = values.view(np.uint8).ravel()
+            cuda.to_device(memory.address, host, stream)
+            cuda.synchronize(stream)
+        finally:
+            pinned.free()
+            cuda.free_stream(stream)
+
+    def stage(self, image: np.ndarray) -> Frame:
+        """Copy an image, (H, W, 3) uint8 BGR, to where the device can fetch it.
+
+        Raises:
+            ValueError: it does not fit into the model's fixed size.
+        """
+        return Frame(image, network_size(image.shape[0], image.shape[1], self._metadata), self._pool)
+
+    def submit(self, frames: Sequence[Frame], min_score: float = 0.0) -> "DeviceBatch":
+        """Put staged images, 1 to ``largest_batch``, on their way.
+
+        Where all slots are taken, the oldest batch is waited for; whoever asks for its results has them.
+
+        Raises:
+            ValueError: a size outside the engine's profile.
+            RuntimeError: the session is closed, or the device failed.
+        """
+        job = Job(frames, min_score, self._metadata)
+        with self._session.exclusive() as compute:
+            slot = self._slots[0]
+            slot.finish()
+            try:
+                slot.start(job, compute)
+            except BaseException:
+                slot.abandon(compute)
+                raise
+            self._slots.rotate(-1)
+        return DeviceBatch(self._session, slot, job, self._metadata)
+
+    def close(self) -> None:
+        """Do nothing: what there is to release goes with the session."""
+
+
+class DeviceBatch:
+    """A batch under way; fulfils ``runtime.runner.Pending``."""
+
+    def __init__(self, session: EngineSession, slot: Slot, job: Job, metadata: ModelMetadata) -> None:
+        self._session, self._slot, self._job, self._metadata = session, slot, job, metadata
+
+    def result(self, timings: Optional[dict[str, float]] = None) -> list[Detections]:
+        """Wait for the detections of at least ``min_score``, one ``Detections`` per image.
+
+        Args:
+            timings: ms of ``copy_in``, ``prepare``, ``engine``, ``encode`` and ``copy_out`` on the device are added.
+
+        Raises:
+            RuntimeError: the device failed, or the model's output is none.
+        """
+        job = self._job
+        if not job.is_done:
+            with self._session.exclusive():
+                # Another thread may have finished it, and the slot have another batch by now.
+                if not job.is_done:
+                    self._slot.finish()
+        if job.error is not None:
+            raise job.error
+        for stage, milliseconds in job.milliseconds.items() if timings is not None else ():
+            timings[stage] = timings.get(stage, 0.0) + milliseconds
+        found = detections_from_outputs(job.outputs, job.geometry, self._metadata)
+        return [detections.filter(job.min_score) for detections in found] if job.min_score > 0 else found

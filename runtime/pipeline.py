@@ -1,0 +1,181 @@
+"""From image files to detections: files are read and decoded in threads while the model runs."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Callable, Optional, TypeVar, Union
+
+import numpy as np
+
+from runtime.detections import Detections
+from runtime.images import read_image
+from runtime.runner import Pending, Runner, Timings
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, eq=False)
+class FileResult:
+    """What became of one file.
+
+    Attributes:
+        index: its place among the paths.
+        path: of the file.
+        detections: what was found; None where the file was skipped.
+        error: why it was skipped, naming the file; empty where it was not.
+        image: (H, W, 3) uint8 BGR pixels, where they were asked for.
+    """
+
+    index: int
+    path: Path
+    detections: Optional[Detections] = None
+    error: str = ""
+    image: Optional[np.ndarray] = None
+
+
+@dataclass(frozen=True, eq=False)
+class _ReadFile:
+    """A file as a reading thread leaves it; ``staged`` is the runner's, None with an error."""
+
+    index: int
+    path: Path
+    staged: Any
+    error: str
+    image: Optional[np.ndarray]
+    milliseconds: float
+
+    def result(self, detections: Optional[Detections]) -> FileResult:
+        return FileResult(self.index, self.path, detections, self.error, self.image)
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def detect_files(
+    runner: Runner,
+    paths: Iterable[Union[str, Path]],
+    *,
+    batch_size: int,
+    min_score: float = 0.0,
+    threads: Optional[int] = None,
+    keep_images: bool = False,
+    timings: Timings = None,
+) -> Iterator[FileResult]:
+    """Yield what is found in image files, in their order.
+
+    Memory holds the images of a few batches, however many files there are. Closing the iterator stops the threads.
+
+    Args:
+        runner: the model.
+        paths: of the files; those that cannot be read, or do not fit into the model, are reported as results.
+        batch_size: images that run at once; the last batch may be smaller.
+        min_score: detections below it are left out.
+        threads: that read and decode; None: as many as there are cores.
+        keep_images: return the pixels with the results.
+        timings: if given, milliseconds are added: ``read``, the sum over the threads, and those of ``Pending.result``.
+
+    Raises:
+        ValueError, RuntimeError: see ``Runner.submit`` and ``Pending.result``.
+    """
+    threads = threads or num_cores()
+    # As many as the threads are at, and a batch that waits while another is collected.
+    files = in_threads(
+        lambda item: _read(runner, *item, keep_images),
+        ((index, Path(path)) for index, path in enumerate(paths)),
+        threads,
+        threads + 2 * batch_size,
+    )
+    try:
+        groups = ((group, [f.staged for f in group if not f.error]) for group in _groups(files, batch_size))
+        for group, found in run_batches(runner, groups, min_score, timings):
+            detections = iter(found)
+            for file in group:
+                if timings is not None:
+                    timings["read"] = timings.get("read", 0.0) + file.milliseconds
+                yield file.result(None if file.error else next(detections))
+    finally:
+        files.close()
+
+
+def _read(runner: Runner, index: int, path: Path, keep_image: bool) -> _ReadFile:
+    start = time.perf_counter()
+    staged, image, problem = None, None, ""
+    try:
+        image = read_image(path)
+        staged = runner.stage(image)
+    except (OSError, ValueError) as error:
+        problem = str(error) if str(path) in str(error) else f"{path}: {error}"
+        image = None
+    spent = (time.perf_counter() - start) * 1e3
+    return _ReadFile(index, path, staged, problem, image if keep_image else None, spent)
+
+
+def _groups(files: Iterator[_ReadFile], batch_size: int) -> Iterator[list[_ReadFile]]:
+    """Yield files with ``batch_size`` readable ones among them; the last time there may be fewer."""
+    group: list[_ReadFile] = []
+    for file in files:
+        group.append(file)
+        if sum(not f.error for f in group) == batch_size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def run_batches(
+    runner: Runner,
+    batches: Iterable[tuple[Key, Sequence[Any]]],
+    min_score: float = 0.0,
+    timings: Timings = None,
+) -> Iterator[tuple[Key, list[Detections]]]:
+    """Yield each batch's key and detections, in order, with as many batches under way as the runner has slots.
+
+    Args:
+        runner: the model.
+        batches: a key and staged images; without images, nothing is run.
+        min_score, timings: see ``Runner.submit`` and ``Pending.result``.
+    """
+    under_way: deque[tuple[Key, Optional[Pending]]] = deque()
+    for key, staged in batches:
+        oldest = None
+        if len(under_way) == runner.num_slots:
+            oldest = _collected(under_way.popleft(), timings)
+        under_way.append((key, runner.submit(staged, min_score) if staged else None))
+        if oldest is not None:
+            # Only now, so that the device has something to do while the caller looks at it.
+            yield oldest
+    while under_way:
+        yield _collected(under_way.popleft(), timings)
+
+
+def _collected(batch: tuple[Key, Optional[Pending]], timings: Timings) -> tuple[Key, list[Detections]]:
+    key, pending = batch
+    return key, [] if pending is None else pending.result(timings)
+
+
+def in_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
+) -> Iterator[Result]:
+    """Yield ``function(item)`` for each item, in order, computed in threads, at most ``ahead`` of them in advance."""
+    iterator = iter(items)
+    with ThreadPoolExecutor(threads) as pool:
+        futures = deque(pool.submit(function, item) for item in islice(iterator, ahead))
+        try:
+            while futures:
+                done = futures.popleft()
+                result = done.result()
+                futures.extend(pool.submit(function, item) for item in islice(iterator, 1))
+                yield result
+        finally:
+            for future in futures:
+                future.cancel()

@@ -1,0 +1,134 @@
+"""What gets batches of images through a model, and the one that does so on the host."""
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Optional, Protocol
+
+import numpy as np
+
+from runtime.detections import Detections
+from runtime.metadata import ModelMetadata
+from runtime.postprocess import detections_from_outputs
+from runtime.preprocess import Batch, network_size, prepare
+
+Timings = Optional[dict[str, float]]
+
+
+class Pending(Protocol):
+    """A batch under way."""
+
+    def result(self, timings: Timings = None) -> list[Detections]:
+        """Wait for the detections, one ``Detections`` per image; ``timings`` gets the stages' ms added.
+
+        Raises:
+            RuntimeError: the device failed, or the model's output is none.
+        """
+
+
+class Runner(Protocol):
+    """A loaded model that takes images as they were decoded, several batches at once. For any thread.
+
+    Attributes:
+        num_slots: how many batches to have under way.
+        num_stagers: how many threads are worth having for ``stage``.
+        largest_batch: most images of one batch; None: any number.
+        device_failure: why images are not prepared and masks not encoded on the GPU; empty if they are.
+    """
+
+    num_slots: int
+    num_stagers: int
+    largest_batch: Optional[int]
+    device_failure: str
+
+    def stage(self, image: np.ndarray) -> Any:
+        """Return what ``submit`` takes for an image, (H, W, 3) uint8 BGR.
+
+        Raises:
+            ValueError: it does not fit into the model's fixed size.
+        """
+
+    def submit(self, staged: Sequence[Any], min_score: float = 0.0) -> Pending:
+        """Put one or more staged images on their way; detections below ``min_score`` are left out.
+
+        Raises:
+            ValueError: a size that the model does not take.
+            RuntimeError: the model is closed, or the device failed.
+        """
+
+    def close(self) -> None:
+        """Release what is not the backend's."""
+
+
+class ArrayModel(Protocol):
+    """The part of ``runtime.backends.Backend`` that the host needs."""
+
+    metadata: ModelMetadata
+
+    def run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarray]:
+        """See ``Backend.run``."""
+
+
+class HostRunner:
+    """Prepares images on the CPU, in a thread, while the model runs the batch before; masks are pasted on demand."""
+
+    num_slots = 2
+    num_stagers = 1
+    largest_batch: Optional[int] = None
+
+    def __init__(self, model: ArrayModel, device_failure: str) -> None:
+        self.device_failure = device_failure
+        self._is_closed = False
+        self._model = model
+        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+
+    def stage(self, image: np.ndarray) -> np.ndarray:
+        """Return the image, having checked that it fits; see ``Runner.stage``."""
+        network_size(image.shape[0], image.shape[1], self._model.metadata)
+        return image
+
+    def submit(self, staged: Sequence[np.ndarray], min_score: float = 0.0) -> "HostBatch":
+        """Begin to prepare a batch; see ``Runner.submit``."""
+        if self._is_closed:
+            raise RuntimeError("model: expected an open one, found it closed; make a new Detector")
+        spent: dict[str, float] = {}
+        prepared = self._preparing.submit(_prepare, staged, self._model.metadata, spent)
+        return HostBatch(self._model, prepared, min_score, spent)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._is_closed = True
+        self._preparing.shutdown()
+
+
+class HostBatch:
+    """A batch of ``HostRunner``; fulfils ``Pending``."""
+
+    def __init__(
+        self, model: ArrayModel, prepared: "Future[Batch]", min_score: float, spent: dict[str, float]
+    ) -> None:
+        self._model, self._prepared, self._min_score, self._spent = model, prepared, min_score, spent
+
+    def result(self, timings: Timings = None) -> list[Detections]:
+        """Run the model; see ``Pending.result``. The stages are ``prepare``, ``engine`` and ``results``."""
+        batch = self._prepared.result()
+        with _timed(self._spent, "engine"):
+            outputs = self._model.run(batch.images, batch.image_sizes)
+        with _timed(self._spent, "results"):
+            found = detections_from_outputs(outputs, batch, self._model.metadata)
+        for stage, milliseconds in self._spent.items() if timings is not None else ():
+            timings[stage] = timings.get(stage, 0.0) + milliseconds
+        return [d.filter(self._min_score) for d in found] if self._min_score > 0 else found
+
+
+def _prepare(images: Sequence[np.ndarray], metadata: ModelMetadata, spent: dict[str, float]) -> Batch:
+    with _timed(spent, "prepare"):
+        return prepare(images, metadata)
+
+
+@contextmanager
+def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    timings[stage] = timings.get(stage, 0.0) + (time.perf_counter() - start) * 1e3

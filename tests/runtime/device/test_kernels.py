@@ -1,0 +1,112 @@
+"""The binding of the plugin library's functions of images: structures as C has them, refusals of other libraries."""
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from runtime.device import kernels
+from runtime.device.kernels import EncodeMasksArguments, ImageKernels, PrepareImagesArguments
+from runtime.engine.plugins import find_plugins
+from tests.runtime.engine.fake_kernels import FakeLibrary
+
+# The interface as the kernels' headers state it.
+STRUCTURES = """
+#include <stddef.h>
+#include <stdint.h>
+typedef struct {
+  const uint8_t* pixels; int64_t row_stride; int32_t height, width; int32_t resized_height, resized_width;
+} SourceImage;
+typedef struct {
+  const SourceImage* images; int32_t batch, height, width; const float* tables; int32_t reverse_channels; float* output;
+} PrepareImagesArguments;
+typedef struct { int32_t height, width; float scale_x, scale_y; } TargetImage;
+typedef struct {
+  const TargetImage* images; int32_t batch, max_dets; const float* masks; const float* dets; const int32_t* num_dets;
+  int32_t mask_height, mask_width; float threshold; float min_score; uint8_t* strings; int64_t capacity;
+  int64_t* offsets; int32_t* lengths; int64_t* used;
+} EncodeMasksArguments;
+"""
+FUNCTIONS = """
+int32_t maskrcnn_images_abi(void) { return 1; }
+size_t maskrcnn_images_arguments_size(int which) {
+  size_t sizes[] = {sizeof(SourceImage), sizeof(PrepareImagesArguments), sizeof(TargetImage),
+                    sizeof(EncodeMasksArguments)};
+  return sizes[which];
+}
+const char* maskrcnn_error_string(int error) { return error == 700 ? "an illegal memory access" : "other"; }
+int maskrcnn_prepare_images(const PrepareImagesArguments* a, void* stream) { return a->batch == 7 ? 700 : 0; }
+size_t maskrcnn_encode_masks_workspace_size(const EncodeMasksArguments* a) { return (size_t)a->capacity * 2; }
+int maskrcnn_encode_masks(const EncodeMasksArguments* a, void* workspace, size_t size, void* stream) {
+  return a->images[1].width == 3 && workspace == (void*)5 && size == ((size_t)1 << 40) && stream == (void*)9 ? 0 : 700;
+}
+"""
+
+
+def _library(folder: Path, source: str) -> ctypes.CDLL:
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    (folder / "images.c").write_text(source)
+    path = folder / "images.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(path), str(folder / "images.c")], check=True)
+    return ctypes.CDLL(str(path))
+
+
+def test_every_field_lies_where_c_has_it(tmp_path: Path) -> None:
+    fields = [(s, name) for s in kernels._STRUCTURES for name, _ in s._fields_]
+    offsets = ", ".join(f"offsetof({s.__name__}, {name})" for s, name in fields)
+    library = _library(tmp_path, f"{STRUCTURES} size_t offsets[] = {{{offsets}}};")
+    expected = list((ctypes.c_size_t * len(fields)).in_dll(library, "offsets"))
+    assert [getattr(s, name).offset for s, name in fields] == expected
+
+
+def test_functions_of_c_are_called_and_their_errors_raised(tmp_path: Path) -> None:
+    images = ImageKernels(_library(tmp_path, STRUCTURES + FUNCTIONS))
+    images.prepare_images(PrepareImagesArguments(batch=6), 9)
+    message = (
+        r"prepare_images: expected the kernels to start, found an illegal memory access \(CUDA error 700\)"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        images.prepare_images(PrepareImagesArguments(batch=7), 9)
+    targets = (kernels.TargetImage * 2)(kernels.TargetImage(), kernels.TargetImage(2, 3, 1.0, 1.0))
+    arguments = EncodeMasksArguments(images=targets, capacity=1 << 40)
+    assert images.encode_masks_workspace_size(arguments) == 1 << 41
+    images.encode_masks(arguments, 5, 1 << 40, 9)
+    with pytest.raises(RuntimeError, match="encode_masks: .* illegal memory access"):
+        images.encode_masks(arguments, 6, 1 << 40, 9)
+
+
+@pytest.mark.parametrize(
+    ("library", "message"),
+    [
+        (
+            SimpleNamespace(maskrcnn_plugins_register=lambda: 0),
+            "plugin library: expected the functions of images, found no maskrcnn_images_abi; build it again with "
+            "`make plugins`",
+        ),
+        (FakeLibrary(abi=2), "in version 1 .*, found version 2 and .*; build it again with `make plugins`"),
+        (
+            FakeLibrary(sizes=(32, 48, 16, 88)),
+            r"structures of \(32, 48, 16, 96\) bytes, found version 1 and \(32, 48, 16, 88\)",
+        ),
+    ],
+    ids=["without", "other version", "other structures"],
+)
+def test_another_library_is_refused(library: object, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        ImageKernels(library)
+
+
+def test_the_library_that_is_built_has_them() -> None:
+    path = find_plugins()
+    if path is None:
+        pytest.skip("no plugin library: run `make plugins`")
+    images = ImageKernels(ctypes.CDLL(str(path)))
+    with pytest.raises(
+        RuntimeError, match="prepare_images: expected the kernels to start, found invalid arg"
+    ):
+        images.prepare_images(PrepareImagesArguments(batch=-1), 0)
