@@ -279,7 +279,7 @@ REFUSALS = [
         r"bbox_roi_extractor.roi_layer: expected RoIAlign, found RoIPool",
     ),
     ({"roi_head.bbox_roi_extractor.roi_layer.pool_mode": "max"}, r"pool_mode: expected avg, found max"),
-    ({"test_cfg.rpn.max_per_img": 1_000_000}, r"NMS: expected at most 4,000,000 candidates .*found 1000000 "),
+    ({"test_cfg.rpn.max_per_img": 1_000_000}, r"NMS: expected at most 3,000,000 candidates .*found 1000000 "),
     (
         {"neck": {"type": "FPN_CARAFE", "in_channels": [8, 16, 32, 64], "out_channels": 16, "num_outs": 5}},
         r"neck\..*: expected none of mmcv's compiled operators but .*, found CARAFE",
