@@ -129,6 +129,9 @@ def _shapes(model: Any, sizes: Mapping[str, int], onnx: Any) -> dict[str, tuple[
             if dim.dim_param in sizes:
                 dim.dim_value = sizes[dim.dim_param]
     del copy.graph.value_info[:]
+    for node in copy.graph.node:
+        if node.op_type == "SelectTop":  # Inference does not follow its k into the body.
+            _make_top_k(node, copy.graph, onnx)
     for output in copy.graph.output:
         output.type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
@@ -137,6 +140,15 @@ def _shapes(model: Any, sizes: Mapping[str, int], onnx: Any) -> dict[str, tuple[
         dims = value.type.tensor_type.shape.dim
         shapes[value.name] = tuple(d.dim_value if d.HasField("dim_value") else None for d in dims)
     return shapes
+
+
+def _make_top_k(node: Any, graph: Any, onnx: Any) -> None:
+    k = next(attribute.i for attribute in node.attribute if attribute.name == "k")
+    name = f"{node.output[0]}/k"
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([k], np.int64), name))
+    node.CopyFrom(
+        onnx.helper.make_node("TopK", [node.input[0], name], list(node.output), name=node.name, axis=1)
+    )
 
 
 def _flops(node: Any, shapes: Mapping[str, tuple]) -> Optional[float]:
