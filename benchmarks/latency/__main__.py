@@ -203,6 +203,7 @@ def _options(args: argparse.Namespace) -> Options:
         device=args.device,
         threads=args.threads,
         timing_cache=args.timing_cache,
+        tactic_sources=args.tactic_sources,
     )
 
 
@@ -240,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--engines", dest="folder", type=Path, default=Path("out"), help="folder of engines and recordings")
     add("--timing-cache", type=Path, help="TensorRT's, read and extended")
+    add("--tactic-sources", help="of runtime.build, `none` where cuDNN is missing")
     add("--repeat", type=positive, default=50, help="most repetitions; default: %(default)s")
     add(
         "--seconds",

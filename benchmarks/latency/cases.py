@@ -31,6 +31,7 @@ class Options:
         device: PyTorch's, ``cuda`` or ``cpu``.
         threads: of onnxruntime and PyTorch on the CPU; None for all.
         timing_cache: TensorRT's; None keeps none.
+        tactic_sources: of ``runtime.build``; None for its default.
     """
 
     model: Path
@@ -48,6 +49,7 @@ class Options:
     device: str
     threads: Optional[int]
     timing_cache: Optional[Path]
+    tactic_sources: Optional[str] = None
 
     @property
     def reference(self) -> Path:

@@ -133,6 +133,8 @@ class TensorRTSide:
         command += ["--batch", *map(str, options.profile)]
         if options.timing_cache is not None:
             command += ["--timing-cache", str(options.timing_cache)]
+        if options.tactic_sources is not None:
+            command += ["--tactic-sources", options.tactic_sources]
         was_there = engine.is_file()
         start = time.monotonic()
         if build.main(command) != 0:
