@@ -121,7 +121,6 @@ def measure(subject: Subject, threads: int) -> tuple[dict, dict]:
         "tolerance": {"box_px": TOLERANCE.box_px, "score": TOLERANCE.score, "mask": TOLERANCE.mask},
         "agrees": all(row["agrees"] or row["rounding"] for rows in batches.values() for row in rows),
         "batches": batches,
-        "mmdet_2_next_to_1": _equal_detections(by_mmdet, by_mmdet_in_pairs, subject.images),
     }
     values = {
         name: _average_precision(path, subject.dataset)
@@ -192,16 +191,6 @@ def _explain(
             "handed_over": _figures(difference),
             "inputs": inputs,
         }
-
-
-def _equal_detections(expected: Path, found: Path, images: Sequence[Path]) -> dict:
-    """Return how many detections a recording has, and how many of them another has within the box tolerance."""
-    with open_artifact(expected) as a, open_artifact(found) as b:
-        differences = [c.difference for c in compare_artifacts(a, b, images, TOLERANCE)]
-    return {
-        "expected": sum(d.expected for d in differences),
-        "equal_boxes": sum(int((d.boxes_px <= TOLERANCE.box_px).sum()) for d in differences),
-    }
 
 
 def _difference(sample: object, found: Detections) -> Difference:
