@@ -24,10 +24,11 @@ import torch
 
 import export.maskrcnn
 from benchmarks.handover import ExposedModel, infer_from, own_outputs
-from benchmarks.inference import detections_from_sample, load_detector, made_with, record_inference
+from benchmarks.inference import detections_from_sample, infer, load_detector, made_with, record_inference
 from examples import CHECKPOINT_PATH, CONFIG_PATH
 from examples.shapes import write_coco
 from export.model import LoadedModel
+from export.verify import ordered_ties
 from patches.mmcv_ops import ensure_mmcv_ops
 from runtime.artifacts import load_batch, open_artifact, record
 from runtime.coco import CocoDataset, read_dataset
@@ -146,7 +147,7 @@ def compared(
     Returns:
         A row per image. ``agrees``: within the tolerance. Where not, ``rounding``: handed onnxruntime's feature maps
         and RPN outputs, mmdet finds what the exported file finds; ``equal_scores``: it does so with its own as well,
-        as long as RPN scores that are equal stay in order.
+        as long as scores that are equal stay in order.
     """
     images = [path for batch in batches for path in batch]
     with open_artifact(expected) as a, open_artifact(found) as b:
@@ -175,8 +176,10 @@ def _explain(
     """Say of the images of a batch that do not agree whether that is rounding."""
     prepared = load_batch(batch, recording.metadata)
     _, theirs = exposed(prepared)
-    own = own_outputs(loaded.model, prepared)
-    handed, in_order = (infer_from(loaded.model, batch, outputs) for outputs in (theirs, own))
+    handed = infer_from(loaded.model, batch, theirs)
+    inputs = theirs.relative_difference(own_outputs(loaded.model, prepared))
+    with ordered_ties():
+        in_order = infer(loaded.model, batch)
     for path, by_theirs, by_own in zip(batch, handed, in_order):
         if rows[path]["agrees"]:
             continue
@@ -186,7 +189,7 @@ def _explain(
             "rounding": difference.within(TOLERANCE),
             "equal_scores": _difference(by_own, found).within(TOLERANCE),
             "handed_over": _figures(difference),
-            "inputs": theirs.relative_difference(own),
+            "inputs": inputs,
         }
 
 

@@ -20,21 +20,15 @@ from onnx import helper
 from torch import Tensor, nn
 
 from benchmarks.inference import infer
+from export.verify import ordered_ties
 from runtime.preprocess import Batch
 
 
 class _Probabilities(Tensor):
-    """Scores whose sigmoid has been taken (onnxruntime's and PyTorch's differ in the last bit, too).
-
-    Equal ones keep their order when they are sorted. ``Tensor.sort``, which mmdet calls, leaves it open, and on some
-    CPUs it is another one.
-    """
+    """Scores whose sigmoid has been taken: onnxruntime's and PyTorch's differ in the last bit, too."""
 
     def sigmoid(self) -> Tensor:
-        return self
-
-    def sort(self, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
-        return torch.sort(self.as_subclass(Tensor), dim=dim, descending=descending, stable=True)
+        return self.as_subclass(Tensor)
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +94,13 @@ def own_outputs(model: nn.Module, batch: Batch) -> NetworkOutputs:
 
 
 def infer_from(model: nn.Module, paths: Sequence[Path], outputs: NetworkOutputs) -> list[DetDataSample]:
-    """Run mmdet on image files (``benchmarks.inference.infer``) with its convolutions' results replaced."""
+    """Run mmdet on image files (``benchmarks.inference.infer``) with its convolutions' results replaced.
+
+    Equal scores stay in order (``export.verify.ordered_ties``).
+    """
     scores = [scores.as_subclass(_Probabilities) for scores in outputs.scores]
     with ExitStack() as stack:
+        stack.enter_context(ordered_ties())
         for owner, name, value in (
             (model, "extract_feat", outputs.features),
             (model.rpn_head, "forward", (scores, list(outputs.deltas))),

@@ -45,18 +45,10 @@ def exactness() -> str:
     """onnxruntime next to mmdet's inference_detector, image by image."""
     rows = []
     for name, content in json.loads((RESULTS / "exactness.json").read_text()).items():
-        for batch, images in content["batches"].items():
-            equal = [image for image in images if image["agrees"]]
-            others = [image for image in images if not image["agrees"]]
-            tied = sum(image["equal_scores"] for image in others)
-            handed = max((image["handed_over"]["box_px"] for image in others), default=0.0)
-            found, expected = (sum(image[side] for image in images) for side in ("matched", "expected"))
-            largest = [f"{max(image[kind] for image in equal):.0e}" for kind in ("box_px", "score", "mask")]
-            causes = f"{tied} + {len(others) - tied}" if others else ""
-            figures = [f"{found} of {expected}", f"{len(equal)} of {len(images)}", *largest, causes]
-            rows.append(
-                [f"`{name}`" if batch == "1" else "", batch, *figures, f"{handed:.0e}" if others else ""]
-            )
+        rows += [
+            [f"`{name}`" if batch == "1" else "", batch, *_exactness_cells(images)]
+            for batch, images in content["batches"].items()
+        ]
     heading = [
         "",
         "batch",
@@ -69,6 +61,19 @@ def exactness() -> str:
         "then, px",
     ]
     return _table(heading, rows)
+
+
+def _exactness_cells(images: Sequence[dict]) -> list[str]:
+    equal = [image for image in images if image["agrees"]]
+    others = [image for image in images if not image["agrees"]]
+    found, expected = (sum(image[side] for image in images) for side in ("matched", "expected"))
+    cells = [f"{found} of {expected}", f"{len(equal)} of {len(images)}"]
+    cells += [f"{max(image[kind] for image in equal):.0e}" for kind in ("box_px", "score", "mask")]
+    if not others:
+        return [*cells, "", ""]
+    tied = sum(image["equal_scores"] for image in others)
+    handed = max(image["handed_over"]["box_px"] for image in others)
+    return [*cells, f"{tied} + {len(others) - tied}", f"{handed:.0e}"]
 
 
 def accuracy() -> str:

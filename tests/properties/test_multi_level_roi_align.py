@@ -89,3 +89,19 @@ def test_all_read_the_same(maps, data, aligned, ratio):
         out[:] = roi_align_oracle(features, roi[None], BINS, **options)[0]
     for values in (found, reference, eager.numpy()):
         np.testing.assert_allclose(values, expected, rtol=0, atol=ATOL)
+
+
+def test_the_level_of_every_side_around_a_boundary():
+    """Ten floats to either side: among them are those that mmdet's 1e-6 takes to just the boundary."""
+    sides = [_neighbour((side, steps)) for side in BOUNDARIES_PX for steps in range(-10, 11)]
+    rois = np.array([(0, 0, 0, side, side) for side in sides], np.float32)
+    # Maps that hold nothing but their level's number, and are large enough for every RoI.
+    numbered = [np.full((1, 1, 120, 120), level, np.float32) for level in range(4)]
+    feeds = {f"feature_{level}": feature for level, feature in enumerate(numbered)}
+    (found,) = session(4, ratio=2).run(None, {"rois": rois, **feeds})
+    scales = [1 / 4 / 2**level for level in range(4)]
+    reference = _reference.multi_level_roi_align(numbered, rois, *BINS, scales, sampling_ratio=2)
+    expected = [level_of(roi, 4) for roi in rois]
+    assert set(expected) == {0, 1, 2, 3}
+    for values in (found, reference):
+        np.testing.assert_allclose(values.mean(axis=(1, 2, 3)), expected, rtol=0, atol=ATOL)
