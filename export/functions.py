@@ -7,9 +7,10 @@ the definition: mmdet's arithmetic in mmdet's order, so that onnxruntime keeps t
 from collections.abc import Iterable
 
 import onnx
-from onnx import parser
 
-DOMAIN = "maskrcnn"
+from export.bodies import DOMAIN, parse_body, reduction
+from export.decoding import decode_detections_function, decode_proposals_function
+
 DOMAIN_VERSION = 1
 
 
@@ -20,9 +21,9 @@ def grouped_nms_function(opset: int) -> onnx.FunctionProto:
     candidates + 1). Where coordinates are negative, which mmcv does not provide for, the distance grows by the
     most negative one, so that groups never meet.
     """
-    maximum = _reduce("ReduceMax", opset)
-    minimum = _reduce("ReduceMin", opset)
-    return _parse(
+    maximum = reduction("ReduceMax", opset)
+    minimum = reduction("ReduceMin", opset)
+    return parse_body(
         f"""
         GroupedNMS <iou_threshold, score_threshold, max_output> (boxes, scores, groups) => (indices, count)
         {{
@@ -114,7 +115,7 @@ def multi_level_roi_align_function(opset: int, num_levels: int) -> onnx.Function
                 (feature_{i}, scaled_{i}, image_{i})"""
         for i in levels
     )
-    return _parse(
+    return parse_body(
         f"""
         MultiLevelRoiAlign <output_height, output_width, spatial_scales, finest_scale, sampling_ratio, mode,
             coordinate_transformation_mode> (rois, {features}) => (output)
@@ -159,7 +160,7 @@ def multi_level_roi_align_function(opset: int, num_levels: int) -> onnx.Function
 
 def select_top_function(opset: int) -> onnx.FunctionProto:
     """Return the body of ``SelectTop``: TopK along a row. Ties go to the lower index, as ONNX says."""
-    return _parse(
+    return parse_body(
         """
         SelectTop <k> (scores) => (values, indices)
         {
@@ -224,7 +225,7 @@ def paste_masks_function(opset: int) -> onnx.FunctionProto:
             {name}_region = Unsqueeze ({name}_region_flat, last)
             {name}_weights = Where ({name}_region, {name}_hat, zero)"""
 
-    return _parse(
+    return parse_body(
         f"""
         PasteMasks <threshold> (masks, boxes, canvas) => (output)
         {{
@@ -300,7 +301,7 @@ def deform_conv2d_function(opset: int, *, modulated: bool) -> onnx.FunctionProto
             {name}_column = Unsqueeze ({name}_normal, last)"""
 
     inputs = "features, offset, weight, mask" if modulated else "features, offset, weight"
-    return _parse(
+    return parse_body(
         f"""
         DeformConv2d <stride, padding, dilation, groups, deform_groups> ({inputs}) => (output)
         {{
@@ -353,6 +354,47 @@ def deform_conv2d_function(opset: int, *, modulated: bool) -> onnx.FunctionProto
     )
 
 
+def select_masks_function(opset: int) -> onnx.FunctionProto:
+    """Return the body of ``SelectMasks``: the channel of each detection's label as probabilities."""
+    return parse_body(
+        """
+        SelectMasks (logits, labels) => (masks)
+        {
+            zero = Constant <value_int: int = 0> ()
+            one = Constant <value_int: int = 1> ()
+            zero_f = Constant <value_float: float = 0.0> ()
+            zero_v = Constant <value_ints: ints = [0]> ()
+            flat = Constant <value_ints: ints = [-1]> ()
+            map_axes = Constant <value_ints: ints = [2, 3]> ()
+
+            num_rows_v = Shape <start = 0, end = 1> (logits)
+            num_classes_v = Shape <start = 1, end = 2> (logits)
+            map_shape = Shape <start = 2, end = 4> (logits)
+            maps_shape = Concat <axis = 0> (flat, map_shape)
+            maps = Reshape (logits, maps_shape)
+            num_rows = Squeeze (num_rows_v, zero_v)
+            rows = Range (zero, num_rows, one)
+            first_maps = Mul (rows, num_classes_v)
+            label = Cast <to = 7> (labels)
+            labels_row = Reshape (label, flat)
+            last_class = Sub (num_classes_v, one)
+            not_negative = Max (labels_row, zero)
+            channel = Min (not_negative, last_class)
+            places = Add (first_maps, channel)
+            own = Gather <axis = 0> (maps, places)
+            probabilities = Sigmoid (own)
+            labels_shape = Shape (labels)
+            masks_shape = Concat <axis = 0> (labels_shape, map_shape)
+            shaped = Reshape (probabilities, masks_shape)
+            is_absent = Less (label, zero)
+            is_absent_map = Unsqueeze (is_absent, map_axes)
+            masks = Where (is_absent_map, zero_f, shaped)
+        }
+        """,
+        opset,
+    )
+
+
 def functions_for(nodes: Iterable[onnx.NodeProto], opset: int) -> list[onnx.FunctionProto]:
     """Return the body of each operator of the domain that occurs among the nodes.
 
@@ -374,37 +416,23 @@ def functions_for(nodes: Iterable[onnx.NodeProto], opset: int) -> list[onnx.Func
 
 
 def _function_for(node: onnx.NodeProto, opset: int) -> onnx.FunctionProto:
-    if node.op_type == "GroupedNMS":
-        return grouped_nms_function(opset)
     if node.op_type == "MultiLevelRoiAlign":
         return multi_level_roi_align_function(opset, len(node.input) - 1)
-    if node.op_type == "SelectTop":
-        return select_top_function(opset)
-    if node.op_type == "PasteMasks":
-        return paste_masks_function(opset)
+    if node.op_type == "DecodeProposals":
+        return decode_proposals_function(opset, (len(node.input) - 2) // 2)
     if node.op_type == "DeformConv2d":
         return deform_conv2d_function(opset, modulated=len(node.input) == 4)
-    raise ValueError(
-        f"domain {DOMAIN}: expected GroupedNMS, MultiLevelRoiAlign, SelectTop, PasteMasks or DeformConv2d, "
-        f"found {node.op_type}"
-    )
+    if node.op_type not in _FUNCTIONS:
+        names = ", ".join(sorted([*_FUNCTIONS, "MultiLevelRoiAlign", "DecodeProposals", "DeformConv2d"]))
+        raise ValueError(f"domain {DOMAIN}: expected one of {names}, found {node.op_type}")
+    return _FUNCTIONS[node.op_type](opset)
 
 
-def _reduce(op: str, opset: int):
-    """Write a reduction with its axes as opset wants them: an attribute before 18, an input since."""
-
-    def line(output: str, data: str, axes_name: str, axes: list[int]) -> str:
-        if opset < 18:
-            return f"{output} = {op} <axes = {axes}, keepdims = 1> ({data})"
-        return f"{output} = {op} <keepdims = 1> ({data}, {axes_name})"
-
-    return line
-
-
-def _parse(body: str, opset: int) -> onnx.FunctionProto:
-    header = f'<domain: "{DOMAIN}", opset_import: ["" : {opset}]>'
-    function = parser.parse_function(header + body)
-    for node in function.node:
-        # onnxruntime before 1.20 derives the names of nodes it fuses from theirs, and refuses two that are equal.
-        node.name = f"{function.name}/{node.output[0]}"
-    return function
+# Operators whose inputs are always the same.
+_FUNCTIONS = {
+    "GroupedNMS": grouped_nms_function,
+    "SelectTop": select_top_function,
+    "PasteMasks": paste_masks_function,
+    "DecodeDetections": decode_detections_function,
+    "SelectMasks": select_masks_function,
+}

@@ -6,6 +6,7 @@ import torch
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from torch import Tensor
 
+from patches.decoding import can_decode, decode_detections
 from patches.operators import NO_CANDIDATE, grouped_nms
 from patches.padded import Instances, Proposals, split_batch, take_rows
 from patches.patch import Patch
@@ -35,6 +36,21 @@ def _class_boxes(
     return self.bbox_coder.decode(boxes, deltas, max_shape=sizes)
 
 
+def _is_plain(self: BBoxHead, bbox_preds: Optional[Tensor]) -> bool:
+    """Return whether ``DecodeDetections`` has this head's arithmetic."""
+    return bbox_preds is not None and not self.custom_cls_channels and can_decode(self.bbox_coder)
+
+
+def _candidates(
+    self: BBoxHead, rois: Proposals, cls_scores: Tensor, bbox_preds: Optional[Tensor], image_sizes: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return boxes (B, P * classes, 4) and scores (B, P * classes) of every class of every proposal."""
+    scores = _class_scores(self, cls_scores)
+    boxes = _class_boxes(self, rois.boxes, bbox_preds, image_sizes)
+    scores = torch.where(rois.valid[:, :, None], scores, scores.new_tensor(NO_CANDIDATE))
+    return boxes.expand(-1, -1, constant(scores.shape[2]), -1).flatten(1, 2), scores.flatten(1)
+
+
 def bbox_head__predict_by_feat(
     self: BBoxHead,
     rois: Proposals,
@@ -57,12 +73,14 @@ def bbox_head__predict_by_feat(
     Returns:
         Instances without masks, K = ``max_per_img``.
     """
-    scores = _class_scores(self, cls_scores)
-    boxes = _class_boxes(self, rois.boxes, bbox_preds, batch_img_metas)
-    num_rows, num_classes = (constant(n) for n in scores.shape[1:])
+    num_rows, num_classes = constant(cls_scores.shape[1]), self.num_classes
+    if torch.jit.is_tracing() and _is_plain(self, bbox_preds):
+        boxes, scores = decode_detections(
+            cls_scores, bbox_preds, rois.boxes, rois.count, batch_img_metas, coder=self.bbox_coder
+        )
+    else:
+        boxes, scores = _candidates(self, rois, cls_scores, bbox_preds, batch_img_metas)
     labels = torch.arange(num_classes, dtype=torch.int32, device=scores.device).repeat(1, num_rows)
-    scores = torch.where(rois.valid[:, :, None], scores, scores.new_tensor(NO_CANDIDATE)).flatten(1)
-    boxes = boxes.expand(-1, -1, num_classes, -1).flatten(1, 2)
     nms = rcnn_test_cfg.nms
     indices, num_dets = grouped_nms(
         boxes,

@@ -6,6 +6,7 @@ import torch
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from torch import Tensor
 
+from patches.operators import select_masks
 from patches.padded import Instances
 from patches.patch import Patch
 from patches.tracing import constant
@@ -53,7 +54,7 @@ def fcn_mask_head__predict_by_feat(
     Returns:
         The instances with masks (B, K, h, w).
     """
-    return with_masks(results_list, own_class_logits(self, mask_preds, results_list.labels).sigmoid())
+    return results_list._replace(masks=select_masks(mask_preds, results_list.labels))
 
 
 PATCHES = (

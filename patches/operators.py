@@ -230,6 +230,35 @@ def select_top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return _SelectTop.apply(scores, k)
 
 
+class _SelectMasks(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+        num_classes, *size = logits.shape[1:]
+        rows = torch.arange(logits.shape[0], device=logits.device)
+        masks = logits[rows, labels.flatten().long().clamp(0, num_classes - 1)].sigmoid()
+        masks = masks.reshape(*labels.shape, *size)
+        return torch.where((labels >= 0)[:, :, None, None], masks, masks.new_tensor(0))
+
+    @staticmethod
+    def symbolic(g: Any, logits: Any, labels: Any) -> Any:
+        masks = g.op(f"{DOMAIN}::SelectMasks", logits, labels)
+        masks.setType(logits.type().with_sizes([None, labels.type().sizes()[1], *logits.type().sizes()[2:]]))
+        return masks
+
+
+def select_masks(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mask of each detection's own class as probabilities (``SelectMasks``).
+
+    Args:
+        logits: (B * K, classes, h, w) float32; the masks of all classes may be one.
+        labels: (B, K) int32 from 0; -1 where there is no detection. Beyond the last class counts as the last.
+
+    Returns:
+        (B, K, h, w) float32, zeros where the label is -1.
+    """
+    return _SelectMasks.apply(logits, labels)
+
+
 class _PasteMasks(torch.autograd.Function):
     @staticmethod
     def forward(

@@ -16,12 +16,18 @@ class Proposals(NamedTuple):
     """RPN's output.
 
     Attributes:
-        boxes: (B, P, 4) float32, [x1, y1, x2, y2] in input px; zeros where not valid.
-        valid: (B, P) bool.
+        boxes: (B, P, 4) float32, [x1, y1, x2, y2] in input px; zeros past ``count``.
+        count: (B,) int32.
     """
 
     boxes: Tensor
-    valid: Tensor
+    count: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        """Which rows are proposals, (B, P) bool."""
+        rows = torch.arange(constant(self.boxes.shape[1]), device=self.boxes.device)
+        return rows < self.count[:, None]
 
 
 class Instances(NamedTuple):

@@ -82,10 +82,10 @@ def proposals(model, features) -> list:
 @pytest.fixture(scope="module")
 def padded_proposals(proposals) -> Proposals:
     """Return mmdet's own proposals, padded by this test."""
-    boxes, valid = torch.zeros(3, 100, 4), torch.zeros(3, 100, dtype=torch.bool)
+    boxes = torch.zeros(3, 100, 4)
     for i, found in enumerate(proposals):
-        boxes[i, : len(found)], valid[i, : len(found)] = found.bboxes, True
-    return Proposals(boxes, valid)
+        boxes[i, : len(found)] = found.bboxes
+    return Proposals(boxes, torch.tensor([len(found) for found in proposals], dtype=torch.int32))
 
 
 def assert_same_instances(found: Instances, expected: list) -> None:
@@ -134,7 +134,7 @@ def test_rpn_head(model, features, proposals):
         lambda: model.rpn_head.predict_by_feat(*outputs, batch_img_metas=torch.tensor(IMAGE_SIZES).float()),
     )
     for i, expected in enumerate(proposals):
-        assert int(found.valid[i].sum()) == len(expected)
+        assert int(found.count[i]) == len(expected)
         assert torch.equal(found.boxes[i, : len(expected)], expected.bboxes)
         assert not found.boxes[i, len(expected) :].any()
     assert len({len(p) for p in proposals}) > 1 or len(proposals[0]) == 100
@@ -157,7 +157,7 @@ def test_bbox_head(class_agnostic, padded_proposals):
     torch.manual_seed(0)
     scores = torch.randn(3, 100, NUM_CLASSES + 1) * 2
     deltas = torch.randn(3, 100, 4 if class_agnostic else 4 * NUM_CLASSES)
-    counts = padded_proposals.valid.sum(1).tolist()
+    counts = padded_proposals.count.tolist()
     rois = rois_from_boxes(padded_proposals.boxes).view(3, 100, 5)
     expected = head.predict_by_feat(
         rois=[r[:n] for r, n in zip(rois, counts)],
