@@ -41,7 +41,7 @@ def _is_plain(self: BBoxHead, bbox_preds: Optional[Tensor]) -> bool:
     return bbox_preds is not None and not self.custom_cls_channels and can_decode(self.bbox_coder)
 
 
-def _candidates(
+def _decoded(
     self: BBoxHead, rois: Proposals, cls_scores: Tensor, bbox_preds: Optional[Tensor], image_sizes: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return boxes (B, P * classes, 4) and scores (B, P * classes) of every class of every proposal."""
@@ -74,12 +74,17 @@ def bbox_head__predict_by_feat(
         Instances without masks, K = ``max_per_img``.
     """
     num_rows, num_classes = constant(cls_scores.shape[1]), self.num_classes
-    if torch.jit.is_tracing() and _is_plain(self, bbox_preds):
+    boxes, scores = _decoded(self, rois, cls_scores, bbox_preds, batch_img_metas)
+    if _is_plain(self, bbox_preds):
         boxes, scores = decode_detections(
-            cls_scores, bbox_preds, rois.boxes, rois.count, batch_img_metas, coder=self.bbox_coder
+            cls_scores,
+            bbox_preds,
+            rois.boxes,
+            rois.count,
+            batch_img_metas,
+            computed=(boxes, scores),
+            coder=self.bbox_coder,
         )
-    else:
-        boxes, scores = _candidates(self, rois, cls_scores, bbox_preds, batch_img_metas)
     labels = torch.arange(num_classes, dtype=torch.int32, device=scores.device).repeat(1, num_rows)
     nms = rcnn_test_cfg.nms
     indices, num_dets = grouped_nms(

@@ -232,7 +232,7 @@ def select_top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 class _SelectMasks(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, shape: list) -> Tensor:
         num_classes, *size = logits.shape[1:]
         rows = torch.arange(logits.shape[0], device=logits.device)
         masks = logits[rows, labels.flatten().long().clamp(0, num_classes - 1)].sigmoid()
@@ -240,9 +240,9 @@ class _SelectMasks(torch.autograd.Function):
         return torch.where((labels >= 0)[:, :, None, None], masks, masks.new_tensor(0))
 
     @staticmethod
-    def symbolic(g: Any, logits: Any, labels: Any) -> Any:
+    def symbolic(g: Any, logits: Any, labels: Any, shape: list) -> Any:
         masks = g.op(f"{DOMAIN}::SelectMasks", logits, labels)
-        masks.setType(logits.type().with_sizes([None, labels.type().sizes()[1], *logits.type().sizes()[2:]]))
+        masks.setType(logits.type().with_sizes([None, *shape]))
         return masks
 
 
@@ -256,7 +256,7 @@ def select_masks(logits: Tensor, labels: Tensor) -> Tensor:
     Returns:
         (B, K, h, w) float32, zeros where the label is -1.
     """
-    return _SelectMasks.apply(logits, labels)
+    return _SelectMasks.apply(logits, labels, [constant(n) for n in (labels.shape[1], *logits.shape[2:])])
 
 
 class _PasteMasks(torch.autograd.Function):

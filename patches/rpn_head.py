@@ -82,33 +82,33 @@ def rpn_head__predict_by_feat(
     priors = self.prior_generator.grid_priors(
         [spatial_size(s) for s in cls_scores], dtype=cls_scores[0].dtype, device=cls_scores[0].device
     )
-    top = _top_of_levels(cls_scores, cfg.get("nms_pre", -1))
-    if torch.jit.is_tracing() and _is_plain(self, cls_scores, top):
+    min_size, nms_pre = cfg.get("min_bbox_size", -1), cfg.get("nms_pre", -1)
+    boxes, scores = _decoded(self, cls_scores, bbox_preds, priors, batch_img_metas, nms_pre, min_size)
+    top = _top_of_levels(self, cls_scores, nms_pre)
+    if _is_plain(self, top):
         boxes, scores = decode_proposals(
             cls_scores,
             bbox_preds,
             priors,
             batch_img_metas,
+            computed=(boxes, scores),
             top=top,
             coder=self.bbox_coder,
-            min_size=cfg.get("min_bbox_size", -1),
+            min_size=min_size,
         )
-        sizes = top
-    else:
-        boxes, scores, sizes = _decoded(self, cls_scores, bbox_preds, priors, batch_img_metas, cfg)
-    groups = torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(torch.tensor(sizes))
+    groups = torch.arange(len(top), dtype=torch.int32).repeat_interleave(torch.tensor(top))
     return _nms(cfg, boxes, scores, groups[None].to(boxes.device))
 
 
-def _top_of_levels(cls_scores: list[Tensor], nms_pre: int) -> list[int]:
+def _top_of_levels(self: RPNHead, cls_scores: list[Tensor], nms_pre: int) -> list[int]:
     """Return how many anchors of each level go on to NMS."""
     if is_dynamic_size():
         return [nms_pre] * len(cls_scores)
-    anchors = [constant(scores[0].numel()) for scores in cls_scores]
+    anchors = [constant(scores[0].numel()) // self.cls_out_channels for scores in cls_scores]
     return [min(nms_pre, num) if nms_pre > 0 else num for num in anchors]
 
 
-def _is_plain(self: RPNHead, cls_scores: list[Tensor], top: list[int]) -> bool:
+def _is_plain(self: RPNHead, top: list[int]) -> bool:
     """Return whether ``DecodeProposals`` has this head's arithmetic, and its plugin these sizes."""
     fits = len(top) <= MAX_LEVELS and all(1 <= k <= MAX_TOP for k in top)
     return self.use_sigmoid_cls and self.cls_out_channels == 1 and can_decode(self.bbox_coder) and fits
@@ -120,21 +120,21 @@ def _decoded(
     bbox_preds: list[Tensor],
     priors: list[Tensor],
     image_sizes: Tensor,
-    cfg: Any,
-) -> tuple[Tensor, Tensor, list[int]]:
-    """Return boxes (B, M, 4), scores (B, M), and how many of the M are of each level."""
+    nms_pre: int,
+    min_size: float,
+) -> tuple[Tensor, Tensor]:
+    """Return the boxes (B, M, 4) and scores (B, M) of the best anchors, level after level."""
     levels = []
     for cls_score, bbox_pred, prior in zip(cls_scores, bbox_preds, priors):
         deltas = bbox_pred.permute(0, 2, 3, 1).reshape(bbox_pred.shape[0], -1, 4)
-        levels.append(_select_top(_scores(self, cls_score), deltas, prior, cfg.get("nms_pre", -1)))
+        levels.append(_select_top(_scores(self, cls_score), deltas, prior, nms_pre))
     scores, deltas, priors = (torch.cat(parts, dim=1) for parts in zip(*levels))
     boxes = self.bbox_coder.decode(priors, deltas, max_shape=image_sizes[:, None, :])
-    min_size = cfg.get("min_bbox_size", -1)
     if min_size >= 0:
         width, height = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
         large_enough = (width > min_size) & (height > min_size)
         scores = torch.where(large_enough, scores, scores.new_tensor(NO_CANDIDATE))
-    return boxes, scores, [constant(s.shape[1]) for s, _, _ in levels]
+    return boxes, scores
 
 
 def _nms(cfg: Any, boxes: Tensor, scores: Tensor, groups: Tensor) -> Proposals:
