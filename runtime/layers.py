@@ -29,7 +29,7 @@ RunnerFactory = Callable[["onnx.ModelProto"], Runner]
 Listener = Callable[[int, int], None]
 
 # The order of what they return depends on the data: where two scores are equal but for rounding, rows swap places.
-_ORDERING_OPS = ("TopK", "SelectTop", "NonZero", "Unique")
+_ORDERING_OPS = ("TopK", "SelectTop", "DecodeProposals", "NonZero", "Unique")
 _ORDERING_PART = "NMS"
 _ORDERING_SUFFIX = "NonMaxSuppression"
 

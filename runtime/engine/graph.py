@@ -89,7 +89,7 @@ def engine_model(model: Any, plugin_ops: Collection[str], tensorrt: TensorRT) ->
         copy = onnx.inliner.inline_local_functions(copy)
     _name_nodes(copy)
     _constants_to_initializers(copy, onnx)
-    _fold_unsqueezed_integers(copy, onnx)
+    _fold_integers(copy, onnx)
     _slice_shapes(copy, onnx)
     _replace_uint8_outputs(copy, tensorrt, onnx)
     _check_operators(copy, plugin_ops)
@@ -139,24 +139,45 @@ def _constants_to_initializers(model: Any, onnx: Any) -> None:
     model.graph.node.extend(others)
 
 
-def _fold_unsqueezed_integers(model: Any, onnx: Any) -> None:
-    """Turn Unsqueeze of an integer constant into an initializer: the parser of TensorRT 8 takes TopK's k as one alone.
+def _fold_integers(model: Any, onnx: Any) -> None:
+    """Turn Unsqueeze and Slice of integer constants into initializers: TensorRT 8's parser takes TopK's k as one alone.
 
-    An attribute of a function reaches TopK in no other way, as it makes scalars and k is a vector.
+    An attribute of a function reaches TopK in no other way: as a scalar, or as one number of several.
     """
     integers = {t.name: t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT64}
     kept = []
     for node in model.graph.node:
-        is_unsqueeze = node.op_type == "Unsqueeze" and node.domain in _STANDARD_DOMAINS
-        if not (is_unsqueeze and len(node.input) == 2 and all(name in integers for name in node.input)):
+        fold = _FOLDED.get(node.op_type) if node.domain in _STANDARD_DOMAINS else None
+        if fold is None or len(node.input) < 2 or not all(name in integers for name in node.input):
             kept.append(node)
             continue
-        values, axes = (onnx.numpy_helper.to_array(integers[name]) for name in node.input)
-        folded = onnx.numpy_helper.from_array(np.expand_dims(values, tuple(axes.tolist())), node.output[0])
+        values = fold(*(onnx.numpy_helper.to_array(integers[name]) for name in node.input))
+        folded = onnx.numpy_helper.from_array(np.ascontiguousarray(values), node.output[0])
         model.graph.initializer.append(folded)
         integers[folded.name] = folded
     del model.graph.node[:]
     model.graph.node.extend(kept)
+
+
+def _sliced(
+    values: np.ndarray,
+    starts: np.ndarray,
+    ends: np.ndarray,
+    axes: Optional[np.ndarray] = None,
+    steps: Optional[np.ndarray] = None,
+) -> np.ndarray:
+    axes = np.arange(len(starts)) if axes is None else axes
+    steps = np.ones_like(starts) if steps is None else steps
+    where = [slice(None)] * values.ndim
+    for axis, start, end, step in zip(axes, starts, ends, steps):
+        where[axis] = slice(start, end, step)
+    return values[tuple(where)]
+
+
+_FOLDED = {
+    "Unsqueeze": lambda values, axes: np.expand_dims(values, tuple(axes.tolist())),
+    "Slice": _sliced,
+}
 
 
 def _slice_shapes(model: Any, onnx: Any) -> None:

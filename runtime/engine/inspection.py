@@ -129,9 +129,7 @@ def _shapes(model: Any, sizes: Mapping[str, int], onnx: Any) -> dict[str, tuple[
             if dim.dim_param in sizes:
                 dim.dim_value = sizes[dim.dim_param]
     del copy.graph.value_info[:]
-    for node in copy.graph.node:
-        if node.op_type == "SelectTop":  # Inference does not follow its k into the body.
-            _make_top_k(node, copy.graph, onnx)
+    _declare_selections(copy, sizes["batch"], onnx)
     for output in copy.graph.output:
         output.type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
@@ -142,13 +140,23 @@ def _shapes(model: Any, sizes: Mapping[str, int], onnx: Any) -> dict[str, tuple[
     return shapes
 
 
-def _make_top_k(node: Any, graph: Any, onnx: Any) -> None:
-    k = next(attribute.i for attribute in node.attribute if attribute.name == "k")
-    name = f"{node.output[0]}/k"
-    graph.initializer.append(onnx.numpy_helper.from_array(np.array([k], np.int64), name))
-    node.CopyFrom(
-        onnx.helper.make_node("TopK", [node.input[0], name], list(node.output), name=node.name, axis=1)
-    )
+def _declare_selections(model: Any, batch: int, onnx: Any) -> None:
+    """Make inputs of known size of what selects rows: inference does not follow how many into the bodies."""
+    others = []
+    for node in model.graph.node:
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "SelectTop":
+            shapes, types = [(batch, attributes["k"])] * 2, (onnx.TensorProto.FLOAT, onnx.TensorProto.INT32)
+        elif node.op_type == "DecodeProposals":
+            num_rows = sum(attributes["top"])
+            shapes, types = [(batch, num_rows, 4), (batch, num_rows)], [onnx.TensorProto.FLOAT] * 2
+        else:
+            others.append(node)
+            continue
+        for name, kind, shape in zip(node.output, types, shapes):
+            model.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, shape))
+    del model.graph.node[:]
+    model.graph.node.extend(others)
 
 
 def _flops(node: Any, shapes: Mapping[str, tuple]) -> Optional[float]:

@@ -36,7 +36,17 @@ class PluginLibrary:
 
 # What this project's library registers.
 OPS = frozenset(
-    {"MultiLevelRoiAlign", "GroupedNMS", "PasteMasks", "SelectTop", "MMCVRoiAlign", "grid_sampler"}
+    {
+        "DecodeDetections",
+        "DecodeProposals",
+        "GroupedNMS",
+        "MMCVRoiAlign",
+        "MultiLevelRoiAlign",
+        "PasteMasks",
+        "SelectMasks",
+        "SelectTop",
+        "grid_sampler",
+    }
 )
 
 _REGISTER = "maskrcnn_plugins_register"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.engine.compat import TensorRT
+from runtime.precision.operators import FP16_LOGITS
 from runtime.precision.plan import PrecisionPlan
 
 # What the parser names layers that no node is called after: "(Unnamed Layer* 119) [Shuffle]".
@@ -13,6 +14,8 @@ _UNNAMED = re.compile(r"^\(Unnamed Layer\*")
 
 def constrain_layers(network: Any, graph: Any, plan: PrecisionPlan, tensorrt: TensorRT) -> int:
     """Tell the layers of the plan's nodes to stay FP32; return how many have float outputs.
+
+    Plugins that write float32 in any case, and read what layers wrote in either type, are told nothing.
 
     Args:
         network: parsed from ``graph``, before it is built.
@@ -23,7 +26,8 @@ def constrain_layers(network: Any, graph: Any, plan: PrecisionPlan, tensorrt: Te
     nodes = [node.name for node in graph.graph.node]
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     owners = layer_owners([layer.name for layer in layers], nodes)
-    kept = plan.nodes
+    # Told to stay FP32, a plugin would be handed FP32 inputs as well, each by a reformat.
+    kept = plan.nodes - {node.name for node in graph.graph.node if node.op_type in FP16_LOGITS}
     return sum(tensorrt.keep_float32(layer) for layer, owner in zip(layers, owners) if owner in kept)
 
 

@@ -26,9 +26,17 @@ ONE_TYPE = frozenset({"RoiAlign", "MaxRoiPool", "GridSample", "grid_sampler"})
 
 # What onnx cannot say of operators without a body, which is how TensorRT's plugins are written: the type of each output
 # (1 and 6 are onnx.TensorProto.FLOAT and INT32). Others have outputs of the type of their first input.
-OUTPUT_TYPES = {"GroupedNMS": (6, 6), "SelectTop": (1, 6)}
-# Plugins that take float32 alone, in any plan; NMS besides.
-FP32_PLUGINS = frozenset({"PasteMasks", "SelectTop"})
+OUTPUT_TYPES = {
+    "GroupedNMS": (6, 6),
+    "SelectTop": (1, 6),
+    "DecodeProposals": (1, 1),
+    "DecodeDetections": (1, 1),
+    "SelectMasks": (1,),
+}
+# Operators whose floats are float32 in any plan; NMS besides. In a weakly typed network those of ``FP16_LOGITS`` read
+# what layers wrote, in either type.
+FP16_LOGITS = frozenset({"DecodeProposals", "DecodeDetections", "SelectMasks"})
+FP32_PLUGINS = FP16_LOGITS | {"PasteMasks", "SelectTop"}
 # Operators of which each output has the type of one of its inputs.
 OUTPUT_TYPE_OF_INPUT = {"MultiLevelRoiAlign": 1, "MMCVRoiAlign": 0, "grid_sampler": 0}
 

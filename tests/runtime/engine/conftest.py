@@ -9,7 +9,15 @@ import torch
 from tests.export.test_graph import export
 from tests.models import tiny_model
 
-PLUGIN_OPS = ("MultiLevelRoiAlign", "GroupedNMS", "SelectTop", "PasteMasks")
+PLUGIN_OPS = (
+    "DecodeDetections",
+    "DecodeProposals",
+    "GroupedNMS",
+    "MultiLevelRoiAlign",
+    "PasteMasks",
+    "SelectMasks",
+    "SelectTop",
+)
 
 
 @pytest.fixture(scope="session")
