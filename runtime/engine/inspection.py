@@ -27,6 +27,8 @@ _FORMATS = (
     ("int8", re.compile("Int8")),
 )
 _DENSE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+# Images whose arithmetic is counted: of 1 and a size that it does not know inference cannot tell which is broadcast.
+_BATCH = 2
 _MOVES_ONLY = ("Reformat", "NoOp", "Constant", "ShapeHostToDevice", "Shuffle", "Slice")
 
 
@@ -110,14 +112,14 @@ def dense_flops(model: Any, sizes: Optional[Mapping[str, int]] = None) -> dict[s
         Floating-point operations (two per multiply-add) by node name. A node whose sizes are not known is left out.
     """
     onnx = import_onnx()
-    shapes = _shapes(model, {"batch": 1, **(sizes or {})}, onnx)
+    shapes = _shapes(model, {**(sizes or {}), "batch": _BATCH}, onnx)
     constants = Graph(model).constants
     counts = {}
     for node in model.graph.node:
         has_weights = node.op_type in _DENSE and node.input[1] in constants
         count = _flops(node, shapes) if has_weights else None
         if count is not None:
-            counts[node.name] = count
+            counts[node.name] = count / _BATCH
     return counts
 
 

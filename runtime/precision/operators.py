@@ -65,7 +65,7 @@ MOVEMENT = frozenset(
 EXACT = MOVEMENT | {"MaxPool", "Relu"}
 
 SHAPE_OPS = frozenset({"Shape", "Size"})
-PROBABILITY_OPS = frozenset({"Sigmoid", "Softmax", "HardSigmoid"})
+PROBABILITY_OPS = frozenset({"Sigmoid", "Softmax", "HardSigmoid", "SelectMasks"})
 
 
 def is_nms(op_type: str) -> bool:

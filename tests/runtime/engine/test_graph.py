@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, parser
 
 from runtime.engine.graph import engine_model, load_onnx, metadata_of
 from runtime.metadata import KEY
-from tests.models import structured_photos
+from tests.export.test_graph import export
+from tests.models import structured_photos, tiny_model
 from tests.runtime import fakes as models
 from tests.runtime.engine import fakes
 from tests.runtime.engine.conftest import PLUGIN_OPS
@@ -56,7 +57,7 @@ def test_bodies_of_plugins_operators_are_dropped(exported: onnx.ModelProto) -> N
     graph = engine_model(exported, PLUGIN_OPS, TRT8)
     assert not graph.functions
     count = sum(node.domain == "maskrcnn" for node in graph.graph.node)
-    assert (count, set(PLUGIN_OPS) - _op_types(graph)) == (8, set())
+    assert (count, set(PLUGIN_OPS) - _op_types(graph)) == (8, {"SelectTop"})
     assert not _op_types(graph) & {"NonMaxSuppression", "RoiAlign", "NonZero", "TopK"}
 
 
@@ -168,11 +169,42 @@ def test_what_is_unsqueezed_of_integer_constants_is_an_initializer() -> None:
     np.testing.assert_array_equal(outputs["own"], [[4]])
 
 
-def test_k_of_an_inlined_select_top_is_an_initializer(exported: onnx.ModelProto) -> None:
-    graph = engine_model(exported, [op for op in PLUGIN_OPS if op != "SelectTop"], TRT8)
+def test_k_of_inlined_proposals_is_an_initializer(exported: onnx.ModelProto) -> None:
+    """Three levels of five have more than ``nms_pre`` anchors."""
+    graph = engine_model(exported, [op for op in PLUGIN_OPS if op != "DecodeProposals"], TRT8)
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in graph.graph.initializer}
+    found = [values[node.input[1]].tolist() for node in graph.graph.node if node.op_type == "TopK"]
+    assert found == [[200], [200], [200], [72], [18]]
+
+
+def test_k_of_an_inlined_select_top_is_an_initializer(tmp_path: Path) -> None:
+    graph = engine_model(export(tiny_model(sigmoid_rpn=False), tmp_path / "m.onnx"), (), TRT8)
     values = {t.name: onnx.numpy_helper.to_array(t) for t in graph.graph.initializer}
     found = [values[node.input[1]].tolist() for node in graph.graph.node if node.op_type == "TopK"]
     assert found == [[200]] * 3
+
+
+def test_slices_of_integer_constants_are_folded() -> None:
+    """Only those: slices of floats, and of what is computed, stay."""
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> net (float[8] x, int64[8] given) => '
+        "(int64[N] y, int64[M] back, float[K] cut, int64[J] own) {\n"
+        "  numbers = Constant<value_ints = [4, 5, 6, 7]>()\n  one = Constant<value_ints = [1]>()\n"
+        "  three = Constant<value_ints = [3]>()\n  zero = Constant<value_ints = [0]>()\n"
+        "  minus = Constant<value_ints = [-1]>()\n  least = Constant<value_ints = [-9]>()\n"
+        "  a = Slice(numbers, one, three)\n  y = Identity(a)\n"
+        "  b = Slice(numbers, minus, least, zero, minus)\n  back = Identity(b)\n"
+        "  cut = Slice(x, one, three)\n  own = Slice(given, one, three)\n}"
+    )
+    graph = engine_model(model, (), TRT8)
+    assert [n.op_type for n in graph.graph.node] == ["Identity", "Identity", "Slice", "Slice"]
+    outputs = _run(graph, {"x": np.arange(8, dtype=np.float32), "given": np.arange(8)})
+    assert [outputs[name].tolist() for name in ("y", "back", "cut", "own")] == [
+        [5, 6],
+        [7, 6, 5, 4],
+        [1.0, 2.0],
+        [1, 2],
+    ]
 
 
 def test_other_constants_and_operators_of_that_name_stay() -> None:

@@ -112,7 +112,6 @@ def test_a_library_that_somebody_else_has_loaded_is_known_by_its_operators(
 
 
 def test_our_operators_are_those_that_the_exporter_and_older_files_use() -> None:
-    assert set(PLUGIN_OPS) == {"MultiLevelRoiAlign", "GroupedNMS", "SelectTop", "PasteMasks"}
     assert set(PLUGIN_OPS) < engine_plugins.OPS
     folder = engine_plugins.ROOT / "plugins"
     sources = "".join(p.read_text() for p in folder.rglob("*") if p.suffix in (".h", ".cpp", ".cu"))

@@ -137,11 +137,11 @@ def test_what_needs_our_plugins_is_refused_by_name(exported: onnx.ModelProto, rt
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_best_k_build_without_the_plugin(exported: onnx.ModelProto, rtx: Library, precision: str) -> None:
-    """From the images to the candidates of RPN's NMS: TopK in the place of SelectTop."""
-    graph = engine_model(exported, [op for op in PLUGIN_OPS if op != "SelectTop"], rtx.tensorrt)
+    """From the images to the candidates of RPN's NMS: DecodeProposals by its body, with TopK in it."""
+    graph = engine_model(exported, [op for op in PLUGIN_OPS if op != "DecodeProposals"], rtx.tensorrt)
     nms = next(node for node in graph.graph.node if node.op_type == "GroupedNMS")
     part = onnx.utils.Extractor(graph).extract_model(["images", "image_sizes"], nms.input[:2])
-    assert sum(node.op_type == "TopK" for node in part.graph.node) == 3
+    assert sum(node.op_type == "TopK" for node in part.graph.node) == 5
     config = EngineConfig(batch=BATCH, precision=precision)
     built = build_engine(part, config, plan=default_plan(part), library=rtx)
     assert built.num_layers >= len(part.graph.node)

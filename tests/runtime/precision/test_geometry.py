@@ -121,16 +121,7 @@ MODULES = (
     "mask_roi_extractor",
     "mask_head",
 )
-MOVED_LOGITS = {
-    # Per level: deltas and scores to channels last, deltas in rows of 4, scores in one row.
-    "Transpose": 10,
-    "Flatten": 5,
-    # 5 of the levels' deltas; class logits; box deltas; mask logits.
-    "Reshape": 5 + 2 + 1,
-    # Deltas of the best 200 of each level that has more; the mask of the detection's class.
-    "GatherElements": 3,
-    "Gather": 1,
-}
+MOVED_LOGITS = {"Reshape": 2}  # Class logits and box deltas, by image.
 
 
 def test_mask_rcnn_by_its_modules(tiny: onnx.ModelProto) -> None:
@@ -156,21 +147,39 @@ def test_mask_rcnn_in_groups(tiny: onnx.ModelProto) -> None:
     op_types = {node.name: node.op_type for node in tiny.graph.node}
     found = {name: Counter(op_types[n] for n in nodes) for name, nodes in groups_of(tiny).items()}
     assert list(found) == [
+        "proposal decoding and NMS",
+        "RoI coordinates",
+        "box decoding and NMS",
+        "mask probabilities",
+    ]
+    assert found["proposal decoding and NMS"] >= Counter(DecodeProposals=1, GroupedNMS=1)
+    assert found["RoI coordinates"] >= Counter(GatherElements=2, Concat=2)
+    assert found["box decoding and NMS"] >= Counter(DecodeDetections=1, GroupedNMS=1)
+    assert found["mask probabilities"] == Counter(SelectMasks=1)
+
+
+def test_mask_rcnn_step_by_step(tiny: onnx.ModelProto) -> None:
+    """As files have it that other exporters wrote, and models for which the fused operators are not made."""
+    proto = onnx.inliner.inline_selected_functions(
+        tiny, [("maskrcnn", op) for op in ("DecodeProposals", "DecodeDetections", "SelectMasks")]
+    )
+    for index, node in enumerate(proto.graph.node):
+        node.name = node.name if node.name in {n.name for n in tiny.graph.node} else f"inlined_{index}"
+    op_types = {node.name: node.op_type for node in proto.graph.node}
+    found = {name: Counter(op_types[n] for n in nodes) for name, nodes in groups_of(proto).items()}
+    assert set(found) >= {
         "proposal scores",
         "proposal decoding and NMS",
-        "shapes and anchors",
         "RoI coordinates",
         "box scores",
         "box decoding and NMS",
         "mask probabilities",
-    ]
-    assert found["proposal scores"] >= Counter(Sigmoid=5, SelectTop=3)
-    assert found["proposal decoding and NMS"] >= Counter(Exp=1, Clip=2, Min=1, GroupedNMS=1)
-    assert found["shapes and anchors"] == Counter(Expand=2)
-    assert found["RoI coordinates"] >= Counter(GatherElements=2, Concat=2)
-    assert found["box scores"] >= Counter(Softmax=1, GatherElements=1)
-    assert found["box decoding and NMS"] >= Counter(Exp=1, Clip=2, Min=1, GroupedNMS=1)
-    assert found["mask probabilities"] == Counter(Sigmoid=1, Reshape=1, Where=1)
+    }
+    assert found["proposal scores"] >= Counter(Sigmoid=5)
+    assert found["proposal decoding and NMS"] >= Counter(Exp=1, Clip=1, Min=1, GroupedNMS=1)
+    assert found["box scores"] >= Counter(Softmax=1)
+    assert found["box decoding and NMS"] >= Counter(Exp=1, Clip=1, Min=1, GroupedNMS=1)
+    assert found["mask probabilities"] >= Counter(Sigmoid=1, Reshape=1, Where=1)
 
 
 def test_dynamic_size_and_pasted_masks(tiny_dynamic: onnx.ModelProto) -> None:

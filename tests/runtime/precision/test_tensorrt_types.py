@@ -1,6 +1,6 @@
 """What a strongly typed parser says to the typed model: TensorRT-RTX's, which needs no GPU.
 
-It has none of our plugins, so the graph is cut at their nodes; but for SelectTop's, which are inlined.
+It has none of our plugins, so the graph is cut at their nodes; but for those that are inlined.
 """
 
 import onnx
@@ -17,7 +17,8 @@ trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed:
 @pytest.fixture(scope="module")
 def typed(tiny: onnx.ModelProto) -> onnx.ModelProto:
     converted = fp16_model(tiny, default_plan(tiny))
-    others = [function.name for function in converted.functions if function.name != "SelectTop"]
+    inlined = ("DecodeProposals", "DecodeDetections", "SelectMasks")
+    others = [function.name for function in converted.functions if function.name not in inlined]
     graph = engine_model(converted, others, TensorRT(trt))
     return onnx.shape_inference.infer_shapes(graph)
 
@@ -39,7 +40,7 @@ def test_the_parser_finds_no_two_types_in_one_operator(part: str, typed: onnx.Mo
     box_rois, mask_rois = (node for node in typed.graph.node if node.op_type == "MultiLevelRoiAlign")
     inputs, outputs = {
         "proposals": (["images", "image_sizes"], proposal_nms.input[:2]),
-        "boxes": (["images", "image_sizes", proposal_nms.output[0], box_rois.output[0]], box_nms.input[:2]),
+        "boxes": (["images", "image_sizes", *proposal_nms.output, box_rois.output[0]], box_nms.input[:2]),
         "masks": (["labels", mask_rois.output[0]], ["masks"]),
     }[part]
     cut = onnx.utils.Extractor(typed).extract_model(list(inputs), list(outputs))
