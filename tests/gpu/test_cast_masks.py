@@ -5,13 +5,15 @@ Needs a GPU and ``plugins/libmaskrcnn_kernels.so``: ``pytest -m gpu tests/gpu/te
 
 import numpy as np
 import pytest
-import torch
 
-from plugins import kernels
+torch = pytest.importorskip("torch")
+if not torch.cuda.is_available():
+    pytest.skip("needs a CUDA GPU", allow_module_level=True)
+
+from plugins import kernels  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
     pytest.mark.skipif(not kernels.library_path().exists(), reason="libmaskrcnn_kernels.so is not built"),
 ]
 
@@ -20,7 +22,7 @@ def cast_by_numpy(values: np.ndarray) -> np.ndarray:
     return np.clip(np.nan_to_num(values, nan=0.0, posinf=255.0, neginf=0.0), 0, 255).astype(np.uint8)
 
 
-def cast_by_kernel(values: torch.Tensor) -> np.ndarray:
+def cast_by_kernel(values: "torch.Tensor") -> np.ndarray:
     # What the kernel does not write shows: its output comes from this block of torch's memory pool.
     torch.full(values.shape, 77, dtype=torch.uint8, device="cuda")
     return kernels.cast_masks(values).cpu().numpy()
