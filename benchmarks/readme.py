@@ -1,4 +1,4 @@
-"""``python -m benchmarks.readme``: write README's tables from the committed results.
+"""``python -m benchmarks.readme``: write README's tables, and ``latency_h200.md``, from the committed results.
 
 A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; NAME is a function of this module.
 """
@@ -7,11 +7,11 @@ import argparse
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
-from benchmarks.latency.report import sections
+from benchmarks.latency.report import Section, details, summary
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -212,46 +212,32 @@ def engines() -> str:
     )
 
 
-def engine_latency() -> str:
-    """Engines and PyTorch, ms per batch, measured in one run."""
-    rows = []
-    for name, figures in _engines().items():
-        times = [figures["latency_ms"][batch] for batch in ("1", "2", "8")]
-        cells = [f"{t['engine']['median']:.2f}" for t in times]
-        rows.append([f"TensorRT {ENGINES[name]}", *cells])
-        if name == "fp16":
-            graph = figures["cuda_graph"]["engine_ms"]
-            rows.append(
-                [
-                    f"TensorRT {ENGINES[name]}, as a CUDA graph",
-                    *(f"{graph[b]['median']:.2f}" for b in ("1", "2", "8")),
-                ]
-            )
-    data = json.loads((RESULTS / "pytorch_h200.json").read_text())["latency_ms"]
-    for name, mode in (("fp32", "FP32"), ("tf32", "TF32"), ("autocast", "FP16 autocast")):
-        rows.append([f"PyTorch {mode}", *(f"{data[name][batch]['median']:.1f}" for batch in ("1", "2", "8"))])
-    stages = _engines()["fp16"]["latency_ms"]
-    for stage, words in STAGES.items():
-        rows.append([words, *(f"{stages[batch][stage]['median']:.2f}" for batch in ("1", "2", "8"))])
-    return _table(["ms per batch", "batch 1", "2", "8"], rows)
-
-
-STAGES = {
-    "read_and_preprocess": "around the engine: read JPEGs, resize, normalise (CPU)",
-    "copy_in": "around the engine: copy to the GPU",
-    "copy_out": "around the engine: copy back",
-    "postprocess_to_rle": "around the engine: paste at original size, COCO RLE (CPU)",
-}
-
-
 def latency() -> str:
-    """Everything that ``benchmarks.latency`` measured on the H200 in one run; nothing where it was not run."""
-    path = RESULTS / "latency_h200.json"
-    if not path.is_file():
-        return ""
-    data = json.loads(path.read_text())
-    tables = [f"**{s.title}**\n\n{_table(s.heading, s.rows)}" for s in sections(data)]
-    return "\n".join(tables)
+    """The most of what ``benchmarks.latency`` measured on the H200 in one run."""
+    return (
+        f"![ms per image over the batch](benchmarks/results/latency_h200.png)\n\n{_sections(summary(_latency()))}\n"
+        "The spread of these times, the stages and several contexts: "
+        "[latency_h200.md](benchmarks/results/latency_h200.md).\n"
+    )
+
+
+def latency_details() -> str:
+    """The rest of it, as a file of its own."""
+    return (
+        "# Latency on an H200\n\nWritten by `python -m benchmarks.readme` from `latency_h200.json`; the README has the "
+        f"medians and what is promised.\n\n{_sections(details(_latency()))}"
+    )
+
+
+def _latency() -> dict:
+    return json.loads((RESULTS / "latency_h200.json").read_text())
+
+
+def _sections(found: Sequence[Section]) -> str:
+    texts = [
+        f"**{s.title}**\n\n{_table(s.heading, s.rows)}" + (f"\n{s.note}\n" if s.note else "") for s in found
+    ]
+    return "\n".join(texts)
 
 
 def _engines() -> dict:
@@ -267,7 +253,6 @@ TABLES = {
     "zoo_folders": zoo_folders,
     "embedded": embedded,
     "engines": engines,
-    "engine_latency": engine_latency,
     "latency": latency,
 }
 
@@ -281,19 +266,29 @@ def updated(text: str) -> str:
     return MARKED.sub(lambda match: f"{match[1]}{TABLES[match[2]]()}{match[3]}", text)
 
 
+def pages() -> dict[Path, str]:
+    """Return every file that is written here, with its text."""
+    readme = ROOT / "README.md"
+    return {readme: updated(readme.read_text()), RESULTS / "latency_h200.md": latency_details()}
+
+
+def outdated(files: Mapping[Path, str]) -> list[Path]:
+    """Return those that are not there with this text."""
+    return [path for path, text in files.items() if not path.is_file() or path.read_text() != text]
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Rewrite the README, or with ``--check`` return 1 if that would change it."""
+    """Rewrite the files, or with ``--check`` return 1 if that would change one."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--check", action="store_true", help="change nothing; exit 1 where a table is out of date"
     )
     args = parser.parse_args(argv)
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    new = updated(text)
+    files = pages()
     if args.check:
-        return int(new != text)
-    readme.write_text(new)
+        return int(bool(outdated(files)))
+    for path, text in files.items():
+        path.write_text(text)
     return 0
 
 

@@ -160,6 +160,10 @@ class _EncodeMasks(Structure):
     ]
 
 
+class _CastMasks(Structure):
+    _fields_ = [("values", c_void_p), ("num_values", c_int64), ("output", c_void_p)]
+
+
 def library_path() -> Path:
     """Return where the library is expected."""
     default = Path(__file__).resolve().parent / "libmaskrcnn_kernels.so"
@@ -184,7 +188,8 @@ def load_library() -> ctypes.CDLL:
         (_GroupedNms, _MultiLevelRoiAlign, _PasteMasks, _GridSample, _SelectTop),
     )
     _check_sizes(
-        library.maskrcnn_images_arguments_size, (_SourceImage, _PrepareImages, _TargetImage, _EncodeMasks)
+        library.maskrcnn_images_arguments_size,
+        (_SourceImage, _PrepareImages, _TargetImage, _EncodeMasks, _CastMasks),
     )
     library.maskrcnn_error_string.restype = ctypes.c_char_p
     library.maskrcnn_grouped_nms_workspace_size.restype = c_size_t
@@ -199,6 +204,7 @@ def load_library() -> ctypes.CDLL:
         ("paste_masks", _PasteMasks),
         ("grid_sample", _GridSample),
         ("prepare_images", _PrepareImages),
+        ("cast_masks", _CastMasks),
     ):
         getattr(library, f"maskrcnn_{name}").argtypes = [POINTER(structure), c_void_p]
     return library
@@ -492,3 +498,11 @@ def encode_masks(
     workspace = masks.new_empty((max(size, 1),), dtype=torch.uint8)
     _launch("encode_masks", arguments, workspace.data_ptr(), size)
     return strings, offsets, lengths, used
+
+
+def cast_masks(values: Tensor) -> Tensor:
+    """Return float32 values as uint8, of any shape; see ``cast_masks_kernel.h``."""
+    _check("values", values, [torch.float32])
+    output = torch.empty_like(values, dtype=torch.uint8)
+    _launch("cast_masks", _CastMasks(values.data_ptr(), values.numel(), output.data_ptr()))
+    return output

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "plugins/cast_masks/cast_masks_reference.h"
 #include "plugins/common/numpy_arrays.h"
 #include "plugins/encode_masks/encode_masks_reference.h"
 #include "plugins/grouped_nms/grouped_nms_reference.h"
@@ -279,6 +280,18 @@ py::list encode_masks_binding(const py::array& masks, const py::array& dets, con
   return out;
 }
 
+py::array_t<uint8_t> cast_masks_binding(const py::array& values) {
+  const auto* data = checked_data<float>("values", values, {kAny});
+  const int64_t num_values = values.shape(0);
+  auto output = new_array<uint8_t>({num_values});
+  auto* output_data = output.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    cast_masks(data, num_values, output_data);
+  }
+  return output;
+}
+
 py::tuple select_top_binding(const py::array& scores, int64_t k) {
   constexpr int64_t kMaxScores = 1 << 24;
   const auto* score_data = checked_data<float>("scores", scores, {kAny, kAny});
@@ -381,6 +394,10 @@ num_dets, and where the score is not at least min_score; no mask's counts are th
 has another shape, dtype or range.
 
 Source: mmdet's _do_paste_mask with skip_empty=True; pycocotools' rleEncode and rleToString.)");
+  module.def("cast_masks", &maskrcnn::cast_masks_binding, arg("values"),
+             R"(Return float32 values as uint8, rounded towards zero: (N,).
+
+values: (N,) float32. Below 0 and NaN give 0, above 255 gives 255. ValueError where it has another shape or dtype.)");
   module.def("select_top", &maskrcnn::select_top_binding, arg("scores"), arg("k"),
              R"(Return (values, indices) of the k best scores of each row: (B, k) float32, (B, k) int32.
 

@@ -1,4 +1,4 @@
-"""The results' JSON as tables: for the terminal, and for the README."""
+"""The results' JSON as tables: all of them for the terminal, a few for the README, the rest for a file beside it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,39 +61,77 @@ _WAYS = (
 )
 
 
+_SAME_OUTPUTS = "The same outputs as PyTorch FP32 in this run"
+_FULL_NOTE = (
+    "Mask AP of `masks full` differs because the graph pastes masks at the network's size and they are then resized to "
+    "the image; mmdet pastes them at the image's own size."
+)
+# With and without a spread.
+_FORMS = {True: "median (10 % to 90 %)", False: "median"}
+
+
 @dataclass(frozen=True)
 class Section:
-    """A table: its title, its heading and its rows, all text."""
+    """A table: its title, its heading and its rows, all text, and what is said below it."""
 
     title: str
     heading: Sequence[str]
     rows: Sequence[Sequence[str]]
+    note: str = ""
 
 
-def sections(data: Mapping[str, Any]) -> list[Section]:
-    """Return the tables that have rows.
+def summary(data: Mapping[str, Any]) -> list[Section]:
+    """Return the tables of the README: medians, what they are worth, and what is promised.
 
     Args:
         data: the results' JSON.
     """
     cases = data["cases"]
     found = (
-        latency(cases),
+        latency(cases, with_spread=False),
+        same_outputs(cases),
+        end_to_end(cases),
+        image(cases, with_spread=False),
+        promises(cases),
+    )
+    return _with_rows(found)
+
+
+def details(data: Mapping[str, Any]) -> list[Section]:
+    """Return the other tables, and the times with their spread.
+
+    Args:
+        data: the results' JSON.
+    """
+    cases = data["cases"]
+    found = (
+        latency(cases, with_spread=True),
         outputs(cases),
         device_path(cases),
         host_path(cases),
-        end_to_end(cases),
-        image(cases),
+        image(cases, with_spread=True),
         threads(cases),
         not_measured(data),
-        promises(cases),
     )
+    return _with_rows(found)
+
+
+def sections(data: Mapping[str, Any]) -> list[Section]:
+    """Return the tables of the terminal: all of them, the promises last.
+
+    Args:
+        data: the results' JSON.
+    """
+    return [*details(data), *_with_rows((end_to_end(data["cases"]), promises(data["cases"])))]
+
+
+def _with_rows(found: Sequence[Section]) -> list[Section]:
     return [section for section in found if section.rows]
 
 
 def rich_table(section: Section) -> Table:
     """Return a section for the terminal."""
-    table = Table(title=section.title, title_justify="left")
+    table = Table(title=section.title, title_justify="left", caption=section.note or None)
     for index, heading in enumerate(section.heading):
         table.add_column(heading, justify="right" if index else "left")
     for row in section.rows:
@@ -101,19 +139,46 @@ def rich_table(section: Section) -> Table:
     return table
 
 
-def latency(cases: Mapping[str, Any]) -> Section:
+def measured_batches(cases: Mapping[str, Any]) -> list[int]:
+    """Return the batches of the sweep that any side measured."""
+    measured = {name.split("/")[2] for name, case in cases.items() if "ms" in case}
+    return [size for size in BATCHES if f"batch-{size}" in measured]
+
+
+def latency(cases: Mapping[str, Any], *, with_spread: bool) -> Section:
     """The sweep: images in the network's memory to detections, ms per batch."""
     rows = []
+    batches = measured_batches(cases)
     for words, variant, stage in _ROWS:
-        cells = [_spread(cases, f"{variant}/batch-{size}", stage) for size in BATCHES]
+        cells = [_time(cases, f"{variant}/batch-{size}", stage, with_spread) for size in batches]
         if any(cells):
             memory = cases.get(f"{variant}/memory", {}).get("device_mib")
             if memory is None:
                 memory = (cases.get(f"{variant}/batch-8", {}).get("memory") or {}).get("device_mib")
             seconds = cases.get(f"{variant}/build", {}).get("build", {}).get("seconds")
             rows.append([words, *cells, _number(memory, ".0f"), _number(seconds, ".0f")])
-    heading = ["ms per batch: median (10 % to 90 %)", *map(str, BATCHES), "MiB at 8", "build, s"]
+    heading = [f"ms per batch: {_FORMS[with_spread]}", *map(str, batches), "MiB at 8", "build, s"]
     return Section("Latency", heading, rows)
+
+
+def same_outputs(cases: Mapping[str, Any]) -> Section:
+    """What the figures are worth: how far each found what PyTorch in FP32 found in this very run."""
+    rows = []
+    for name, case in _of_kind(cases, "outputs", "outputs_device"):
+        if "error" in case:
+            continue
+        minus = case["minus_reference"]
+        rows.append(
+            [
+                _words(name),
+                f"{case['matched']} of {case['expected']}",
+                _number(minus["box"]["AP"], "+.4f"),
+                _number(minus.get("mask", {}).get("AP"), "+.4f"),
+            ]
+        )
+    heading = ["", "detections matched", "box AP, difference", "mask AP, difference"]
+    note = _FULL_NOTE if any(name.split("/")[1].startswith("fp16_full") for name in cases) else ""
+    return Section(_SAME_OUTPUTS, heading, rows, note)
 
 
 def outputs(cases: Mapping[str, Any]) -> Section:
@@ -125,7 +190,7 @@ def outputs(cases: Mapping[str, Any]) -> Section:
         box, minus = case["box_px"], case["minus_reference"]
         rows.append(
             [
-                name,
+                _words(name),
                 f"{case['matched']} of {case['expected']}",
                 f"{_number(box['median'], '.1g')} / {_number(box['max'], '.2g')}",
                 _number(case["average_precision"]["box"]["AP"], ".4f"),
@@ -134,26 +199,28 @@ def outputs(cases: Mapping[str, Any]) -> Section:
                 _number(minus.get("mask", {}).get("AP"), "+.4f"),
             ]
         )
-    heading = ["outputs", "matched", "box px: median / worst", "box AP", "", "mask AP", ""]
-    return Section("The same outputs as PyTorch FP32 in this run", heading, rows)
+    heading = ["", "detections matched", "box px: median / worst", "box AP", "", "mask AP", ""]
+    return Section(_SAME_OUTPUTS, heading, rows)
 
 
 def device_path(cases: Mapping[str, Any]) -> Section:
     """The stages on the GPU, ms per batch."""
+    batches = measured_batches(cases)
     rows = [
-        [words, *(_spread(cases, f"{CROP}/device-{size}", stage) for size in BATCHES)]
+        [words, *(_spread(cases, f"{CROP}/device-{size}", stage) for size in batches)]
         for stage, words in _STAGES.items()
     ]
-    return Section("Device path, ms per batch", ["stage", *map(str, BATCHES)], _filled(rows))
+    return Section("Device path, ms per batch", ["stage", *map(str, batches)], _filled(rows))
 
 
 def host_path(cases: Mapping[str, Any]) -> Section:
     """The stages of the host path in one thread, ms per batch."""
+    batches = measured_batches(cases)
     rows = [
-        [words, *(_spread(cases, f"{CROP}/batch-{size}", stage, "stages_ms") for size in BATCHES)]
+        [words, *(_spread(cases, f"{CROP}/batch-{size}", stage, "stages_ms") for size in batches)]
         for stage, words in _HOST_STAGES.items()
     ]
-    return Section("Host path, one thread, ms per batch", ["stage", *map(str, BATCHES)], _filled(rows))
+    return Section("Host path, one thread, ms per batch", ["stage", *map(str, batches)], _filled(rows))
 
 
 def end_to_end(cases: Mapping[str, Any]) -> Section:
@@ -169,15 +236,16 @@ def end_to_end(cases: Mapping[str, Any]) -> Section:
     return Section("End to end", heading, rows)
 
 
-def image(cases: Mapping[str, Any]) -> Section:
+def image(cases: Mapping[str, Any], *, with_spread: bool) -> Section:
     """One 1080x1920 image from host memory to COCO's run lengths."""
     rows = []
     for name, case in _of_kind(cases, "image", "image_device"):
         total = median(cases, name, "total")
         if total is not None:
             stages = ", ".join(f"{s} {v['median']:.2f}" for s, v in case["ms"].items() if s != "total")
-            rows.append([name, _spread(cases, name, "total"), stages])
-    return Section("One 1080x1920 image, host memory to run lengths", ["", "ms", "stages, ms"], rows)
+            rows.append([_words(name), _time(cases, name, "total", with_spread), stages])
+    heading = ["", f"ms: {_FORMS[with_spread]}", "stages, ms"]
+    return Section("One 1080x1920 image, host memory to run lengths", heading, rows)
 
 
 def threads(cases: Mapping[str, Any]) -> Section:
@@ -209,7 +277,7 @@ def not_measured(data: Mapping[str, Any]) -> Section:
 
 
 def promises(cases: Mapping[str, Any]) -> Section:
-    """The bars."""
+    """What is promised, met or not."""
     words = {True: "met", False: "NOT MET", None: "not measured"}
     rows = [
         [
@@ -221,7 +289,7 @@ def promises(cases: Mapping[str, Any]) -> Section:
         ]
         for bar in bars(cases)
     ]
-    return Section("Bars", ["bar", "limit", "found", "", ""], rows)
+    return Section("What is promised", ["", "limit", "found", "", ""], rows)
 
 
 def _of_kind(cases: Mapping[str, Any], *kinds: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -233,6 +301,17 @@ def _spread(cases: Mapping[str, Any], name: str, stage: str, key: str = "ms") ->
     if times is None:
         return ""
     return f"{times['median']:.2f} ({times['p10']:.2f} to {times['p90']:.2f})"
+
+
+def _words(name: str) -> str:
+    """Return a case's variant in words, and the path that it takes where there are two."""
+    side, mode, kind = name.split("/")
+    words = next(words for words, variant, _ in _ROWS if variant == f"{side}/{mode}")
+    return f"{words}, device path" if kind.endswith("_device") else words
+
+
+def _time(cases: Mapping[str, Any], name: str, stage: str, with_spread: bool) -> str:
+    return _spread(cases, name, stage) if with_spread else _number(median(cases, name, stage), ".2f")
 
 
 def _filled(rows: list[list[str]]) -> list[list[str]]:

@@ -13,7 +13,7 @@ from runtime.backends.base import (
     contract_inputs,
     contract_outputs,
 )
-from runtime.device.kernels import ImageKernels
+from runtime.device.kernels import ImageKernels, MaskCast
 from runtime.device.runner import DeviceRunner
 from runtime.engine.config import EngineConfig
 from runtime.engine.cuda import open_cuda
@@ -76,7 +76,11 @@ class TensorRTBackend:
             self.sidecar = ensure_engine(request, machine, rebuild, monitor=monitor, notify=notify or _silent)
         self.metadata = _metadata(self.engine, self.sidecar)
         self._session = EngineSession(
-            self.engine.read_bytes(), library=library, cuda=cuda, cuda_graphs=cuda_graphs
+            self.engine.read_bytes(),
+            library=library,
+            cuda=cuda,
+            cuda_graphs=cuda_graphs,
+            casts=self._casts(),
         )
         try:
             self._check_contract()
@@ -84,6 +88,14 @@ class TensorRTBackend:
             self._session.close()
             raise
         self._batches = [shape[0] for shape in self._session.inputs["images"].profile]
+
+    def _casts(self) -> dict[str, MaskCast]:
+        """Return what makes uint8 of outputs that TensorRT 8 has in float32; nothing without the library's function."""
+        try:
+            cast = MaskCast(self._plugins.handle if self._plugins else None)
+        except RuntimeError:
+            return {}
+        return {n: cast for n, tensor in contract_outputs(self.metadata).items() if tensor.dtype == "uint8"}
 
     def _check_contract(self) -> None:
         expected = contract_outputs(self.metadata)
@@ -116,6 +128,8 @@ class TensorRTBackend:
             self._run_part(images[start : start + most], image_sizes[start : start + most], least, timings)
             for start in range(0, len(images), most)
         ]
+        if len(parts) == 1:
+            return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _run_part(

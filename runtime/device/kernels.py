@@ -1,7 +1,8 @@
-"""The plugin library's C functions that prepare images and encode masks on the device.
+"""The plugin library's C functions that prepare images, and encode or cast masks, on the device.
 
-The structures are those of ``plugins/prepare_images`` and ``plugins/encode_masks``. Pointers are device addresses,
-except ``images``, which the functions have read when they return. Nothing waits: everything is put on the stream.
+The structures are those of ``plugins/prepare_images``, ``plugins/encode_masks`` and ``plugins/cast_masks``. Pointers
+are device addresses, except ``images``, which the functions have read when they return. Nothing waits: everything is
+put on the stream.
 """
 
 import ctypes
@@ -79,6 +80,12 @@ class EncodeMasksArguments(ctypes.Structure):
     )
 
 
+class CastMasksArguments(ctypes.Structure):
+    """``num_values`` float32 -> as many uint8."""
+
+    _fields_ = (("values", c_void_p), ("num_values", c_int64), ("output", c_void_p))
+
+
 _STRUCTURES = (SourceImage, PrepareImagesArguments, TargetImage, EncodeMasksArguments)
 
 
@@ -133,7 +140,8 @@ class ImageKernels:
         Raises:
             RuntimeError: the device refuses.
         """
-        self._raise_for("prepare_images", self._library.maskrcnn_prepare_images(byref(arguments), stream))
+        status = self._library.maskrcnn_prepare_images(byref(arguments), stream)
+        _raise_for(self._library, "prepare_images", status)
 
     def encode_masks_workspace_size(self, arguments: EncodeMasksArguments) -> int:
         """Return the bytes that ``encode_masks`` needs on the device for its work."""
@@ -148,9 +156,44 @@ class ImageKernels:
             RuntimeError: the device refuses.
         """
         status = self._library.maskrcnn_encode_masks(byref(arguments), workspace, workspace_size, stream)
-        self._raise_for("encode_masks", status)
+        _raise_for(self._library, "encode_masks", status)
 
-    def _raise_for(self, name: str, status: int) -> None:
-        if status != 0:
-            text = self._library.maskrcnn_error_string(status).decode()
-            raise RuntimeError(f"{name}: expected the kernels to start, found {text} (CUDA error {status})")
+
+class MaskCast:
+    """The function of a loaded library that casts masks; fulfils ``runtime.engine.buffers.Cast``."""
+
+    def __init__(self, library: Any) -> None:
+        """Bind the function.
+
+        Args:
+            library: a ``ctypes.CDLL``.
+
+        Raises:
+            RuntimeError: it is an older one, which has not got it.
+        """
+        if not hasattr(library, "maskrcnn_cast_masks"):
+            raise RuntimeError(
+                "plugin library: expected maskrcnn_cast_masks, found none; build it again with `make plugins`"
+            )
+        self._library = library
+        library.maskrcnn_error_string.restype = c_char_p
+        library.maskrcnn_error_string.argtypes = (c_int,)
+        library.maskrcnn_cast_masks.restype = c_int
+        library.maskrcnn_cast_masks.argtypes = (POINTER(CastMasksArguments), c_void_p)
+
+    def __call__(self, values: int, num_values: int, output: int, stream: int) -> None:
+        """Cast float32 values to uint8.
+
+        Raises:
+            RuntimeError: the device refuses.
+        """
+        status = self._library.maskrcnn_cast_masks(
+            byref(CastMasksArguments(values, num_values, output)), stream
+        )
+        _raise_for(self._library, "cast_masks", status)
+
+
+def _raise_for(library: Any, name: str, status: int) -> None:
+    if status != 0:
+        text = library.maskrcnn_error_string(status).decode()
+        raise RuntimeError(f"{name}: expected the kernels to start, found {text} (CUDA error {status})")

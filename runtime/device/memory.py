@@ -123,7 +123,11 @@ class Block:
 
 
 class PinnedPool:
-    """Page-locked memory for images on their way to the device, kept for the next ones. For any thread."""
+    """Page-locked memory for what is on its way to or from the device, kept for the next. For any thread.
+
+    Attributes:
+        num_taken: pieces that are out.
+    """
 
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
@@ -131,6 +135,7 @@ class PinnedPool:
         self._lock = threading.RLock()
         self._free: list[np.ndarray] = []
         self._is_closed = False
+        self.num_taken = 0
 
     def take(self, num_bytes: int) -> np.ndarray:
         """Return a piece of at least so many bytes, uint8; in the end it is given back."""
@@ -140,17 +145,20 @@ class PinnedPool:
             piece = min(fitting or self._free, key=lambda array: array.nbytes, default=None)
             if piece is not None:
                 self._free = [array for array in self._free if array is not piece]
-        if fitting:
-            return piece
-        with active(self._cuda):
-            if piece is not None:
-                self._cuda.free_pinned(piece)
-            # Powers of two, so that images of similar sizes take each other's.
-            return self._cuda.pinned(max(_LEAST_PINNED_BYTES, 1 << (num_bytes - 1).bit_length()))
+        if not fitting:
+            with active(self._cuda):
+                if piece is not None:
+                    self._cuda.free_pinned(piece)
+                # Powers of two, so that images of similar sizes take each other's.
+                piece = self._cuda.pinned(max(_LEAST_PINNED_BYTES, 1 << (num_bytes - 1).bit_length()))
+        with self._lock:
+            self.num_taken += 1
+        return piece
 
     def give(self, piece: np.ndarray) -> None:
         """Take a piece back; no copy is using it any more."""
         with self._lock:
+            self.num_taken -= 1
             if not self._is_closed:
                 self._free.append(piece)
                 return

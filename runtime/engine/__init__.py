@@ -2,6 +2,6 @@
 
 ``config`` what an engine is asked to be · ``graph`` the ONNX as TensorRT gets it · ``profiles`` its shapes ·
 ``builder`` parse, constrain, build · ``files`` engine and sidecar on disk, rebuilt when stale · ``session`` runs an
-engine · ``inspection`` what is in it. ``compat`` holds what differs between releases, ``cuda`` the CUDA binding,
-``plugins`` the plugin library, ``library`` the loaded TensorRT with its log.
+engine, ``buffers`` its inputs and outputs · ``inspection`` what is in it. ``compat`` holds what differs between
+releases, ``cuda`` the CUDA binding, ``plugins`` the plugin library, ``library`` the loaded TensorRT with its log.
 """

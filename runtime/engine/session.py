@@ -1,19 +1,17 @@
 """Run an engine: NumPy arrays in and out, or tensors that lie on the device; by name."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 
+from runtime.engine.buffers import Buffer, ByteBuffer, Cast
 from runtime.engine.cuda import Cuda, active, open_cuda, wait
 from runtime.engine.library import Library, last, open_library
-
-# Not 0, which some drivers answer with no address.
-_LEAST_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -23,36 +21,6 @@ class EngineTensor:
     dtype: str
     shape: tuple[Optional[int], ...]
     profile: Optional[tuple[tuple[int, ...], ...]] = None
-
-
-class _Buffer:
-    """Device memory and its page-locked counterpart for one tensor, grown when more is needed."""
-
-    def __init__(self, cuda: Cuda) -> None:
-        self._cuda = cuda
-        self.num_bytes = 0
-        self.address = 0
-        self._pinned: Optional[np.ndarray] = None
-
-    def reserve(self, num_bytes: int) -> None:
-        if self._pinned is not None and num_bytes <= self.num_bytes:
-            return
-        self.free()
-        self.address = self._cuda.malloc(max(num_bytes, _LEAST_BYTES))
-        self._pinned = self._cuda.pinned(max(num_bytes, _LEAST_BYTES))
-        self.num_bytes = num_bytes
-
-    def host(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        """Return the page-locked memory as an array of that shape."""
-        num_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        return self._pinned[:num_bytes].view(dtype).reshape(shape)
-
-    def free(self) -> None:
-        if self.address:
-            self._cuda.free(self.address)
-        if self._pinned is not None:
-            self._cuda.free_pinned(self._pinned)
-        self._pinned, self.address, self.num_bytes = None, 0, 0
 
 
 class _GraphCache:
@@ -124,6 +92,7 @@ class EngineSession:
         library: Optional[Library] = None,
         cuda: Optional[Cuda] = None,
         cuda_graphs: bool = False,
+        casts: Optional[Mapping[str, Cast]] = None,
     ) -> None:
         """Load a serialised engine.
 
@@ -132,6 +101,7 @@ class EngineSession:
             library: TensorRT; None opens the installed one.
             cuda: the device; None opens device 0.
             cuda_graphs: launch the network as one CUDA graph from the third call of the same shapes on.
+            casts: what makes uint8 of outputs, by name: those that are float32 in the engine are uint8 in ``run``.
 
         Raises:
             ValueError: TensorRT cannot read it.
@@ -158,7 +128,7 @@ class EngineSession:
             inputs, outputs = self._tensorrt.tensor_names(self._engine)
             self.inputs = {name: self._tensor(name, profile=True) for name in inputs}
             self.outputs = {name: self._tensor(name, profile=False) for name in outputs}
-            self._buffers = {name: _Buffer(self.cuda) for name in (*inputs, *outputs)}
+            self._buffers = {name: self._buffer(name, casts or {}) for name in (*inputs, *outputs)}
             for buffer in self._buffers.values():
                 self._open.callback(buffer.free)
             self._events = [self._new_event() for _ in range(4)]
@@ -172,6 +142,11 @@ class EngineSession:
             self._tensorrt.tensor_shape(self._engine, name),
             self._tensorrt.profile_shapes(self._engine, name) if profile else None,
         )
+
+    def _buffer(self, name: str, casts: Mapping[str, Cast]) -> Union[Buffer, ByteBuffer]:
+        if name in casts and name in self.outputs and self.outputs[name].dtype == "float32":
+            return ByteBuffer(self.cuda, casts[name])
+        return Buffer(self.cuda)
 
     def _new_event(self) -> Any:
         event = self.cuda.new_event()
@@ -224,10 +199,11 @@ class EngineSession:
 
         Args:
             feeds: every input by name, of its dtype, within the profile.
-            timings: if given, gets ``copy_in``, ``engine`` and ``copy_out``, ms on the device.
+            timings: if given, gets ``copy_in``, ``engine`` and ``copy_out``, casts included, ms on the device.
 
         Returns:
-            The outputs by name; the caller's own arrays.
+            The outputs by name; the caller's own arrays. Those that were cast keep page-locked memory for as long as
+            they are there, beyond ``close`` too.
 
         Raises:
             ValueError: a missing or unknown input, another dtype, a shape outside the profile.
@@ -256,16 +232,16 @@ class EngineSession:
         cuda.record(copied, stream)
         self._start({})
         cuda.record(computed, stream)
-        hosts = {n: self._buffers[n].host(shape, self.outputs[n].dtype) for n, shape in shapes.items()}
-        for name, host in hosts.items():
-            cuda.to_host(host, self._buffers[name].address, stream)
+        hosts = {
+            n: self._buffers[n].fetch(shape, self.outputs[n].dtype, stream) for n, shape in shapes.items()
+        }
         cuda.record(end, stream)
         cuda.synchronize(stream)
         if timings is not None:
             timings["copy_in"] = cuda.milliseconds(start, copied)
             timings["engine"] = cuda.milliseconds(copied, computed)
             timings["copy_out"] = cuda.milliseconds(computed, end)
-        return {name: host.copy() for name, host in hosts.items()}
+        return {name: self._buffers[name].result(host) for name, host in hosts.items()}
 
     @contextmanager
     def exclusive(self) -> Iterator[Any]:

@@ -226,20 +226,43 @@ def test_every_bar_has_its_figure_or_none() -> None:
 
 def test_tables_of_no_results_are_left_out() -> None:
     data = {"settings": {}, "circumstances": {}, "skipped": {}, "cases": {}}
-    assert [section.title for section in sections(data)] == ["Bars"]
+    assert [section.title for section in sections(data)] == ["What is promised"]
 
 
-def test_the_readme_has_the_tables_once_there_are_results(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_readme_has_medians_and_what_is_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readme, "RESULTS", tmp_path)
-    assert readme.latency() == ""
-    data = {"settings": {}, "circumstances": {}, "skipped": {"onnxruntime/cuda": "none here"}, "cases": CASES}
+    average = {"box": {"AP": 0.8}, "mask": {"AP": 0.7}}
+    outputs = {
+        "matched": 9,
+        "expected": 10,
+        "box_px": {"median": 0.03, "max": 9.5},
+        "average_precision": average,
+        "minus_reference": {"box": {"AP": -0.0003}, "mask": {"AP": -0.0053}},
+    }
+    cases = {**CASES, "tensorrt/fp16_full/outputs": outputs}
+    data = {"settings": {}, "circumstances": {}, "skipped": {"onnxruntime/cuda": "none here"}, "cases": cases}
     (tmp_path / "latency_h200.json").write_text(json.dumps(data))
-    text = readme.latency()
-    assert "| PyTorch FP32, masks pasted | 26.00 (26.00 to 26.00) |  |  | 189.00 (189.00 to 189.00) |" in text
-    assert "| onnxruntime/cuda | none here |" in text
-    assert "| engine, masks crop, batch 8, ms | <= 11.5 | 12 | NOT MET |" in text
+    shown, rest = readme.latency(), readme.latency_details()
+    # Batches of 2 and 4 were measured nowhere.
+    assert "| ms per batch: median | 1 | 8 | MiB at 8 | build, s |" in shown
+    assert "| PyTorch FP32, masks pasted | 26.00 | 189.00 | 3000 |" in shown
+    assert "| PyTorch FP32, masks pasted | 26.00 (26.00 to 26.00) | 189.00 (189.00 to 189.00) |" in rest
+    assert "| engine, masks crop, batch 8, ms | <= 11.5 | 12 | NOT MET |" in shown
+    assert "| times PyTorch's best mode, full, batch 1 | >= 5 |  | not measured |" in shown
+    assert "| TensorRT FP16, masks full | 9 of 10 | -0.0003 | -0.0053 |" in shown
+    assert "Mask AP of `masks full` differs because" in shown
+    assert (
+        "| TensorRT FP16, masks full | 9 of 10 | 0.03 / 9.5 | 0.8000 | -0.0003 | 0.7000 | -0.0053 |" in rest
+    )
+    assert "| onnxruntime/cuda | none here |" in rest
+    assert "none here" not in shown
+
+
+def test_a_page_that_is_not_as_the_results_say(tmp_path: Path) -> None:
+    (tmp_path / "old.md").write_text("a")
+    texts = {tmp_path / "old.md": "b", tmp_path / "gone.md": "c", tmp_path / "same.md": "d"}
+    (tmp_path / "same.md").write_text("d")
+    assert readme.outdated(texts) == [tmp_path / "old.md", tmp_path / "gone.md"]
 
 
 @pytest.fixture

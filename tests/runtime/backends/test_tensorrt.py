@@ -23,6 +23,7 @@ from runtime.preprocess import Batch, prepare
 from tests.runtime import fakes
 from tests.runtime.engine import fakes as engine_fakes
 from tests.runtime.engine.fake_cuda import Device
+from tests.runtime.engine.fake_kernels import FakeLibrary
 
 IMAGES = [fakes.random_image(64 - 3 * i, 96 - 7 * i, i) for i in range(6)]
 IMAGES[2][:] = 0  # without detections
@@ -85,6 +86,39 @@ def test_the_outputs_are_the_contracts_and_onnxruntimes(
     assert gpu.is_clean
     with pytest.raises(RuntimeError, match="expected an open session, found it closed"):
         backend.run(batch.images, batch.image_sizes)
+
+
+def _library(has_cast: bool) -> FakeLibrary:
+    library = FakeLibrary()
+    if not has_cast:
+        del library.maskrcnn_cast_masks
+    return library
+
+
+@pytest.mark.parametrize("has_cast", [True, False], ids=["this library", "an older one"])
+@pytest.mark.parametrize("version", engine_fakes.RELEASES)
+def test_full_masks_are_cast_where_the_engine_has_no_uint8(
+    version: str, has_cast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the library's function, or by NumPy where there is none: the same masks; split, filled up, or neither."""
+    gpu, library = Device(), _library(has_cast)
+    engine_fakes.install(monkeypatch, version, gpu)
+    engine_fakes.put_plugins(monkeypatch, tmp_path, library)
+    facts = fakes.metadata(masks="full")
+    model = _save(tmp_path / "m.onnx", facts)
+    backend = TensorRTBackend(model, config=EngineConfig(batch=(2, 2, 3), precision="fp32"))
+    for num in (1, 2, 5):
+        batch = _batch(facts, num)
+        found = backend.run(batch.images, batch.image_sizes)
+        _assert_equal(found, OnnxRuntimeBackend(model).run(batch.images, batch.image_sizes))
+        is_copied = not (has_cast and version.startswith("8.") and num < 4)
+        assert gpu.is_pinned(found["masks"].ctypes.data) == (not is_copied)
+    rows = 2 * facts.max_per_img * facts.size[0] * facts.size[1]
+    casts_per_run = [rows, rows, rows // 2 * 3, rows]
+    assert library.num_cast == (casts_per_run if has_cast and version.startswith("8.") else [])
+    del found
+    backend.close()
+    assert gpu.is_clean
 
 
 @pytest.mark.parametrize("num", [1, 2, 3, 4, 5, 6])

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from runtime.device import kernels
-from runtime.device.kernels import EncodeMasksArguments, ImageKernels, PrepareImagesArguments
+from runtime.device.kernels import EncodeMasksArguments, ImageKernels, MaskCast, PrepareImagesArguments
 from runtime.engine.plugins import find_plugins
 from tests.runtime.engine.fake_kernels import FakeLibrary
 
@@ -29,6 +29,7 @@ typedef struct {
   int32_t mask_height, mask_width; float threshold; float min_score; uint8_t* strings; int64_t capacity;
   int64_t* offsets; int32_t* lengths; int64_t* used;
 } EncodeMasksArguments;
+typedef struct { const float* values; int64_t num_values; uint8_t* output; } CastMasksArguments;
 """
 FUNCTIONS = """
 int32_t maskrcnn_images_abi(void) { return 1; }
@@ -42,6 +43,10 @@ int maskrcnn_prepare_images(const PrepareImagesArguments* a, void* stream) { ret
 size_t maskrcnn_encode_masks_workspace_size(const EncodeMasksArguments* a) { return (size_t)a->capacity * 2; }
 int maskrcnn_encode_masks(const EncodeMasksArguments* a, void* workspace, size_t size, void* stream) {
   return a->images[1].width == 3 && workspace == (void*)5 && size == ((size_t)1 << 40) && stream == (void*)9 ? 0 : 700;
+}
+int maskrcnn_cast_masks(const CastMasksArguments* a, void* stream) {
+  int same = a->values == (float*)16 && a->num_values == ((int64_t)1 << 40) && a->output == (uint8_t*)32;
+  return same && stream == (void*)9 ? 0 : 700;
 }
 """
 
@@ -57,7 +62,8 @@ def _library(folder: Path, source: str) -> ctypes.CDLL:
 
 
 def test_every_field_lies_where_c_has_it(tmp_path: Path) -> None:
-    fields = [(s, name) for s in kernels._STRUCTURES for name, _ in s._fields_]
+    structures = (*kernels._STRUCTURES, kernels.CastMasksArguments)
+    fields = [(s, name) for s in structures for name, _ in s._fields_]
     offsets = ", ".join(f"offsetof({s.__name__}, {name})" for s, name in fields)
     library = _library(tmp_path, f"{STRUCTURES} size_t offsets[] = {{{offsets}}};")
     expected = list((ctypes.c_size_t * len(fields)).in_dll(library, "offsets"))
@@ -78,6 +84,22 @@ def test_functions_of_c_are_called_and_their_errors_raised(tmp_path: Path) -> No
     images.encode_masks(arguments, 5, 1 << 40, 9)
     with pytest.raises(RuntimeError, match="encode_masks: .* illegal memory access"):
         images.encode_masks(arguments, 6, 1 << 40, 9)
+
+
+def test_the_cast_of_c_is_called_and_its_errors_raised(tmp_path: Path) -> None:
+    cast = MaskCast(_library(tmp_path, STRUCTURES + FUNCTIONS))
+    cast(16, 1 << 40, 32, 9)
+    with pytest.raises(RuntimeError, match=r"cast_masks: .* an illegal memory access \(CUDA error 700\)"):
+        cast(16, 1 << 40, 32, 8)
+
+
+def test_a_library_without_the_cast_is_refused(tmp_path: Path) -> None:
+    older = _library(tmp_path, (STRUCTURES + FUNCTIONS).replace("maskrcnn_cast_masks", "other"))
+    ImageKernels(older)
+    with pytest.raises(
+        RuntimeError, match="expected maskrcnn_cast_masks, found none; build it again with `make plu"
+    ):
+        MaskCast(older)
 
 
 @pytest.mark.parametrize(
@@ -110,3 +132,5 @@ def test_the_library_that_is_built_has_them() -> None:
         RuntimeError, match="prepare_images: expected the kernels to start, found invalid arg"
     ):
         images.prepare_images(PrepareImagesArguments(batch=-1), 0)
+    with pytest.raises(RuntimeError, match="cast_masks: expected the kernels to start, found invalid arg"):
+        MaskCast(ctypes.CDLL(str(path)))(0, -1, 0, 0)

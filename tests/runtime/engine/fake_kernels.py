@@ -12,6 +12,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from runtime.device.kernels import (
+    CastMasksArguments,
     EncodeMasksArguments,
     PrepareImagesArguments,
     SourceImage,
@@ -31,6 +32,7 @@ class FakeLibrary:
         capacities: of the calls of ``maskrcnn_encode_masks`` so far.
         num_prepared: images of the calls of ``maskrcnn_prepare_images`` so far.
         min_scores: of the calls of ``maskrcnn_encode_masks`` so far.
+        num_cast: values of the calls of ``maskrcnn_cast_masks`` so far.
         failing: names of functions that return an error.
     """
 
@@ -40,6 +42,7 @@ class FakeLibrary:
         self.capacities: list[int] = []
         self.num_prepared: list[int] = []
         self.min_scores: list[float] = []
+        self.num_cast: list[int] = []
         self.failing: set[str] = set()
         functions = {
             "plugins_register": (CFUNCTYPE(c_int), lambda: 0),
@@ -55,6 +58,7 @@ class FakeLibrary:
                 CFUNCTYPE(c_int, POINTER(EncodeMasksArguments), c_void_p, c_size_t, c_void_p),
                 self._encode,
             ),
+            "cast_masks": (CFUNCTYPE(c_int, POINTER(CastMasksArguments), c_void_p), self._cast),
         }
         for name, (prototype, function) in functions.items():
             setattr(self, f"maskrcnn_{name}", prototype(function))
@@ -78,6 +82,14 @@ class FakeLibrary:
         self.capacities.append(arguments.capacity)
         self.min_scores.append(arguments.min_score)
         fake_cuda.put_on_stream(stream, lambda: _do_encode(arguments, images))
+        return 0
+
+    def _cast(self, pointer: Any, stream: int) -> int:
+        if "cast_masks" in self.failing:
+            return 98
+        arguments = _copied(pointer)
+        self.num_cast.append(arguments.num_values)
+        fake_cuda.put_on_stream(stream, lambda: _do_cast(arguments))
         return 0
 
 
@@ -108,6 +120,11 @@ def _do_prepare(a: PrepareImagesArguments, images: list[dict]) -> None:
         for channel in range(3):
             values = resized[:, :, 2 - channel if a.reverse_channels else channel]
             planes[channel, :height, :width] = tables[channel][values]
+
+
+def _do_cast(a: CastMasksArguments) -> None:
+    values = _array(a.values, (a.num_values,), "float32")
+    _array(a.output, (a.num_values,), "uint8")[...] = values.astype(np.uint8)
 
 
 def _do_encode(a: EncodeMasksArguments, images: list[dict]) -> None:
