@@ -17,6 +17,8 @@ from patches.operators import MAX_TOP
 
 OPSETS = (16, 17, 18, 19, 20)
 
+FUSED = (("DecodeProposals", 6), ("DecodeDetections", 5), ("SelectMasks", 2))
+
 # Sums of bilinear weights in another order.
 ROI_RTOL = 1e-4
 ROI_ATOL = 1e-5
@@ -372,7 +374,7 @@ def test_an_unknown_operator_is_refused():
 @pytest.mark.parametrize("opset", OPSETS)
 def test_the_nodes_of_a_body_have_names_of_their_own(opset):
     """onnxruntime before 1.20 refuses a model in which two nodes that it fuses have none."""
-    ops = (("GroupedNMS", 3), ("MultiLevelRoiAlign", 5), ("SelectTop", 1), ("PasteMasks", 3))
+    ops = (("GroupedNMS", 3), ("MultiLevelRoiAlign", 5), ("SelectTop", 1), ("PasteMasks", 3), *FUSED)
     nodes = [helper.make_node(op, [f"i{k}" for k in range(num)], ["o"], domain=DOMAIN) for op, num in ops]
     for function in functions_for(nodes, opset):
         names = [node.name for node in function.node]

@@ -152,19 +152,47 @@ def graph(tmp_path_factory) -> onnx.ModelProto:
 
 
 def test_the_operators_are_nodes_with_bodies(graph):
-    """Three of the five levels have more than ``nms_pre`` anchors."""
-    names = ("MultiLevelRoiAlign", "GroupedNMS", "SelectTop", "PasteMasks")
-    assert {f.name for f in graph.functions} == set(names)
-    found = {name: num_nodes(graph, name) for name in names}
-    assert found == {"MultiLevelRoiAlign": 2, "GroupedNMS": 2, "SelectTop": 3, "PasteMasks": 1}
-    assert num_nodes(graph, "TopK") == 0
+    expected = {
+        "DecodeProposals": 1,
+        "GroupedNMS": 2,
+        "MultiLevelRoiAlign": 2,
+        "DecodeDetections": 1,
+        "SelectMasks": 1,
+        "PasteMasks": 1,
+    }
+    assert {f.name for f in graph.functions} == set(expected)
+    assert {name: num_nodes(graph, name) for name in expected} == expected
+    assert not {node.op_type for node in graph.graph.node} & {"TopK", "Sigmoid", "Softmax", "Exp"}
+
+
+def attributes_of(graph: onnx.ModelProto, op_type: str) -> dict:
+    (node,) = (node for node in graph.graph.node if node.op_type == op_type)
+    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_decoding_has_the_coders_attributes(tmp_path, dynamic):
+    """Three of the five levels have more than ``nms_pre`` anchors; a dynamic size may have as many on any."""
+    graph = export(tiny_model(), tmp_path / "m.onnx", dynamic_size=dynamic)
+    proposals = attributes_of(graph, "DecodeProposals")
+    assert proposals["top"] == ([200] * 5 if dynamic else [200, 200, 200, 72, 18])
+    assert (proposals["min_size"], proposals["clip"]) == (0.0, 1)
+    assert (proposals["means"], proposals["stds"]) == ([0.0] * 4, [1.0] * 4)
+    detections = attributes_of(graph, "DecodeDetections")
+    assert detections["stds"] == pytest.approx([0.1, 0.1, 0.2, 0.2])
+    assert detections["max_ratio"] == proposals["max_ratio"] == pytest.approx(4.135166556742356)
+
+
+def step_by_step(**options: object) -> nn.Module:
+    """A model whose RPN the fused operator has not: two channels, softmax."""
+    return tiny_model(sigmoid_rpn=False, **options)
 
 
 @pytest.mark.parametrize("simplify", [False, True])
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_select_top_returns_values_and_int32_indices(tmp_path, simplify, dynamic):
     """With a dynamic size every level is padded, and cut to the same number."""
-    graph = export(tiny_model(), tmp_path / "m.onnx", dynamic_size=dynamic, simplify=simplify)
+    graph = export(step_by_step(), tmp_path / "m.onnx", dynamic_size=dynamic, simplify=simplify)
     nodes = [node for node in graph.graph.node if node.op_type == "SelectTop"]
     assert len(nodes) == (5 if dynamic else 3)
     assert {(a.name, a.i) for node in nodes for a in node.attribute} == {("k", 200)}
@@ -180,17 +208,22 @@ def test_select_top_returns_values_and_int32_indices(tmp_path, simplify, dynamic
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_a_k_beyond_the_plugin_is_topk(tmp_path, dynamic):
-    """The plugin would refuse it, and TensorRT takes the plugin for every node of that name."""
-    model, size = tiny_model(), (256, 256)  # 12288 anchors on the finest level, 3072 on the next
-    found = {}
-    for nms_pre in (MAX_TOP, MAX_TOP + 1):
-        model.rpn_head.test_cfg.nms_pre = nms_pre
-        graph = export(model, tmp_path / "m.onnx", size=size, dynamic_size=dynamic, simplify=False)
-        found[nms_pre] = num_nodes(graph, "SelectTop"), num_nodes(graph, "TopK")
+    """The plugins would refuse it, and TensorRT takes the plugin for every node of that name."""
+    size = (256, 256)  # 12288 anchors on the finest level, 3072 on the next
     num = 5 if dynamic else 1
-    assert found == {MAX_TOP: (num, 0), MAX_TOP + 1: (0, num)}
-    if not dynamic:
-        assert_equal(tmp_path / "m.onnx", model, structured_photos(size))
+    expected = {
+        tiny_model: {MAX_TOP: (1, 0, 0), MAX_TOP + 1: (0, 0, num)},
+        step_by_step: {MAX_TOP: (0, num, 0), MAX_TOP + 1: (0, 0, num)},
+    }
+    for make, counts in expected.items():
+        model = make()
+        for nms_pre, nodes in counts.items():
+            model.rpn_head.test_cfg.nms_pre = nms_pre
+            graph = export(model, tmp_path / "m.onnx", size=size, dynamic_size=dynamic, simplify=False)
+            found = [num_nodes(graph, op) for op in ("DecodeProposals", "SelectTop", "TopK")]
+            assert (make, nms_pre, *found) == (make, nms_pre, *nodes)
+        if not dynamic:
+            assert_equal(tmp_path / "m.onnx", model, structured_photos(size))
 
 
 def test_the_contract(graph):
