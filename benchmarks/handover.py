@@ -20,6 +20,7 @@ from onnx import helper
 from torch import Tensor, nn
 
 from benchmarks.inference import infer
+from export.bodies import DOMAIN
 from export.verify import ordered_ties
 from runtime.preprocess import Batch
 
@@ -59,6 +60,8 @@ class ExposedModel:
     def __init__(self, path: Path, *, threads: int = 1) -> None:
         """Open a file with a sigmoid RPN as ``export.maskrcnn`` writes it."""
         model = onnx.load(str(path))
+        # The scores are made in this operator's body.
+        model = onnx.inliner.inline_selected_functions(model, [(DOMAIN, "DecodeProposals")])
         self._names = _tensor_names(model.graph)
         self._results = [output.name for output in model.graph.output]
         exposed = [name for names in self._names.values() for name in names]

@@ -89,14 +89,16 @@ def _predicting_detector(model: nn.Module) -> nn.Module:
 
 
 def model_from_config(config: Config) -> nn.Module:
-    """Build the model in evaluation mode with gradients off.
+    """Build the model in evaluation mode with gradients off, the same one every time.
 
     Raises:
         ModelBuildError: mmdet cannot build it.
     """
     register_all_modules(init_default_scope=True)
     try:
-        model = MODELS.build(config.model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # Of some layers mmdet draws the weights here, and never again.
+            model = MODELS.build(config.model)
     except Exception as error:
         raise ModelBuildError(f"config: expected a model that mmdet can build, found: {error}") from error
     return model.eval().requires_grad_(False)

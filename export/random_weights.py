@@ -19,6 +19,7 @@ OFFSET_PX = 0.5
 # Of batch statistics. Two images' pooled values are almost equal, and their variance next to nothing.
 MIN_VARIANCE = 0.1
 OBJECTNESS_BIAS = -4.0
+MASK_BIAS = -1.0
 
 
 def randomize(model: nn.Module, *, seed: int, size: tuple[int, int]) -> nn.Module:
@@ -149,6 +150,8 @@ def _scale_roi_head(head: nn.Module, features: tuple[Tensor, ...]) -> None:
     )
     centers, sizes = torch.rand(200, 2) * extent, torch.rand(200, 2) * 90 + 6
     rois = torch.cat([torch.zeros(200, 1), centers - sizes / 2, centers + sizes / 2], dim=1).to(features[0])
+    # A cascade's masks are means. Of a stage that is sure and one that is as sure of the opposite it is the threshold.
+    mask_spread = 4.0 if isinstance(head, CascadeRoIHead) else 16.0
     for stage, (bbox_head, mask_head) in enumerate(_branches(head)):
         arguments = (stage, features, rois) if isinstance(head, CascadeRoIHead) else (features, rois)
         outputs = head._bbox_forward(*arguments)
@@ -157,7 +160,10 @@ def _scale_roi_head(head: nn.Module, features: tuple[Tensor, ...]) -> None:
         if mask_head is not None:
             # A quarter of the RoIs: mask heads take longest, and every mask has hundreds of values.
             masks = head._mask_forward(*arguments[:-1], rois[::4])["mask_preds"]
-            _rescale(mask_head, "conv_logits", [masks], 16.0)
+            _rescale(mask_head, "conv_logits", [masks], mask_spread)
+            if isinstance(getattr(mask_head, "conv_logits", None), nn.Conv2d):
+                # Where no feature is active a probability would be the threshold itself.
+                mask_head.conv_logits.bias.fill_(MASK_BIAS)
 
 
 def _branches(head: nn.Module) -> list[tuple[nn.Module, Optional[nn.Module]]]:
