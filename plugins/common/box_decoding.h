@@ -7,6 +7,9 @@
 
 namespace maskrcnn {
 
+// The score of a candidate that does not exist: below every probability, and not above any threshold of GroupedNMS.
+constexpr float kNoCandidate = -1.f;
+
 struct BoxDecoding {
   float means[4];
   float stds[4];
