@@ -26,8 +26,8 @@ enum class DType { kFloat, kHalf, kInt8, kInt32, kBool, kUInt8, kOther };
 enum class Layout { kLinear, kHwc, kHwc8, kOther };
 
 constexpr int kMaxRank = 8;
-// MultiLevelRoiAlign has the most: the RoIs, 8 levels, the output.
-constexpr int kMaxTensors = 10;
+// DecodeProposals has the most: logits and deltas of 8 levels, the anchors, the images' sizes, two outputs.
+constexpr int kMaxTensors = 20;
 constexpr int64_t kUnknown = -1;
 
 struct TensorInfo {
