@@ -101,7 +101,9 @@ AttributeSpec required_int(const char* name) { return {name, std::vector<int32_t
 AttributeSpec required_float(const char* name) { return {name, std::vector<float>{}, true}; }
 AttributeSpec optional_int(const char* name, int32_t fallback) { return {name, std::vector<int32_t>{fallback}, false}; }
 AttributeSpec optional_float(const char* name, float fallback) { return {name, std::vector<float>{fallback}, false}; }
-AttributeSpec optional_floats(const char* name, std::vector<float> fallback) { return {name, std::move(fallback), false}; }
+AttributeSpec optional_floats(const char* name, std::vector<float> fallback) {
+  return {name, std::move(fallback), false};
+}
 AttributeSpec optional_string(const char* name, const char* fallback) { return {name, std::string(fallback), false}; }
 
 Attributes::Attributes(std::string op, const std::vector<AttributeSpec>& specs, const std::vector<Attribute>& given)
