@@ -111,4 +111,11 @@ inline bool is_linear(const TensorInfo& tensor, DType dtype) {
   return tensor.layout == Layout::kLinear && tensor.dtype == dtype;
 }
 
+// Whether convolutions write such maps, without a reformat: the channels-last layouts are those that TensorRT has for
+// the type.
+inline bool is_feature_map(const TensorInfo& tensor) {
+  if (tensor.dtype == DType::kFloat) return tensor.layout == Layout::kLinear || tensor.layout == Layout::kHwc;
+  return tensor.dtype == DType::kHalf && (tensor.layout == Layout::kLinear || tensor.layout == Layout::kHwc8);
+}
+
 }  // namespace maskrcnn
