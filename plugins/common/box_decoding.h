@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "plugins/common/box.h"
 #include "plugins/common/host_device.h"
 
 namespace maskrcnn {
@@ -15,10 +16,6 @@ struct BoxDecoding {
   float stds[4];
   float max_ratio;  // |log| of the largest change of width and height
   bool clip;        // to the image
-};
-
-struct Box {
-  float x1, y1, x2, y2;
 };
 
 // NaN stays NaN, as in torch.clamp.

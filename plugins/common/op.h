@@ -111,8 +111,7 @@ inline bool is_linear(const TensorInfo& tensor, DType dtype) {
   return tensor.layout == Layout::kLinear && tensor.dtype == dtype;
 }
 
-// Whether convolutions write such maps, without a reformat: the channels-last layouts are those that TensorRT has for
-// the type.
+// float32 or float16 maps as convolutions write them. The channels-last layouts are those that TensorRT has for the type.
 inline bool is_feature_map(const TensorInfo& tensor) {
   if (tensor.dtype == DType::kFloat) return tensor.layout == Layout::kLinear || tensor.layout == Layout::kHwc;
   return tensor.dtype == DType::kHalf && (tensor.layout == Layout::kLinear || tensor.layout == Layout::kHwc8);

@@ -8,10 +8,6 @@
 
 namespace maskrcnn {
 
-MASKRCNN_HOST_DEVICE int64_t stored_channels(int64_t channels, TensorLayout layout) {
-  return layout == TensorLayout::kNhwc8 ? (channels + 7) / 8 * 8 : channels;
-}
-
 // In elements. In every layout a row is `width` columns: pixel y * width + x is at that number times `column`.
 struct Strides {
   int64_t image, channel, row, column;
