@@ -101,6 +101,9 @@ AttributeSpec required_int(const char* name) { return {name, std::vector<int32_t
 AttributeSpec required_float(const char* name) { return {name, std::vector<float>{}, true}; }
 AttributeSpec optional_int(const char* name, int32_t fallback) { return {name, std::vector<int32_t>{fallback}, false}; }
 AttributeSpec optional_float(const char* name, float fallback) { return {name, std::vector<float>{fallback}, false}; }
+AttributeSpec optional_floats(const char* name, std::vector<float> fallback) {
+  return {name, std::move(fallback), false};
+}
 AttributeSpec optional_string(const char* name, const char* fallback) { return {name, std::string(fallback), false}; }
 
 Attributes::Attributes(std::string op, const std::vector<AttributeSpec>& specs, const std::vector<Attribute>& given)
@@ -110,7 +113,10 @@ Attributes::Attributes(std::string op, const std::vector<AttributeSpec>& specs, 
   };
   for (const Attribute& attribute : given) {
     const auto spec = spec_of(attribute.name);
-    if (spec == specs.end()) refuse(attribute.name.c_str(), "one of: " + joined_names(specs), "an unknown name");
+    if (spec == specs.end()) {
+      refuse(attribute.name.c_str(), specs.empty() ? "no attributes" : "one of: " + joined_names(specs),
+             "an unknown name");
+    }
     if (spec->fallback.index() != attribute.value.index()) {
       refuse(spec->name, type_name(spec->fallback), type_name(attribute.value));
     }
@@ -136,14 +142,25 @@ void Attributes::refuse(const char* name, const std::string& expected, const std
                               ". Correct the ONNX node; plugins/README.md lists the operator's attributes");
 }
 
+void Attributes::check_range(const char* name, int32_t value, int32_t at_least, int32_t at_most) const {
+  if (value >= at_least && value <= at_most) return;
+  refuse(name, "an integer from " + std::to_string(at_least) + " to " + std::to_string(at_most), std::to_string(value));
+}
+
 int32_t Attributes::integer(const char* name, int32_t at_least, int32_t at_most) const {
   const auto& values = get<std::vector<int32_t>>(name);
   if (values.size() != 1) refuse(name, "one integer", std::to_string(values.size()));
-  if (values[0] < at_least || values[0] > at_most) {
-    refuse(name, "an integer from " + std::to_string(at_least) + " to " + std::to_string(at_most),
-           std::to_string(values[0]));
-  }
+  check_range(name, values[0], at_least, at_most);
   return values[0];
+}
+
+std::vector<int32_t> Attributes::integers(const char* name, size_t max_count, int32_t at_least, int32_t at_most) const {
+  const auto& values = get<std::vector<int32_t>>(name);
+  if (values.empty() || values.size() > max_count) {
+    refuse(name, "1 to " + std::to_string(max_count) + " integers", std::to_string(values.size()));
+  }
+  for (const int32_t value : values) check_range(name, value, at_least, at_most);
+  return values;
 }
 
 float Attributes::number(const char* name, float at_least, float at_most) const {
@@ -162,6 +179,15 @@ std::vector<float> Attributes::numbers(const char* name, size_t at_most) const {
   }
   for (const float value : values) {
     if (!(value > 0.f && std::isfinite(value))) refuse(name, "finite numbers above 0", text(value));
+  }
+  return values;
+}
+
+std::vector<float> Attributes::finite_numbers(const char* name, size_t count) const {
+  const auto& values = get<std::vector<float>>(name);
+  if (values.size() != count) refuse(name, std::to_string(count) + " numbers", std::to_string(values.size()));
+  for (const float value : values) {
+    if (!std::isfinite(value)) refuse(name, "finite numbers", text(value));
   }
   return values;
 }

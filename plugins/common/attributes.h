@@ -28,6 +28,7 @@ AttributeSpec required_int(const char* name);
 AttributeSpec required_float(const char* name);  // one, or a list
 AttributeSpec optional_int(const char* name, int32_t fallback);
 AttributeSpec optional_float(const char* name, float fallback);
+AttributeSpec optional_floats(const char* name, std::vector<float> fallback);
 AttributeSpec optional_string(const char* name, const char* fallback);
 
 // Everything that is asked of these throws std::invalid_argument with what was expected, what was found, what to do.
@@ -39,7 +40,11 @@ class Attributes {
   int32_t integer(const char* name, int32_t at_least, int32_t at_most) const;
   bool flag(const char* name) const { return integer(name, 0, 1) != 0; }
   float number(const char* name, float at_least, float at_most) const;
+  // 1 to max_count integers, each in the range.
+  std::vector<int32_t> integers(const char* name, size_t max_count, int32_t at_least, int32_t at_most) const;
   std::vector<float> numbers(const char* name, size_t at_most) const;
+  // Exactly `count` finite numbers.
+  std::vector<float> finite_numbers(const char* name, size_t count) const;
   // The index of the attribute's value among the choices.
   int choice(const char* name, const std::vector<std::string>& choices) const;
 
@@ -48,6 +53,7 @@ class Attributes {
  private:
   template <typename T>
   const T& get(const char* name) const;
+  void check_range(const char* name, int32_t value, int32_t at_least, int32_t at_most) const;
   [[noreturn]] void refuse(const char* name, const std::string& expected, const std::string& found) const;
 
   std::string op_;

@@ -26,8 +26,8 @@ enum class DType { kFloat, kHalf, kInt8, kInt32, kBool, kUInt8, kOther };
 enum class Layout { kLinear, kHwc, kHwc8, kOther };
 
 constexpr int kMaxRank = 8;
-// MultiLevelRoiAlign has the most: the RoIs, 8 levels, the output.
-constexpr int kMaxTensors = 10;
+// DecodeProposals has the most: logits and deltas of 8 levels, the anchors, the images' sizes, two outputs.
+constexpr int kMaxTensors = 20;
 constexpr int64_t kUnknown = -1;
 
 struct TensorInfo {
@@ -47,14 +47,14 @@ struct TensorList {
   const TensorInfo& output(int i) const { return items[num_inputs + i]; }
 };
 
-// A size of an output: that of an input, or a number.
+// A size of an output: that of an input, a multiple of it, or a number.
 struct Dim {
   int input;
   int axis;
-  int64_t constant;
+  int64_t factor;  // of the input's size; the size itself where there is no input
 
-  static Dim of(int input, int axis) { return {input, axis, 0}; }
-  static Dim fixed(int64_t constant) { return {-1, 0, constant}; }
+  static Dim of(int input, int axis, int64_t factor = 1) { return {input, axis, factor}; }
+  static Dim fixed(int64_t size) { return {-1, 0, size}; }
 };
 
 class Op {
@@ -109,6 +109,12 @@ TensorLayout tensor_layout(Layout layout);
 
 inline bool is_linear(const TensorInfo& tensor, DType dtype) {
   return tensor.layout == Layout::kLinear && tensor.dtype == dtype;
+}
+
+// float32 or float16 maps as convolutions write them. The channels-last layouts are those that TensorRT has for the type.
+inline bool is_feature_map(const TensorInfo& tensor) {
+  if (tensor.dtype == DType::kFloat) return tensor.layout == Layout::kLinear || tensor.layout == Layout::kHwc;
+  return tensor.dtype == DType::kHalf && (tensor.layout == Layout::kLinear || tensor.layout == Layout::kHwc8);
 }
 
 }  // namespace maskrcnn

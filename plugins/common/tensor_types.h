@@ -1,6 +1,10 @@
 // How a launcher's caller describes the data behind a pointer. Plain C++: TensorRT adapters, tests and kernels share it.
 #pragma once
 
+#include <cstdint>
+
+#include "plugins/common/host_device.h"
+
 namespace maskrcnn {
 
 enum class ElementType { kFloat, kHalf, kInt8, kUint8, kBool };
@@ -11,5 +15,9 @@ enum class TensorLayout {
   kNhwc,   // TensorRT's kHWC: channels last, dense
   kNhwc8,  // TensorRT's kHWC8: channels last, their number padded to a multiple of 8
 };
+
+MASKRCNN_HOST_DEVICE int64_t stored_channels(int64_t channels, TensorLayout layout) {
+  return layout == TensorLayout::kNhwc8 ? (channels + 7) / 8 * 8 : channels;
+}
 
 }  // namespace maskrcnn

@@ -3,13 +3,10 @@
 
 #include <cstdint>
 
+#include "plugins/common/box.h"
 #include "plugins/common/host_device.h"
 
 namespace maskrcnn {
-
-struct Box {
-  float x1, y1, x2, y2;
-};
 
 MASKRCNN_HOST_DEVICE Box load_box(const float* corners) { return {corners[0], corners[1], corners[2], corners[3]}; }
 

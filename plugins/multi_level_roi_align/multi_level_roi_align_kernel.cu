@@ -7,6 +7,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include "plugins/common/strides.h"
 #include "plugins/multi_level_roi_align/multi_level_roi_align_kernel.h"
 #include "plugins/multi_level_roi_align/multi_level_roi_align_math.h"
 #include "plugins/roi_align/roi_align_math.h"
@@ -39,21 +40,6 @@ __device__ float from_float<float>(float value) {
 template <>
 __device__ __half from_float<__half>(float value) {
   return __float2half_rn(value);
-}
-
-__host__ __device__ int64_t stored_channels(int64_t channels, TensorLayout layout) {
-  return layout == TensorLayout::kNhwc8 ? (channels + 7) / 8 * 8 : channels;
-}
-
-// Element offsets of a (batch, channels, height, width) tensor.
-struct Strides {
-  int64_t image, channel, row, column;
-};
-
-__host__ __device__ Strides strides_of(int64_t channels, int64_t height, int64_t width, TensorLayout layout) {
-  if (layout == TensorLayout::kNchw) return {channels * height * width, height * width, width, 1};
-  const int64_t stored = stored_channels(channels, layout);
-  return {height * width * stored, 1, width * stored, stored};
 }
 
 // What a block needs to know about its RoI.

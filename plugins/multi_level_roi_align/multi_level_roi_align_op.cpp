@@ -59,7 +59,7 @@ class RoiAlignOp : public Op {
   bool supports(int position, const TensorList& tensors) const override {
     const TensorInfo& tensor = tensors.items[position];
     if (position == rois_) return is_linear(tensor, DType::kFloat);
-    if (!is_layout_of_features(tensor)) return false;
+    if (!is_feature_map(tensor)) return false;
     const int first = feature(0);
     if (position == first) return true;
     const bool same_type = tensor.dtype == tensors.items[first].dtype;
@@ -101,12 +101,6 @@ class RoiAlignOp : public Op {
   int num_levels() const { return static_cast<int>(settings_.spatial_scales.size()); }
   int feature(int level) const { return rois_ == 0 ? level + 1 : level; }
   std::string feature_name(int level) const { return rois_ == 0 ? "feature_" + std::to_string(level) : "input"; }
-
-  // The channels-last layouts are those that TensorRT has for the type.
-  static bool is_layout_of_features(const TensorInfo& tensor) {
-    if (tensor.dtype == DType::kFloat) return tensor.layout == Layout::kLinear || tensor.layout == Layout::kHwc;
-    return tensor.dtype == DType::kHalf && (tensor.layout == Layout::kLinear || tensor.layout == Layout::kHwc8);
-  }
 
   const char* name_;
   RoiAlignSettings settings_;
