@@ -1,5 +1,5 @@
-// SelectTop on the GPU: the tournament's kernels for rows of one length. One to three launches, as the shapes say; 182400
-// scores take three for k = 1000.
+// SelectTop on the GPU: the tournament for rows of one length. One to three launches, as the shapes say; 182400 scores
+// take three for k = 1000.
 #include <cuda_runtime.h>
 
 #include "plugins/select_top/select_top_kernel.h"

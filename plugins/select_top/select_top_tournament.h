@@ -255,8 +255,8 @@ inline __device__ void sort_entries(uint64_t* entries, int size) {
   }
 }
 
-// Leaves the best k of a row, which is one chunk, in best[0] ... best[k - 1], sorted. best: shared memory, as many entries
-// as the power of two from k on. All threads call it.
+// Leaves the best k of a row, which is one chunk, in best[0] ... best[k - 1], sorted. best: shared memory, for the next
+// power of two of entries. All threads call it.
 template <typename Source>
 __device__ void select_sorted(SelectShared& shared, uint64_t* best, const Round& round, int64_t row) {
   int size = 1;
