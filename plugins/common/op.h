@@ -47,14 +47,14 @@ struct TensorList {
   const TensorInfo& output(int i) const { return items[num_inputs + i]; }
 };
 
-// A size of an output: that of an input, or a number.
+// A size of an output: that of an input, a multiple of it, or a number.
 struct Dim {
   int input;
   int axis;
-  int64_t constant;
+  int64_t factor;  // of the input's size; the size itself where there is no input
 
-  static Dim of(int input, int axis) { return {input, axis, 0}; }
-  static Dim fixed(int64_t constant) { return {-1, 0, constant}; }
+  static Dim of(int input, int axis, int64_t factor = 1) { return {input, axis, factor}; }
+  static Dim fixed(int64_t size) { return {-1, 0, size}; }
 };
 
 class Op {

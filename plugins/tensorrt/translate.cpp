@@ -180,9 +180,12 @@ nvinfer1::DimsExprs output_dims(const char* name, const Op& op, int output, cons
   op.check_shapes(tensors);
   nvinfer1::DimsExprs result{};
   for (const Dim& dim : op.output_shape(output, tensors)) {
-    const bool is_number = dim.input < 0;
-    result.d[result.nbDims++] =
-        is_number ? builder.constant(static_cast<int32_t>(dim.constant)) : inputs[dim.input].d[dim.axis];
+    const nvinfer1::IDimensionExpr* const factor = builder.constant(static_cast<int32_t>(dim.factor));
+    const nvinfer1::IDimensionExpr* size = dim.input < 0 ? factor : inputs[dim.input].d[dim.axis];
+    if (dim.input >= 0 && dim.factor != 1) {
+      size = builder.operation(nvinfer1::DimensionOperation::kPROD, *size, *factor);
+    }
+    result.d[result.nbDims++] = size;
   }
   return result;
 }
