@@ -7,6 +7,8 @@
 
 #include <climits>
 
+#include "plugins/common/box.h"
+#include "plugins/common/sigmoid.h"
 #include "plugins/common/strides.h"
 #include "plugins/decode_proposals/decode_proposals_kernel.h"
 #include "plugins/decode_proposals/decode_proposals_math.h"
@@ -75,7 +77,7 @@ __global__ void __launch_bounds__(kScoreThreads) compute_scores(const __grid_con
 #pragma unroll
     for (int i = 0; i < kScoresPerThread; ++i) {
       const int index = first + i * kScoreThreads;
-      if (index < level.count) scores[index] = objectness(to_float(values[i]));
+      if (index < level.count) scores[index] = sigmoid(to_float(values[i]));
     }
   }
 }
@@ -133,8 +135,7 @@ __device__ Proposal load_proposal(const ResultLevels& in, const ResultLevel& lev
   float deltas[kDeltas];
 #pragma unroll
   for (int i = 0; i < kDeltas; ++i) deltas[i] = to_float(map[delta_offset(level.strides, place, i)]);
-  const float* prior = in.priors + (level.first_prior + index) * 4;
-  return decode_proposal(in.decoding, in.min_size, {prior[0], prior[1], prior[2], prior[3]}, deltas,
+  return decode_proposal(in.decoding, in.min_size, load_box(in.priors + (level.first_prior + index) * 4), deltas,
                          level.scores[image * level.count + index], in.image_sizes[image * 2],
                          in.image_sizes[image * 2 + 1]);
 }

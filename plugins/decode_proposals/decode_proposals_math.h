@@ -1,7 +1,6 @@
-// One anchor of an RPN, for the host and the device: where its values lie, its score, its box.
+// One anchor of an RPN, for the host and the device: where its values lie, its box.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 
 #include "plugins/common/box.h"
@@ -34,12 +33,9 @@ MASKRCNN_HOST_DEVICE int64_t delta_offset(const Strides& strides, const AnchorPl
   return (place.anchor * kDeltas + which) * strides.channel + place.pixel * strides.column;
 }
 
-// Anchors are chosen by this, not by the logit: saturated ones tie, as where a network applies Sigmoid, then TopK.
-MASKRCNN_HOST_DEVICE float objectness(float logit) { return 1.f / (1.f + expf(-logit)); }
-
 struct Proposal {
   Box box;
-  float score;
+  float score;  // sigmoid(logit): anchors are ranked by it, not by the logit, so that saturated ones tie, as in mmdet
 };
 
 // min_size: px; a box of which a side is not longer is none, unless min_size is below 0. NaN sides are not longer.

@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "plugins/common/box.h"
 #include "plugins/common/parallel_for.h"
+#include "plugins/common/sigmoid.h"
 #include "plugins/decode_proposals/decode_proposals_math.h"
 #include "plugins/select_top/select_top_math.h"
 
@@ -32,41 +34,47 @@ struct DecodeProposalsInput {
   float min_size;
 };
 
-inline void decode_level(const DecodeProposalsInput& in, const ReferenceProposalLevel& level, int64_t image,
-                         float* boxes, float* scores) {
-  const Strides of_logits = strides_of(in.num_anchors, level.height, level.width, in.layout);
-  const Strides of_deltas = strides_of(in.num_anchors * kDeltas, level.height, level.width, in.layout);
-  const float* logits = level.logits + image * of_logits.image;
-  const float* deltas = level.deltas + image * of_deltas.image;
-  const auto place_of = [&](uint32_t index) { return anchor_place(index, static_cast<uint32_t>(in.num_anchors)); };
-  const int64_t count = in.num_anchors * level.height * level.width;
+struct RankedScores {
+  std::vector<float> scores;      // of every anchor of a level
+  std::vector<uint64_t> entries;  // the first num_taken are sorted
+  int64_t num_taken;
+};
 
-  std::vector<float> values(count);
-  std::vector<uint64_t> entries(count);
+inline AnchorPlace place_of(const DecodeProposalsInput& in, uint32_t index) {
+  return anchor_place(index, static_cast<uint32_t>(in.num_anchors));
+}
+
+inline RankedScores rank_anchors(const DecodeProposalsInput& in, const ReferenceProposalLevel& level, int64_t image) {
+  const Strides strides = strides_of(in.num_anchors, level.height, level.width, in.layout);
+  const float* logits = level.logits + image * strides.image;
+  const int64_t count = in.num_anchors * level.height * level.width;
+  RankedScores ranked{std::vector<float>(count), std::vector<uint64_t>(count), std::min(level.top, count)};
   for (int64_t i = 0; i < count; ++i) {
     const auto index = static_cast<uint32_t>(i);
-    values[i] = objectness(logits[logit_offset(of_logits, place_of(index))]);
-    entries[i] = ranked_entry(descending_key(values[i]), index);
+    ranked.scores[i] = sigmoid(logits[logit_offset(strides, place_of(in, index))]);
+    ranked.entries[i] = ranked_entry(descending_key(ranked.scores[i]), index);
   }
-  const int64_t num_taken = std::min(level.top, count);
-  std::partial_sort(entries.begin(), entries.begin() + num_taken, entries.end());
+  std::partial_sort(ranked.entries.begin(), ranked.entries.begin() + ranked.num_taken, ranked.entries.end());
+  return ranked;
+}
 
+// Writes the level's rows of one image.
+inline void decode_level(const DecodeProposalsInput& in, const ReferenceProposalLevel& level, int64_t image,
+                         float* boxes, float* scores) {
+  const RankedScores ranked = rank_anchors(in, level, image);
+  const Strides strides = strides_of(in.num_anchors * kDeltas, level.height, level.width, in.layout);
+  const float* map = level.deltas + image * strides.image;
+  const float* size = in.image_sizes + image * 2;
   for (int64_t row = 0; row < level.top; ++row) {
     Proposal proposal = no_proposal();
-    if (row < num_taken) {
-      const uint32_t index = index_of(entries[row]);
-      const AnchorPlace place = place_of(index);
-      const float* prior = in.priors + (level.first_prior + index) * 4;
-      float own[kDeltas];
-      for (int i = 0; i < kDeltas; ++i) own[i] = deltas[delta_offset(of_deltas, place, i)];
-      proposal = decode_proposal(in.decoding, in.min_size, {prior[0], prior[1], prior[2], prior[3]}, own,
-                                 values[index], in.image_sizes[image * 2], in.image_sizes[image * 2 + 1]);
+    if (row < ranked.num_taken) {
+      const uint32_t index = index_of(ranked.entries[row]);
+      float deltas[kDeltas];
+      for (int i = 0; i < kDeltas; ++i) deltas[i] = map[delta_offset(strides, place_of(in, index), i)];
+      proposal = decode_proposal(in.decoding, in.min_size, load_box(in.priors + (level.first_prior + index) * 4),
+                                 deltas, ranked.scores[index], size[0], size[1]);
     }
-    const Box& box = proposal.box;
-    boxes[row * 4] = box.x1;
-    boxes[row * 4 + 1] = box.y1;
-    boxes[row * 4 + 2] = box.x2;
-    boxes[row * 4 + 3] = box.y2;
+    store_box(proposal.box, boxes + row * 4);
     scores[row] = proposal.score;
   }
 }
