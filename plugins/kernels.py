@@ -113,6 +113,42 @@ class _SelectTop(Structure):
     ]
 
 
+class _BoxDecoding(Structure):
+    _fields_ = [("means", c_float * 4), ("stds", c_float * 4), ("max_ratio", c_float), ("clip", c_bool)]
+
+
+class _DecodeDetections(Structure):
+    _fields_ = [
+        ("logits", c_void_p),
+        ("logits_type", c_int),
+        ("deltas", c_void_p),
+        ("deltas_type", c_int),
+        ("proposals", c_void_p),
+        ("count", c_void_p),
+        ("image_sizes", c_void_p),
+        ("batch", c_int32),
+        ("num_proposals", c_int32),
+        ("num_classes", c_int32),
+        ("class_agnostic", c_bool),
+        ("decoding", _BoxDecoding),
+        ("boxes", c_void_p),
+        ("scores", c_void_p),
+    ]
+
+
+class _SelectMasks(Structure):
+    _fields_ = [
+        ("logits", c_void_p),
+        ("logits_type", c_int),
+        ("logits_layout", c_int),
+        ("labels", c_void_p),
+        ("num_masks", c_int64),
+        ("channels", c_int64),
+        ("num_pixels", c_int64),
+        ("masks", c_void_p),
+    ]
+
+
 class _SourceImage(Structure):
     _fields_ = [
         ("pixels", c_void_p),
@@ -181,7 +217,15 @@ def load_library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     _check_sizes(
         library.maskrcnn_arguments_size,
-        (_GroupedNms, _MultiLevelRoiAlign, _PasteMasks, _GridSample, _SelectTop),
+        (
+            _GroupedNms,
+            _MultiLevelRoiAlign,
+            _PasteMasks,
+            _GridSample,
+            _SelectTop,
+            _DecodeDetections,
+            _SelectMasks,
+        ),
     )
     _check_sizes(
         library.maskrcnn_images_arguments_size, (_SourceImage, _PrepareImages, _TargetImage, _EncodeMasks)
@@ -198,6 +242,8 @@ def load_library() -> ctypes.CDLL:
         ("multi_level_roi_align", _MultiLevelRoiAlign),
         ("paste_masks", _PasteMasks),
         ("grid_sample", _GridSample),
+        ("decode_detections", _DecodeDetections),
+        ("select_masks", _SelectMasks),
         ("prepare_images", _PrepareImages),
     ):
         getattr(library, f"maskrcnn_{name}").argtypes = [POINTER(structure), c_void_p]
@@ -416,6 +462,79 @@ def select_top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     arguments = _SelectTop(scores.data_ptr(), batch, num_scores, k, values.data_ptr(), indices.data_ptr())
     _launch("select_top", arguments, workspace.data_ptr(), size)
     return values, indices
+
+
+def decode_detections(
+    logits: Tensor,
+    deltas: Tensor,
+    proposals: Tensor,
+    count: Tensor,
+    image_sizes: Tensor,
+    *,
+    max_ratio: float,
+    means: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
+    stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+    clip: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Return every class's box and score of every proposal; see ``decode_detections_kernel.h``.
+
+    logits: (B, P, C + 1), deltas: (B, P, 4 C) or (B, P, 4), each float32 or float16. proposals: (B, P, 4) float32.
+    count: (B,) int32. image_sizes: (B, 2) float32. Returns boxes (B, P C, 4) and scores (B, P C), float32.
+    """
+    for name, tensor, dtypes in (
+        ("logits", logits, [torch.float32, torch.float16]),
+        ("deltas", deltas, [torch.float32, torch.float16]),
+        ("proposals", proposals, [torch.float32]),
+        ("count", count, [torch.int32]),
+        ("image_sizes", image_sizes, [torch.float32]),
+    ):
+        _check(name, tensor, dtypes)
+    batch, num_proposals, num_logits = logits.shape
+    num_classes = num_logits - 1
+    scores = proposals.new_empty((batch, num_proposals * num_classes))
+    boxes = proposals.new_empty((*scores.shape, 4))
+    arguments = _DecodeDetections(
+        logits.data_ptr(),
+        _ELEMENT_TYPES[logits.dtype],
+        deltas.data_ptr(),
+        _ELEMENT_TYPES[deltas.dtype],
+        proposals.data_ptr(),
+        count.data_ptr(),
+        image_sizes.data_ptr(),
+        batch,
+        num_proposals,
+        num_classes,
+        deltas.shape[2] == 4,
+        _BoxDecoding((c_float * 4)(*means), (c_float * 4)(*stds), max_ratio, clip),
+        boxes.data_ptr(),
+        scores.data_ptr(),
+    )
+    _launch("decode_detections", arguments)
+    return boxes, scores
+
+
+def select_masks(logits: Tensor, labels: Tensor, *, channels: int, layout: int = NCHW) -> Tensor:
+    """Return the probabilities of each detection's own mask; see ``select_masks_kernel.h``.
+
+    logits: (B * K, channels, h, w) in ``layout`` (see ``to_layout``), float32 or float16. labels: (B, K) int32.
+    Returns (B, K, h, w) float32.
+    """
+    _check("logits", logits, [torch.float32, torch.float16])
+    _check("labels", labels, [torch.int32])
+    size = logits.shape[2:] if layout == NCHW else logits.shape[1:3]
+    masks = torch.empty((*labels.shape, *size), dtype=torch.float32, device=labels.device)
+    arguments = _SelectMasks(
+        logits.data_ptr(),
+        _ELEMENT_TYPES[logits.dtype],
+        layout,
+        labels.data_ptr(),
+        labels.numel(),
+        channels,
+        size.numel(),
+        masks.data_ptr(),
+    )
+    _launch("select_masks", arguments)
+    return masks
 
 
 def prepare_images(

@@ -1,9 +1,11 @@
 // The launchers as C functions, for plugins/kernels.py: kernels are tested and timed without TensorRT.
 #include "plugins/common/export.h"
+#include "plugins/decode_detections/decode_detections_kernel.h"
 #include "plugins/grid_sample/grid_sample_kernel.h"
 #include "plugins/grouped_nms/grouped_nms_kernel.h"
 #include "plugins/multi_level_roi_align/multi_level_roi_align_kernel.h"
 #include "plugins/paste_masks/paste_masks_kernel.h"
+#include "plugins/select_masks/select_masks_kernel.h"
 #include "plugins/select_top/select_top_kernel.h"
 
 using namespace maskrcnn;
@@ -11,8 +13,9 @@ using namespace maskrcnn;
 // The sizes of the argument structures, which plugins/kernels.py declares again: a mismatch is found when it loads.
 MASKRCNN_EXPORT size_t maskrcnn_arguments_size(int op) {
   const size_t sizes[] = {sizeof(GroupedNmsArguments), sizeof(MultiLevelRoiAlignArguments), sizeof(PasteMasksArguments),
-                          sizeof(GridSampleArguments), sizeof(SelectTopArguments)};
-  return op >= 0 && op < 5 ? sizes[op] : 0;
+                          sizeof(GridSampleArguments), sizeof(SelectTopArguments), sizeof(DecodeDetectionsArguments),
+                          sizeof(SelectMasksArguments)};
+  return op >= 0 && op < 7 ? sizes[op] : 0;
 }
 
 MASKRCNN_EXPORT size_t maskrcnn_grouped_nms_workspace_size(int32_t batch, int32_t num_boxes) {
@@ -43,4 +46,12 @@ MASKRCNN_EXPORT size_t maskrcnn_select_top_workspace_size(int32_t batch, int32_t
 MASKRCNN_EXPORT int maskrcnn_select_top(const SelectTopArguments* arguments, void* workspace, size_t workspace_size,
                                         void* stream) {
   return launch_select_top(*arguments, workspace, workspace_size, static_cast<cudaStream_t>(stream));
+}
+
+MASKRCNN_EXPORT int maskrcnn_decode_detections(const DecodeDetectionsArguments* arguments, void* stream) {
+  return launch_decode_detections(*arguments, static_cast<cudaStream_t>(stream));
+}
+
+MASKRCNN_EXPORT int maskrcnn_select_masks(const SelectMasksArguments* arguments, void* stream) {
+  return launch_select_masks(*arguments, static_cast<cudaStream_t>(stream));
 }

@@ -5,6 +5,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -13,12 +14,14 @@
 #include <vector>
 
 #include "plugins/common/numpy_arrays.h"
+#include "plugins/decode_detections/decode_detections_reference.h"
 #include "plugins/encode_masks/encode_masks_reference.h"
 #include "plugins/grouped_nms/grouped_nms_reference.h"
 #include "plugins/multi_level_roi_align/multi_level_roi_align_math.h"
 #include "plugins/paste_masks/paste_masks_reference.h"
 #include "plugins/prepare_images/prepare_images_reference.h"
 #include "plugins/roi_align/roi_align_reference.h"
+#include "plugins/select_masks/select_masks_reference.h"
 #include "plugins/select_top/select_top_reference.h"
 
 namespace maskrcnn {
@@ -299,6 +302,85 @@ py::tuple select_top_binding(const py::array& scores, int64_t k) {
   return py::make_tuple(values, indices);
 }
 
+BoxDecoding checked_decoding(const std::vector<float>& means, const std::vector<float>& stds, float max_ratio,
+                             bool clip) {
+  check(means.size() == 4 && stds.size() == 4, "means, stds: expected 4 numbers each, found " +
+                                                   std::to_string(means.size()) + " and " +
+                                                   std::to_string(stds.size()));
+  check(max_ratio >= 0.f && std::isfinite(max_ratio),
+        "max_ratio: expected a finite number of at least 0, found " + std::to_string(max_ratio));
+  BoxDecoding decoding{};
+  std::copy(means.begin(), means.end(), decoding.means);
+  std::copy(stds.begin(), stds.end(), decoding.stds);
+  decoding.max_ratio = max_ratio;
+  decoding.clip = clip;
+  return decoding;
+}
+
+py::tuple decode_detections_binding(const py::array& logits, const py::array& deltas, const py::array& proposals,
+                                    const py::array& count, const py::array& image_sizes, float max_ratio,
+                                    const std::vector<float>& means, const std::vector<float>& stds, bool clip) {
+  constexpr py::ssize_t kMaxClasses = 1 << 24;
+  const auto* logit_data = checked_data<float>("logits", logits, {kAny, kAny, kAny});
+  const auto batch = logits.shape(0);
+  const auto num_proposals = logits.shape(1);
+  const auto num_classes = logits.shape(2) - 1;
+  check(num_classes >= 1 && num_classes <= kMaxClasses,
+        "logits: expected 1 to " + std::to_string(kMaxClasses) + " classes and the background, found " +
+            describe(logits));
+  const auto* delta_data = checked_data<float>("deltas", deltas, {batch, num_proposals, kAny});
+  const bool class_agnostic = deltas.shape(2) == 4;
+  check(class_agnostic || deltas.shape(2) == 4 * num_classes,
+        "deltas: expected 4, or 4 for each of " + std::to_string(num_classes) + " classes, found " + describe(deltas));
+  const auto* proposal_data = checked_data<float>("proposals", proposals, {batch, num_proposals, 4});
+  const auto* count_data = checked_data<int32_t>("count", count, {batch});
+  const auto* size_data = checked_data<float>("image_sizes", image_sizes, {batch, 2});
+  const DecodeDetectionsInput in{logit_data,    delta_data,
+                                 proposal_data, count_data,
+                                 size_data,     batch,
+                                 num_proposals, static_cast<int32_t>(num_classes),
+                                 class_agnostic, checked_decoding(means, stds, max_ratio, clip)};
+  auto boxes = new_array<float>({batch, num_proposals * num_classes, 4});
+  auto scores = new_array<float>({batch, num_proposals * num_classes});
+  auto* box_data = boxes.mutable_data();
+  auto* score_data = scores.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    decode_detections(in, box_data, score_data);
+  }
+  return py::make_tuple(boxes, scores);
+}
+
+TensorLayout checked_layout(const std::string& layout) {
+  if (layout == "nchw") return TensorLayout::kNchw;
+  if (layout == "nhwc") return TensorLayout::kNhwc;
+  if (layout == "nhwc8") return TensorLayout::kNhwc8;
+  throw py::value_error("layout: expected 'nchw', 'nhwc' or 'nhwc8', found '" + layout + "'");
+}
+
+py::array_t<float> select_masks_binding(const py::array& logits, const py::array& labels, int64_t channels,
+                                        const std::string& layout_name) {
+  const TensorLayout layout = checked_layout(layout_name);
+  check(channels >= 1, "channels: expected at least 1, found " + std::to_string(channels));
+  const auto* label_data = checked_data<int32_t>("labels", labels, {kAny, kAny});
+  const auto batch = labels.shape(0);
+  const auto num_masks = labels.shape(1);
+  const auto stored = static_cast<py::ssize_t>(stored_channels(channels, layout));
+  const bool is_linear = layout == TensorLayout::kNchw;
+  const auto* logit_data = is_linear
+                               ? checked_data<float>("logits", logits, {batch * num_masks, stored, kAny, kAny})
+                               : checked_data<float>("logits", logits, {batch * num_masks, kAny, kAny, stored});
+  const auto height = logits.shape(is_linear ? 2 : 1);
+  const auto width = logits.shape(is_linear ? 3 : 2);
+  auto masks = new_array<float>({batch, num_masks, height, width});
+  auto* mask_data = masks.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    select_masks({logit_data, label_data, batch * num_masks, channels, height * width, layout}, mask_data);
+  }
+  return masks;
+}
+
 }  // namespace
 }  // namespace maskrcnn
 
@@ -388,4 +470,25 @@ scores: (B, N) float32, k <= N <= 2^24. Best first, equal scores by ascending in
 lowest and comes last, by index. ValueError names the argument that has another shape, dtype or range.
 
 Source: ONNX TopK, largest and sorted; there, the place of NaN is not defined.)");
+  module.def("decode_detections", &maskrcnn::decode_detections_binding, arg("logits"), arg("deltas"),
+             arg("proposals"), arg("count"), arg("image_sizes"), arg("max_ratio"),
+             arg("means") = std::vector<float>(4, 0.f), arg("stds") = std::vector<float>(4, 1.f), arg("clip") = true,
+             R"(Return every class's box and score of every proposal: (B, P * C, 4) float32, (B, P * C) float32.
+
+logits: (B, P, C + 1) float32, the background last. deltas: (B, P, 4 * C) float32, or (B, P, 4): one box for all classes.
+proposals: (B, P, 4) float32 [x1, y1, x2, y2] in px. count: (B,) int32, the rows that are real. image_sizes: (B, 2)
+float32, height and width in px. means, stds: of the deltas. max_ratio: the largest change of log width and height.
+clip: to the image. Candidate p * C + c is proposal p as class c; its score is softmax's, -1 from row count on, NaN where
+a logit of the proposal is. ValueError names the argument that has another shape, dtype or range.
+
+Source: mmdet's BBoxHead and delta2bbox.)");
+  module.def("select_masks", &maskrcnn::select_masks_binding, arg("logits"), arg("labels"), arg("channels"),
+             arg("layout") = "nchw",
+             R"(Return the probabilities of each detection's own mask: (B, K, h, w) float32.
+
+logits: (B * K, channels, h, w) float32; (B * K, h, w, channels) in layout 'nhwc', the same with channels rounded up to
+a multiple of 8 in 'nhwc8'. labels: (B, K) int32: the channel; -1 gives zeros, one too large means the last, so that one
+channel serves every class. ValueError names the argument that has another shape, dtype or range.
+
+Source: mmdet's FCNMaskHead.)");
 }

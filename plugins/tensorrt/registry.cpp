@@ -8,10 +8,12 @@
 #include <mutex>
 
 #include "plugins/common/export.h"
+#include "plugins/decode_detections/decode_detections_op.h"
 #include "plugins/grid_sample/grid_sample_op.h"
 #include "plugins/grouped_nms/grouped_nms_op.h"
 #include "plugins/multi_level_roi_align/multi_level_roi_align_op.h"
 #include "plugins/paste_masks/paste_masks_op.h"
+#include "plugins/select_masks/select_masks_op.h"
 #include "plugins/select_top/select_top_op.h"
 #include "plugins/tensorrt/translate.h"
 
@@ -140,7 +142,8 @@ CreatorInterface* const* creators_for_tensorrt(int32_t& count) noexcept {
 const std::vector<OpType>& op_types() {
   static const auto* const types =
       new std::vector<OpType>{multi_level_roi_align_type(), grouped_nms_type(), paste_masks_type(kMaskOutputType),
-                              mmcv_roi_align_type(), grid_sampler_type(), select_top_type()};
+                              mmcv_roi_align_type(), grid_sampler_type(), select_top_type(),
+                              decode_detections_type(), select_masks_type()};
   return *types;
 }
 
