@@ -512,9 +512,9 @@ def decode_proposals(
 ) -> tuple[Tensor, Tensor]:
     """Return the best anchors of every level as boxes; see ``decode_proposals_kernel.h``.
 
-    logits: L maps of ``num_anchors`` channels in ``layout`` (see ``to_layout``), all float32 or all float16. deltas: the
-    same with ``num_anchors * 4`` channels. priors: (N, 4) float32. image_sizes: (B, 2) float32. Returns boxes (B, M, 4)
-    and scores (B, M), float32, M the sum of ``top``.
+    logits: L maps of ``num_anchors`` channels in ``layout`` (see ``to_layout``), all float32 or all float16.
+    deltas: the same with ``num_anchors * 4`` channels. priors: (N, 4) float32. image_sizes: (B, 2) float32.
+    Returns boxes (B, M, 4) and scores (B, M), float32, M the sum of ``top``.
     """
     dtype = logits[0].dtype
     for tensor in (*logits, *deltas):

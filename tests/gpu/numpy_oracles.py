@@ -88,7 +88,17 @@ def select_top(scores, k: int) -> np.ndarray:
 
 
 def decode_proposals(
-    logits, deltas, priors, image_sizes, *, top, max_ratio, means=(0,) * 4, stds=(1,) * 4, clip=True, min_size=-1.0
+    logits,
+    deltas,
+    priors,
+    image_sizes,
+    *,
+    top,
+    max_ratio,
+    means=(0,) * 4,
+    stds=(1,) * 4,
+    clip=True,
+    min_size=-1.0,
 ):
     """Return boxes (B, M, 4) and scores (B, M), float32 in mmdet's order of operations. Maps are (B, C, H, W)."""
     parts, first = [], 0

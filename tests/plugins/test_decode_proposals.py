@@ -9,6 +9,7 @@ from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 
 from plugins import _reference
 from tests.gpu import numpy_oracles
+from tests.gpu.proposals import KINDS, proposals_case
 
 NAN, INF = float("nan"), float("inf")
 MAX_RATIO = abs(math.log(16 / 1000))
@@ -16,38 +17,6 @@ MAX_RATIO = abs(math.log(16 / 1000))
 BOX_TOLERANCE = 2.5e-4
 # exp, then a sum and a division, each rounded.
 SCORE_TOLERANCE = 3e-7
-
-
-def logit_maps(rng: np.random.Generator, kind: str, shape: tuple) -> np.ndarray:
-    """Return logits of which equal ones tie in any float32 sigmoid, and others do not unless they are saturated.
-
-    They are multiples of 1/8: where neighbours' scores differ, they do by far more than exp's rounding.
-    """
-    logits = {
-        "rpn": lambda: rng.normal(-8, 3, shape),
-        "saturated": lambda: rng.normal(16, 4, shape),  # from 16.75 on the score is 1
-        "vanishing": lambda: rng.normal(-100, 10, shape),  # below -88.7 it is 0: exp overflows
-        "equal": lambda: np.full(shape, 0.5),
-        "special": lambda: rng.choice([NAN, INF, -INF, 0.0, -0.0, 2.0, -200.0], shape),
-    }[kind]()
-    return (np.round(logits * 8) / 8).astype(np.float32)
-
-
-def proposals_case(
-    rng: np.random.Generator, sizes: list, *, num_anchors: int, batch: int = 2, kind: str = "rpn"
-) -> dict:
-    """Return the inputs of images of different sizes. Every anchor has another box, so that a wrong one shows."""
-    num_priors = sum(height * width for height, width in sizes) * num_anchors
-    centers = rng.uniform(-50, 1100, (num_priors, 2))
-    sides = np.exp(rng.uniform(np.log(8), np.log(600), (num_priors, 2)))
-    return {
-        "logits": [logit_maps(rng, kind, (batch, num_anchors, *size)) for size in sizes],
-        "deltas": [
-            (rng.standard_normal((batch, num_anchors * 4, *size)) * 0.5).astype(np.float32) for size in sizes
-        ],
-        "priors": np.hstack([centers - sides / 2, centers + sides / 2]).astype(np.float32),
-        "image_sizes": rng.uniform(300, 1200, (batch, 2)).astype(np.float32),
-    }
 
 
 def check(case: dict, *, num_anchors: int, **settings) -> tuple[np.ndarray, np.ndarray]:
@@ -60,14 +29,18 @@ def check(case: dict, *, num_anchors: int, **settings) -> tuple[np.ndarray, np.n
     return boxes, scores
 
 
-@pytest.mark.parametrize("kind", ["rpn", "saturated", "vanishing", "equal", "special"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("sizes", "num_anchors", "top"),
     [
         ([(1, 1)], 1, [1]),
         ([(5, 7)], 3, [10]),
         ([(20, 31), (10, 16), (5, 8), (3, 4), (2, 2)], 3, [100, 100, 100, 36, 12]),
-        ([(20, 31), (10, 16), (5, 8), (3, 4), (2, 2)], 3, [200, 200, 200, 200, 200]),  # the last three have fewer
+        (
+            [(20, 31), (10, 16), (5, 8), (3, 4), (2, 2)],
+            3,
+            [200, 200, 200, 200, 200],
+        ),  # the last three have fewer
         ([(1, 3)] * 8, 9, [1, 2, 3, 4, 5, 6, 7, 40]),
         ([(9, 1), (1, 9)], 2, [1, 18]),
     ],
@@ -237,7 +210,10 @@ def test_an_empty_batch() -> None:
             {"layout": "nhwc8"},
             r"logits: expected .* of shape \(2, \*, \*, 8\), found float32 \(2, 3, 4, 5\)",
         ),
-        ({"priors": np.zeros((77, 4), np.float32)}, r"priors: expected .* \(78, 4\), found float32 \(77, 4\)"),
+        (
+            {"priors": np.zeros((77, 4), np.float32)},
+            r"priors: expected .* \(78, 4\), found float32 \(77, 4\)",
+        ),
         ({"image_sizes": np.zeros((2, 2))}, "image_sizes: expected a C-contiguous float32 .* found float64"),
         ({"image_sizes": np.zeros((3, 2), np.float32)}, r"logits: expected .* \(3, 3, \*, \*\)"),
         ({"means": [0, 0]}, "means, stds: expected 4 numbers each, found 2 and 4"),
@@ -255,5 +231,7 @@ def test_bad_arguments_are_refused(changes: dict, message: str) -> None:
 def test_deltas_of_another_size_are_refused() -> None:
     case = proposals_case(np.random.default_rng(0), [(4, 5)], num_anchors=3)
     case["deltas"][0] = np.zeros((2, 12, 5, 4), np.float32)
-    with pytest.raises(ValueError, match=r"deltas: expected .* \(2, 12, 4, 5\), found float32 \(2, 12, 5, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"deltas: expected .* \(2, 12, 4, 5\), found float32 \(2, 12, 5, 4\)"
+    ):
         check(case, num_anchors=3, top=[3])
