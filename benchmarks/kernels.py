@@ -250,6 +250,94 @@ def time_select_top() -> list[dict]:
     return rows
 
 
+NUM_PROPOSALS, NUM_CLASSES, NUM_DETECTIONS, MASK_SIZE = 1000, 80, 100, (28, 28)
+STDS, MAX_RATIO = (0.1, 0.1, 0.2, 0.2), 4.135166556742356  # of R-CNN's box head
+
+
+def torch_decode_detections(
+    logits: Tensor, deltas: Tensor, proposals: Tensor, count: Tensor, image_sizes: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Do what ``kernels.decode_detections`` does with torch's operators, such as a CUDA graph can capture."""
+    missing = torch.arange(logits.shape[1], device="cuda") >= count[:, None]
+    scores = logits.float().softmax(-1)[..., :-1].masked_fill(missing[..., None], -1.0)
+    shift, scale = deltas.float().unflatten(2, (-1, 4)).split(2, dim=-1)
+    low, high = proposals[:, :, None].split(2, dim=-1)
+    center = (low + high) * 0.5 + (high - low) * (shift * STDS[0])
+    half = (high - low) * (scale * STDS[2]).clamp(-MAX_RATIO, MAX_RATIO).exp() * 0.5
+    limit = image_sizes.flip(-1).repeat(1, 2)[:, None, None]
+    boxes = torch.minimum(torch.cat([center - half, center + half], dim=-1).clamp(min=0), limit)
+    return boxes.flatten(1, 2), scores.flatten(1)
+
+
+def time_decode_detections(bandwidth: float) -> list[dict]:
+    """Every class of 1000 proposals."""
+    rows = []
+    for batch, dtype in [(b, d) for b in (1, 8) for d in (torch.float16, torch.float32)]:
+        shape = (batch, NUM_PROPOSALS)
+        arguments = (
+            (torch.randn((*shape, NUM_CLASSES + 1), device="cuda") * 4).to(dtype),
+            torch.randn((*shape, 4 * NUM_CLASSES), device="cuda").to(dtype),
+            torch.stack([random_boxes(NUM_PROPOSALS) for _ in range(batch)]),
+            torch.full((batch,), NUM_PROPOSALS, dtype=torch.int32, device="cuda"),
+            torch.tensor([IMAGE] * batch, dtype=torch.float32, device="cuda"),
+        )
+
+        def call(arguments: tuple = arguments) -> tuple:
+            return kernels.decode_detections(*arguments, max_ratio=MAX_RATIO, stds=STDS)
+
+        num_bytes = sum(t.numel() * t.element_size() for t in (*arguments, *call()))
+        rows.append(
+            {
+                "op": "decode_detections",
+                "batch": batch,
+                "dtype": str(dtype).split(".")[1],
+                "proposals": NUM_PROPOSALS,
+                "classes": NUM_CLASSES,
+                "ms": graph_ms(call),
+                "bar_ms": 0.008 if batch == 1 else 0.02,
+                "floor_ms": num_bytes / bandwidth,
+                "floor": "every input read once, the outputs written once; all of it may be in the GPU's cache",
+                "torch_ms": graph_ms(lambda a=arguments: torch_decode_detections(*a)),
+            }
+        )
+    return rows
+
+
+def torch_select_masks(logits: Tensor, labels: Tensor) -> Tensor:
+    """Do what ``kernels.select_masks`` does with torch's operators. logits: (B * K, C, h, w)."""
+    own = logits[torch.arange(len(logits), device="cuda"), labels.flatten().clamp(min=0).long()]
+    masks = own.float().sigmoid().view(*labels.shape, *MASK_SIZE)
+    return masks.masked_fill((labels < 0)[..., None, None], 0.0)
+
+
+def time_select_masks() -> list[dict]:
+    """100 masks per image, of 80 classes each."""
+    rows = []
+    for batch, dtype in [(b, d) for b in (1, 8) for d in (torch.float16, torch.float32)]:
+        logits = torch.randn((batch * NUM_DETECTIONS, NUM_CLASSES, *MASK_SIZE), device="cuda").to(dtype)
+        labels = torch.randint(0, NUM_CLASSES, (batch, NUM_DETECTIONS), dtype=torch.int32, device="cuda")
+        row = {
+            "op": "select_masks",
+            "batch": batch,
+            "dtype": str(dtype).split(".")[1],
+            "masks": NUM_DETECTIONS,
+            "classes": NUM_CLASSES,
+            "size": MASK_SIZE,
+            "bar_ms": 0.03 if batch == 8 and dtype == torch.float16 else None,
+        }
+        # 80 channels are a multiple of 8: the two channels-last layouts are the same.
+        for name, layout in (("nchw", kernels.NCHW), ("nhwc", kernels.NHWC8)):
+            stored = kernels.to_layout(logits, layout)
+            row[f"{name}_ms"] = graph_ms(
+                lambda s=stored, y=labels, n=layout: kernels.select_masks(
+                    s, y, channels=NUM_CLASSES, layout=n
+                )
+            )
+        row["torch_nchw_ms"] = graph_ms(lambda s=logits, y=labels: torch_select_masks(s, y))
+        rows.append(row)
+    return rows
+
+
 def object_masks(batch: int, num_masks: int) -> Tensor:
     """(batch, num_masks, 28, 28): smooth outlines around the middle, as a mask head's."""
     coarse = torch.rand((batch * num_masks, 1, 5, 5), device="cuda") * 0.6
@@ -346,6 +434,8 @@ def main() -> None:
         "rows": [
             *time_nms(),
             *time_select_top(),
+            *time_decode_detections(bandwidth),
+            *time_select_masks(),
             *time_roi_align(bandwidth),
             *time_paste_masks(bandwidth),
             *time_prepare_images(bandwidth),

@@ -153,6 +153,13 @@ def kernels() -> str:
         elif r["op"] == "select_top":
             other = f"`torch.topk` {r['torch_topk_ms']:.3f} ms"
             rows.append(["SelectTop, 1000 of each of RPN's 4 levels", r["batch"], f"{r['ms']:.3f}", other])
+        elif r["op"] == "decode_detections":
+            name = f"DecodeDetections, {r['proposals']} × {r['classes']} classes, {r['dtype']}"
+            rows.append([name, r["batch"], f"{r['ms']:.3f}", f"torch's operators {r['torch_ms']:.3f} ms"])
+        elif r["op"] == "select_masks":
+            name = f"SelectMasks, {r['masks']} of {r['classes']} classes, {r['dtype']}, channels last"
+            other = f"NCHW {r['nchw_ms']:.3f} ms; torch's operators on it {r['torch_nchw_ms']:.3f} ms"
+            rows.append([name, r["batch"], f"{r['nhwc_ms']:.3f}", other])
         elif r["op"] == "multi_level_roi_align":
             name = f"MultiLevelRoiAlign, {r['rois']} × 256 × {r['bins']}×{r['bins']}, {r['dtype']}, channels last"
             other = f"floor {r['floor_ms']:.3f} ms, torchvision {r['torchvision_roi_align_4_levels_graph_ms']:.2f} ms"

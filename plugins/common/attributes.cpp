@@ -113,7 +113,10 @@ Attributes::Attributes(std::string op, const std::vector<AttributeSpec>& specs, 
   };
   for (const Attribute& attribute : given) {
     const auto spec = spec_of(attribute.name);
-    if (spec == specs.end()) refuse(attribute.name.c_str(), "one of: " + joined_names(specs), "an unknown name");
+    if (spec == specs.end()) {
+      refuse(attribute.name.c_str(), specs.empty() ? "no attributes" : "one of: " + joined_names(specs),
+             "an unknown name");
+    }
     if (spec->fallback.index() != attribute.value.index()) {
       refuse(spec->name, type_name(spec->fallback), type_name(attribute.value));
     }

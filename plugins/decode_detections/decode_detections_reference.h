@@ -27,8 +27,10 @@ struct DecodeDetectionsInput {
 inline void softmax_scores(const float* logits, int32_t num_classes, float* scores) {
   float largest = -std::numeric_limits<float>::infinity();
   for (int32_t i = 0; i <= num_classes; ++i) largest = fmaxf(largest, logits[i]);
-  float sum = 0.f;
-  for (int32_t i = 0; i <= num_classes; ++i) sum += softmax_numerator(logits[i], largest);
+  // A thousand classes one after the other lose digits in float, unlike the kernel's sums of some tens.
+  double terms = 0.;
+  for (int32_t i = 0; i <= num_classes; ++i) terms += softmax_numerator(logits[i], largest);
+  const float sum = static_cast<float>(terms);
   for (int32_t i = 0; i < num_classes; ++i) scores[i] = softmax_numerator(logits[i], largest) / sum;
 }
 

@@ -36,7 +36,17 @@ class PluginLibrary:
 
 # What this project's library registers.
 OPS = frozenset(
-    {"MultiLevelRoiAlign", "GroupedNMS", "PasteMasks", "SelectTop", "MMCVRoiAlign", "grid_sampler"}
+    {
+        "MultiLevelRoiAlign",
+        "GroupedNMS",
+        "PasteMasks",
+        "SelectTop",
+        "DecodeProposals",
+        "DecodeDetections",
+        "SelectMasks",
+        "MMCVRoiAlign",
+        "grid_sampler",
+    }
 )
 
 _REGISTER = "maskrcnn_plugins_register"

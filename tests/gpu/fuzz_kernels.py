@@ -94,6 +94,35 @@ def fuzz_select_top(rng: np.random.Generator) -> None:
     kernels.select_top(garbage(rng, shape), k)
 
 
+def fuzz_decode_detections(rng: np.random.Generator) -> None:
+    batch, num_proposals = int(rng.integers(1, 4)), int(rng.choice([1, 5, 300]))
+    num_classes = int(rng.choice([1, 3, 80, 131]))
+    dtypes = [torch.float16 if rng.random() < 0.5 else torch.float32 for _ in range(2)]
+    num_deltas = 4 if rng.random() < 0.5 else 4 * num_classes
+    count = rng.choice([-(2**31), -1, 0, 2, num_proposals, 2**31 - 1], batch).astype(np.int32)
+    kernels.decode_detections(
+        garbage(rng, (batch, num_proposals, num_classes + 1), special=0.1).to(dtypes[0]),
+        garbage(rng, (batch, num_proposals, num_deltas)).to(dtypes[1]),
+        garbage(rng, (batch, num_proposals, 4)),
+        torch.from_numpy(count).cuda(),
+        garbage(rng, (batch, 2)),
+        max_ratio=float(rng.choice([0, 4, 3e38])),
+        clip=bool(rng.random() < 0.5),
+    )
+
+
+def fuzz_select_masks(rng: np.random.Generator) -> None:
+    batch, num_masks, channels = 2, int(rng.choice([1, 9])), int(rng.choice([1, 3, 8, 21]))
+    layout = int(rng.integers(0, 3))
+    dtype = torch.float16 if rng.random() < 0.5 else torch.float32
+    size = rng.choice([1, 7, 28, 40], 2).tolist()
+    labels = rng.choice([-(2**31), -1, 0, 1, channels, 2**31 - 1], (batch, num_masks)).astype(np.int32)
+    logits = garbage(rng, (batch * num_masks, channels, *size), special=0.1).to(dtype)
+    kernels.select_masks(
+        kernels.to_layout(logits, layout), torch.from_numpy(labels).cuda(), channels=channels, layout=layout
+    )
+
+
 def fuzz_encode_masks(rng: np.random.Generator) -> None:
     batch, num_dets = int(rng.integers(1, 4)), 20
     sizes = rng.choice([0, 1, 33, 700], (batch, 2)).tolist()
@@ -134,6 +163,8 @@ OPS: "dict[str, Callable[[np.random.Generator], None]]" = {
     "paste_masks": fuzz_paste_masks,
     "grid_sample": fuzz_grid_sample,
     "select_top": fuzz_select_top,
+    "decode_detections": fuzz_decode_detections,
+    "select_masks": fuzz_select_masks,
     "prepare_images": fuzz_prepare_images,
     "encode_masks": fuzz_encode_masks,
 }

@@ -145,6 +145,35 @@ def decoded(priors, deltas, means, stds, max_ratio) -> np.ndarray:
     return np.concatenate([center - half, center + half], axis=2)
 
 
+def decode_detections(
+    logits, deltas, proposals, count, image_sizes, *, max_ratio, means=(0, 0, 0, 0), stds=(1, 1, 1, 1), clip=1
+):
+    """Return boxes (B, P * C, 4), as delta2bbox, and scores (B, P * C), softmax without the background; float64."""
+    batch, num_proposals, num_classes = logits.shape[0], logits.shape[1], logits.shape[2] - 1
+    with np.errstate(all="ignore"):
+        powers = np.exp(logits.astype(np.float64) - logits.max(axis=2, keepdims=True).astype(np.float64))
+        scores = (powers / powers.sum(axis=2, keepdims=True))[:, :, :-1]
+    scores[np.arange(num_proposals) >= count[:, None]] = -1
+    deltas = deltas.astype(np.float64).reshape(batch, num_proposals, -1, 4) * stds + means
+    deltas = np.broadcast_to(deltas, (batch, num_proposals, num_classes, 4))
+    low, high = (proposals[:, :, None, i : i + 2].astype(np.float64) for i in (0, 2))
+    center = (low + high) / 2 + (high - low) * deltas[..., :2]
+    half = (high - low) / 2 * np.exp(np.clip(deltas[..., 2:], -max_ratio, max_ratio))
+    boxes = np.concatenate([center - half, center + half], axis=3)
+    if clip:
+        boxes = np.clip(boxes, 0, np.tile(image_sizes[:, None, None, ::-1], 2))
+    return boxes.reshape(batch, -1, 4), scores.reshape(batch, -1)
+
+
+def select_masks(logits, labels) -> np.ndarray:
+    """Return (B, K, h, w) float64: the sigmoid of each row's own channel, or zeros. logits: (B * K, C, h, w)."""
+    own = np.clip(labels.ravel(), 0, logits.shape[1] - 1)
+    with np.errstate(over="ignore"):
+        masks = 1 / (1 + np.exp(-logits[np.arange(len(own)), own].astype(np.float64)))
+    masks[labels.ravel() < 0] = 0
+    return masks.reshape(*labels.shape, *logits.shape[2:])
+
+
 def greedy_nms(boxes, scores, candidates, iou_threshold) -> list[int]:
     """Return which of the candidates are kept."""
     x1, y1, x2, y2 = boxes.T

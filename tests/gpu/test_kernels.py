@@ -21,6 +21,10 @@ FLOAT_TOLERANCE = 1e-5
 HALF_TOLERANCE = 2e-3
 # Closer to the threshold than this, two orders of the same float32 arithmetic may differ.
 NEAR_THRESHOLD = 1e-5
+# float32 against float64. Probabilities: the roundings of exp, of a sum and of a quotient.
+PROBABILITY_TOLERANCE = 2e-6
+# Boxes in px: two units of exp on half a side of 2000 px, of which the image shows a part.
+BOX_TOLERANCE = {"rtol": 1e-6, "atol": 5e-4}
 # grid_sample in nearest mode jumps: the share of positions that fall on the other side by rounding.
 MAX_JUMPED = 1e-3
 
@@ -506,6 +510,272 @@ def test_select_top_is_captured_in_a_graph() -> None:
         expected = numpy_oracles.select_top(scores.cpu().numpy(), 1000)
         np.testing.assert_array_equal(indices.cpu().numpy(), expected)
         assert torch.equal(values, scores.gather(1, indices.long()))
+
+
+# ---------------------------------------------------------------------------------------------- decode_detections
+
+RCNN_DECODING = {"max_ratio": 4.135166556742356, "stds": (0.1, 0.1, 0.2, 0.2)}
+
+
+def detection_inputs(
+    batch: int,
+    num_proposals: int,
+    num_classes: int,
+    *,
+    agnostic: bool = False,
+    dtypes: tuple = (np.float32, np.float32),
+) -> dict:
+    """Arrays by the names of the kernel's arguments: images of different sizes, any count."""
+    rng = np.random.default_rng(num_classes + num_proposals)
+    corners = rng.uniform(-20, 1000, (batch, num_proposals, 2))
+    sides = np.exp(rng.uniform(0, 6, corners.shape))
+    num_deltas = 4 if agnostic else 4 * num_classes
+    return {
+        "logits": rng.normal(0, 4, (batch, num_proposals, num_classes + 1)).astype(dtypes[0]),
+        "deltas": rng.normal(0, 1.5, (batch, num_proposals, num_deltas)).astype(dtypes[1]),
+        "proposals": np.concatenate([corners, corners + sides], axis=2).astype(np.float32),
+        "count": rng.integers(-1, num_proposals + 2, batch).astype(np.int32),
+        "image_sizes": rng.uniform(100, 1300, (batch, 2)).astype(np.float32),
+    }
+
+
+def check_decode_detections(arrays: dict, **settings: object) -> None:
+    settings = {**RCNN_DECODING, **settings}
+    boxes, scores = kernels.decode_detections(**{k: cuda(v) for k, v in arrays.items()}, **settings)
+    expected_boxes, expected_scores = numpy_oracles.decode_detections(**arrays, **settings)
+    np.testing.assert_allclose(scores.cpu().numpy(), expected_scores, rtol=0, atol=PROBABILITY_TOLERANCE)
+    # Exactly: what NMS takes for no candidate.
+    np.testing.assert_array_equal(scores.cpu().numpy() == -1, expected_scores == -1)
+    np.testing.assert_allclose(boxes.cpu().numpy(), expected_boxes, **BOX_TOLERANCE)
+
+
+@pytest.mark.parametrize("agnostic", [False, True])
+@pytest.mark.parametrize(
+    ("batch", "num_proposals", "num_classes"),
+    [
+        (1, 1000, 80),
+        (8, 1000, 80),
+        (2, 1000, 1203),  # LVIS
+        (3, 1000, 1),
+        *((2, 33, classes) for classes in (2, 30, 31, 32, 33, 127, 128, 129, 160)),  # around lanes and loads
+        *((2, proposals, 5) for proposals in (1, 3, 4, 5)),  # around the proposals of a block
+    ],
+)
+def test_decode_detections(batch: int, num_proposals: int, num_classes: int, agnostic: bool) -> None:
+    check_decode_detections(detection_inputs(batch, num_proposals, num_classes, agnostic=agnostic))
+
+
+@pytest.mark.parametrize(
+    "dtypes", [(a, b) for a in (np.float32, np.float16) for b in (np.float32, np.float16)]
+)
+@pytest.mark.parametrize("agnostic", [False, True])
+def test_decode_detections_of_half_inputs(dtypes: tuple, agnostic: bool) -> None:
+    """The oracle has the rounded inputs: arithmetic is float32 all the same."""
+    check_decode_detections(detection_inputs(2, 1000, 80, agnostic=agnostic, dtypes=dtypes))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"clip": False}, {"means": (0.1, -0.2, 0.3, -0.4)}, {"stds": (1, 1, 1, 1)}, {"max_ratio": 0.1}],
+)
+def test_decode_detections_settings(settings: dict) -> None:
+    check_decode_detections(detection_inputs(2, 100, 7), **settings)
+
+
+def test_decode_detections_equals_the_reference() -> None:
+    reference = pytest.importorskip("plugins._reference", reason="the CPU reference is not built")
+    arrays = detection_inputs(2, 1000, 80)
+    boxes, scores = kernels.decode_detections(**{k: cuda(v) for k, v in arrays.items()}, **RCNN_DECODING)
+    expected_boxes, expected_scores = reference.decode_detections(**arrays, **RCNN_DECODING)
+    np.testing.assert_allclose(scores.cpu().numpy(), expected_scores, rtol=0, atol=PROBABILITY_TOLERANCE)
+    np.testing.assert_allclose(boxes.cpu().numpy(), expected_boxes, **BOX_TOLERANCE)
+
+
+@pytest.mark.parametrize("num_classes", [2, 80, 200])
+@pytest.mark.parametrize(
+    ("values", "nan"),
+    [
+        ((500, 499, -500), False),  # exp overflows
+        ((3e38, -3e38, 0), False),
+        ((-INF, 0, 0), False),
+        ((0, NAN, 0), True),
+        ((0, 0, NAN), True),  # the background's counts, too
+        ((NAN, NAN, NAN), True),
+        ((INF, 0, 0), True),
+        ((-INF, -INF, -INF), True),
+    ],
+)
+def test_decode_detections_of_extreme_logits(values: tuple, nan: bool, num_classes: int) -> None:
+    arrays = detection_inputs(1, 9, num_classes)
+    arrays["count"][:] = 9
+    logits = arrays["logits"]
+    logits[0, 4] = values[1]
+    logits[0, 4, 0], logits[0, 4, -1] = values[0], values[2]
+    check_decode_detections(arrays)
+    scores = kernels.decode_detections(**{k: cuda(v) for k, v in arrays.items()}, **RCNN_DECODING)[1]
+    bad = scores.isnan().view(9, num_classes)
+    assert bad[4].all() == nan
+    assert bad.sum().item() == nan * num_classes
+
+
+@pytest.mark.parametrize("count", [-(2**31), -1, 0, 1, 999, 1000, 1001, 2**31 - 1])
+def test_decode_detections_past_the_count(count: int) -> None:
+    arrays = {**detection_inputs(1, 1000, 80), "count": np.array([count], np.int32)}
+    arrays["logits"][0, min(max(count, 0), 1000) :] = np.nan  # not real: not read
+    check_decode_detections(arrays)
+
+
+def test_decode_detections_of_more_images_than_a_grid_has() -> None:
+    check_decode_detections(detection_inputs(70000, 2, 3))
+
+
+@pytest.mark.parametrize(("batch", "num_proposals"), [(0, 5), (2, 0)])
+def test_decode_detections_of_nothing(batch: int, num_proposals: int) -> None:
+    arrays = detection_inputs(batch, num_proposals, 3)
+    boxes, scores = kernels.decode_detections(**{k: cuda(v) for k, v in arrays.items()}, **RCNN_DECODING)
+    assert (boxes.shape, scores.shape) == ((batch, num_proposals * 3, 4), (batch, num_proposals * 3))
+
+
+def test_decode_detections_refuses_arguments() -> None:
+    tensors = {k: cuda(v) for k, v in detection_inputs(1, 4, 2).items()}
+    with pytest.raises(RuntimeError, match="decode_detections: invalid argument"):  # the background alone
+        kernels.decode_detections(
+            **{**tensors, "logits": tensors["logits"][..., :1].contiguous()}, **RCNN_DECODING
+        )
+    misaligned = torch.zeros(4 * 4 + 1, device="cuda")[1:].view(1, 4, 4)
+    with pytest.raises(RuntimeError, match="decode_detections: invalid argument"):
+        kernels.decode_detections(**{**tensors, "proposals": misaligned}, **RCNN_DECODING)
+
+
+def test_decode_detections_is_captured_in_a_graph() -> None:
+    tensors = {k: cuda(v) for k, v in detection_inputs(2, 1000, 80).items()}
+    kernels.decode_detections(**tensors, **RCNN_DECODING)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        boxes, scores = kernels.decode_detections(**tensors, **RCNN_DECODING)
+    for count in (1000, 3, 0):
+        tensors["logits"].normal_(0, 3)
+        tensors["deltas"].normal_()
+        tensors["count"].fill_(count)
+        graph.replay()
+        expected = kernels.decode_detections(**tensors, **RCNN_DECODING)
+        assert torch.equal(boxes, expected[0])
+        assert torch.equal(scores, expected[1])
+
+
+# --------------------------------------------------------------------------------------------------- select_masks
+
+
+def check_select_masks(logits: torch.Tensor, labels: np.ndarray, layout: int) -> None:
+    stored = kernels.to_layout(logits, layout)
+    found = kernels.select_masks(stored, cuda(labels), channels=logits.shape[1], layout=layout)
+    expected = numpy_oracles.select_masks(logits.cpu().numpy(), labels)
+    np.testing.assert_allclose(found.cpu().numpy(), expected, rtol=0, atol=PROBABILITY_TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("layout", [kernels.NCHW, kernels.NHWC, kernels.NHWC8])
+@pytest.mark.parametrize(
+    ("batch", "num_masks", "channels", "size"),
+    [
+        (1, 100, 80, (28, 28)),
+        (2, 5, 1203, (28, 28)),
+        (3, 7, 1, (28, 28)),
+        *((2, 3, channels, (14, 14)) for channels in (7, 8, 9)),
+        (2, 3, 5, (1, 1)),
+        (2, 3, 5, (7, 7)),  # not divisible by 4
+        (2, 3, 5, (2, 2)),
+        (1, 2, 3, (112, 100)),  # more than a block's pixels
+        (1, 2, 3, (33, 35)),  # likewise, one by one
+    ],
+)
+def test_select_masks(
+    batch: int, num_masks: int, channels: int, size: tuple, layout: int, dtype: torch.dtype
+) -> None:
+    rng = np.random.default_rng(channels)
+    labels = rng.integers(-1, channels, (batch, num_masks)).astype(np.int32)
+    labels.ravel()[[0, 1]] = channels - 1, -1
+    logits = rng.normal(0, 4, (batch * num_masks, channels, *size)).astype(np.float32)
+    check_select_masks(cuda(logits).to(dtype), labels, layout)
+
+
+def test_select_masks_of_a_batch_of_eight() -> None:
+    """The real size, and offsets beyond those of one image."""
+    labels = np.random.default_rng(0).integers(0, 80, (8, 100)).astype(np.int32)
+    logits = torch.randn((800, 80, 28, 28), device="cuda").half() * 4
+    check_select_masks(logits, labels, kernels.NHWC8)
+
+
+@pytest.mark.parametrize("layout", [kernels.NCHW, kernels.NHWC8])
+def test_select_masks_past_32_bits(layout: int) -> None:
+    """2^31 elements and more: only the last masks are compared."""
+    channels, num_masks = 2048, 1400
+    try:
+        logits = torch.zeros((num_masks, 784 * channels), dtype=torch.float16, device="cuda")
+    except torch.cuda.OutOfMemoryError:
+        pytest.skip("needs 5 GB of GPU memory")
+    assert logits.numel() > 2**31
+    last = torch.randn((1, channels, 28, 28), device="cuda").half()
+    logits[-1] = kernels.to_layout(last, layout).ravel()
+    shape = (num_masks, channels, 28, 28) if layout == kernels.NCHW else (num_masks, 28, 28, channels)
+    labels = torch.full((1, num_masks), channels - 1, dtype=torch.int32, device="cuda")
+    found = kernels.select_masks(logits.view(shape), labels, channels=channels, layout=layout)
+    assert (found[0, :-1] == 0.5).all()
+    expected = numpy_oracles.select_masks(last.cpu().numpy(), np.array([[channels - 1]]))
+    np.testing.assert_allclose(found[0, -1].cpu().numpy(), expected[0, 0], rtol=0, atol=PROBABILITY_TOLERANCE)
+
+
+@pytest.mark.parametrize("layout", [kernels.NCHW, kernels.NHWC, kernels.NHWC8])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_labels_from_anywhere(channels: int, layout: int) -> None:
+    labels = np.array([[-(2**31), -2, -1, 0, 1, 2, 3, 79, 2**31 - 1]], np.int32)
+    check_select_masks(torch.randn((9, channels, 28, 28), device="cuda"), labels, layout)
+
+
+def test_masks_of_extreme_logits() -> None:
+    values = [0.0, 88.0, -88.0, 104.0, -104.0, 3e38, -3e38, INF, -INF, NAN, 1e-45, -0.0]
+    logits = torch.tensor(values, device="cuda").view(1, 1, 3, 4)
+    check_select_masks(logits, np.zeros((1, 1), np.int32), kernels.NCHW)
+    check_select_masks(logits, np.full((1, 1), -1, np.int32), kernels.NCHW)
+
+
+def test_mask_logits_at_any_address() -> None:
+    """They begin in the middle of 16 bytes, and a mask of 49 pixels ends there."""
+    logits = torch.randn((1 + 2 * 3 * 49), device="cuda")[1:].view(2, 3, 7, 7)
+    check_select_masks(logits, np.array([[2, 0]], np.int32), kernels.NCHW)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0)])
+def test_no_masks_to_select(shape: tuple) -> None:
+    labels = torch.zeros(shape, dtype=torch.int32, device="cuda")
+    found = kernels.select_masks(torch.zeros((0, 3, 28, 28), device="cuda"), labels, channels=3)
+    assert found.shape == (*shape, 28, 28)
+
+
+def test_select_masks_refuses_no_channels() -> None:
+    with pytest.raises(RuntimeError, match="select_masks: invalid argument"):
+        kernels.select_masks(
+            torch.zeros((1, 0, 2, 2), device="cuda"),
+            torch.zeros((1, 1), dtype=torch.int32, device="cuda"),
+            channels=0,
+        )
+
+
+def test_select_masks_is_captured_in_a_graph() -> None:
+    logits = torch.randn((200, 28, 28, 80), device="cuda").half()
+    labels = torch.zeros((2, 100), dtype=torch.int32, device="cuda")
+    settings = {"channels": 80, "layout": kernels.NHWC8}
+    kernels.select_masks(logits, labels, **settings)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = kernels.select_masks(logits, labels, **settings)
+    for _ in range(3):
+        logits.normal_()
+        labels.random_(-1, 80)
+        graph.replay()
+        assert torch.equal(captured, kernels.select_masks(logits, labels, **settings))
 
 
 # --------------------------------------------------------------------------------------------------- encode_masks

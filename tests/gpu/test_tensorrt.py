@@ -40,11 +40,14 @@ from tests.gpu import numpy_oracles as oracles
 ROOT = Path(__file__).parents[2]
 ONNX_VARIABLE = "MASKRCNN_TEST_ONNX"  # a folder with the files of tests/gpu/onnx_models.py
 OPS = ["MultiLevelRoiAlign", "GroupedNMS", "PasteMasks", "MMCVRoiAlign", "grid_sampler", "SelectTop"]
+OPS += ["DecodeDetections", "SelectMasks"]
 
 FLOAT_TOLERANCE = (
     1e-5  # relative to the largest feature: float32 rounding of positions and of up to 512 x 512 samples
 )
 HALF_TOLERANCE = 2e-3  # the same with a result rounded to 11 bits
+PROBABILITY_TOLERANCE = 2e-6  # float32 against float64: exp, a sum, a quotient
+BOX_TOLERANCE = {"rtol": 1e-6, "atol": 5e-4}  # px: two units of exp on half a side of 2000 px
 UNDECIDED = 1e-5  # rounding moves a probability this close to the threshold to either side
 
 ROI_ATTRIBUTES = {
@@ -59,6 +62,8 @@ ROI_ATTRIBUTES = {
 NMS_ATTRIBUTES = {"iou_threshold": 0.5, "score_threshold": 0.1, "max_output": 50}
 PASTE_ATTRIBUTES = {"threshold": 0.5}
 SELECT_ATTRIBUTES = {"k": 100}
+DECODE_ATTRIBUTES = {"max_ratio": 4.135166556742356, "stds": [0.1, 0.1, 0.2, 0.2]}
+NUM_CLASSES = 80
 MMCV_ATTRIBUTES = {
     "output_height": 5,
     "output_width": 6,
@@ -161,6 +166,43 @@ def select_inputs() -> list[Input]:
     return [Input("scores", np.float32, ((1, 100), (2, 20000), (8, 182400)))]
 
 
+def decode_feeds(batch=2, num_proposals=300, seed=0, dtype=np.float32, agnostic=False) -> dict:
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(-20, 1000, (batch, num_proposals, 2))
+    sides = np.exp(rng.uniform(0, 6, corners.shape))
+    num_deltas = 4 if agnostic else 4 * NUM_CLASSES
+    return {
+        "logits": rng.normal(0, 4, (batch, num_proposals, NUM_CLASSES + 1)).astype(dtype),
+        "deltas": rng.normal(0, 1.5, (batch, num_proposals, num_deltas)).astype(dtype),
+        "proposals": np.concatenate([corners, corners + sides], axis=2).astype(np.float32),
+        "count": rng.integers(0, num_proposals + 1, batch).astype(np.int32),
+        "image_sizes": rng.uniform(100, 1300, (batch, 2)).astype(np.float32),
+    }
+
+
+def decode_inputs(dtype=np.float32, agnostic=False) -> list[Input]:
+    limits = [(1, 1), (2, 300), (8, 1000)]  # batch, proposals
+    widths = {"logits": NUM_CLASSES + 1, "deltas": 4 if agnostic else 4 * NUM_CLASSES, "proposals": 4}
+    types = {"logits": dtype, "deltas": dtype, "proposals": np.float32}
+    rows = [Input(name, types[name], tuple((b, p, n) for b, p in limits)) for name, n in widths.items()]
+    count = Input("count", np.int32, tuple((b,) for b, _ in limits))
+    return [*rows, count, Input("image_sizes", np.float32, tuple((b, 2) for b, _ in limits))]
+
+
+def mask_feeds(batch=2, num_masks=20, seed=0, dtype=np.float32, channels=NUM_CLASSES) -> dict:
+    rng = np.random.default_rng(seed)
+    return {
+        "logits": rng.normal(0, 4, (batch * num_masks, channels, 28, 28)).astype(dtype),
+        "labels": rng.integers(-1, NUM_CLASSES, (batch, num_masks)).astype(np.int32),
+    }
+
+
+def mask_inputs(dtype=np.float32, channels=NUM_CLASSES, formats=None) -> list[Input]:
+    limits = [(1, 1), (2, 20), (8, 100)]  # batch, masks
+    shapes = tuple((b * k, channels, 28, 28) for b, k in limits)
+    return [Input("logits", dtype, shapes, formats), Input("labels", np.int32, tuple(limits))]
+
+
 # --- Comparisons --------------------------------------------------------------------------------------------------
 
 
@@ -204,6 +246,23 @@ def check_select(result: dict, feeds: dict, attributes: dict) -> int:
     return expected.size
 
 
+def check_decoded(result: dict, feeds: dict, attributes: dict) -> int:
+    """Return how many candidates there are."""
+    boxes, scores = oracles.decode_detections(**feeds, **attributes)
+    assert {array.dtype for array in result.values()} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(result["scores"], scores, rtol=0, atol=PROBABILITY_TOLERANCE)
+    np.testing.assert_array_equal(result["scores"] == -1, scores == -1)
+    np.testing.assert_allclose(result["boxes"], boxes, **BOX_TOLERANCE)
+    return int((scores >= 0).sum())
+
+
+def check_selected(masks: np.ndarray, feeds: dict) -> float:
+    """Return the largest error."""
+    expected = oracles.select_masks(feeds["logits"], feeds["labels"])
+    assert masks.dtype == np.float32
+    return check_close(masks, expected, 1.0, PROBABILITY_TOLERANCE)
+
+
 def check_masks(result: np.ndarray, feeds: dict, threshold: float) -> int:
     """Return how many pixels are set."""
     height, width = feeds["canvas"].shape[2:]
@@ -242,6 +301,12 @@ REFUSED = [
     ("SelectTop", {"k": 0}, "from 1 to 4096"),
     ("SelectTop", {"k": 4097}, "from 1 to 4096"),
     ("SelectTop", {}, "k"),
+    ("DecodeDetections", {}, "max_ratio"),
+    ("DecodeDetections", {**DECODE_ATTRIBUTES, "max_ratio": -1.0}, "max_ratio"),
+    ("DecodeDetections", {**DECODE_ATTRIBUTES, "stds": [0.1, 0.2]}, "4 numbers"),
+    ("DecodeDetections", {**DECODE_ATTRIBUTES, "means": [0.0, 0.0, 0.0, float("inf")]}, "finite"),
+    ("DecodeDetections", {**DECODE_ATTRIBUTES, "clip": 2}, "from 0 to 1"),
+    ("SelectMasks", {"threshold": 0.5}, "unknown name"),
     ("PasteMasks", {"output_type": "int64"}, "uint8, bool"),
     ("MMCVRoiAlign", {**MMCV_ATTRIBUTES, "aligned": 2}, "aligned"),
     ("grid_sampler", {"interpolation_mode": 3}, "interpolation_mode"),
@@ -395,6 +460,74 @@ def case_select_top() -> dict:
     return {"equal_to_oracle": True, "taken": taken}
 
 
+def case_decode_detections() -> dict:
+    """One engine for several batches and numbers of proposals, of which the outputs' are a multiple."""
+    candidates = {}
+    variants = [
+        (np.float32, False, DECODE_ATTRIBUTES),
+        (np.float16, False, DECODE_ATTRIBUTES),
+        (np.float32, True, {**DECODE_ATTRIBUTES, "means": [0.1, -0.2, 0.3, -0.4], "clip": 0}),
+    ]
+    for dtype, agnostic, attributes in variants:
+        inputs = decode_inputs(dtype, agnostic)
+        half = dtype == np.float16
+        plan = harness.plan_of("DecodeDetections", attributes, inputs, ["boxes", "scores"], fp16=half)
+        engine = harness.engine_from(plan)
+        for batch, num_proposals in [(1, 1), (2, 300), (3, 77), (8, 1000)]:
+            feeds = decode_feeds(batch, num_proposals, seed=batch, dtype=dtype, agnostic=agnostic)
+            name = f"{np.dtype(dtype).name} agnostic={agnostic} B={batch} P={num_proposals}"
+            candidates[name] = check_decoded(harness.run_once(engine, feeds), feeds, attributes)
+    return {"equal_to_oracle": True, "candidates": candidates}
+
+
+def case_decode_detections_half_network() -> dict:
+    """With the FP16 flag and float32 inputs: coordinates and scores stay float32, whatever is chosen for the rest."""
+    plan = harness.plan_of(
+        "DecodeDetections", DECODE_ATTRIBUTES, decode_inputs(), ["boxes", "scores"], fp16=True
+    )
+    feeds = decode_feeds()
+    # What FP16 holds: the type in which the plugin reads them then makes no difference.
+    feeds.update({name: feeds[name].astype(np.float16).astype(np.float32) for name in ("logits", "deltas")})
+    engine = harness.engine_from(plan)
+    candidates = check_decoded(harness.run_once(engine, feeds), feeds, DECODE_ATTRIBUTES)
+    return {"candidates": candidates, "layers": layer_formats(engine)}
+
+
+def case_select_masks() -> dict:
+    """In FP32 and FP16, of a class each and of one channel for all."""
+    errors = {}
+    for dtype in (np.float32, np.float16):
+        for channels in (NUM_CLASSES, 1):
+            half = dtype == np.float16
+            plan = harness.plan_of("SelectMasks", {}, mask_inputs(dtype, channels), ["masks"], fp16=half)
+            engine = harness.engine_from(plan)
+            for batch, num_masks in [(1, 1), (2, 20), (3, 7), (8, 100)]:
+                feeds = mask_feeds(batch, num_masks, batch, dtype, channels)
+                masks = harness.run_once(engine, feeds)["masks"]
+                assert masks.shape == (batch, num_masks, 28, 28)
+                name = f"{np.dtype(dtype).name} C={channels} B={batch} K={num_masks}"
+                errors[name] = check_selected(masks, feeds)
+    return {"max_error": max(errors.values()), "errors": errors}
+
+
+def case_select_masks_channels_last() -> dict:
+    """Logits as HWC8, which convolutions write in FP16: no reformat may be needed."""
+    inputs = mask_inputs(np.float16, formats=1 << int(trt.TensorFormat.HWC8))
+    engine = harness.engine_from(harness.plan_of("SelectMasks", {}, inputs, ["masks"], fp16=True))
+    feeds = mask_feeds(dtype=np.float16)
+    session = harness.Session(engine, feeds)
+    try:
+        pointer, logits = session.inputs["logits"]
+        session.inputs["logits"] = pointer, np.ascontiguousarray(logits.transpose(0, 2, 3, 1))
+        session.upload()
+        found = session.run()["masks"]
+    finally:
+        session.close()
+    layers = layer_formats(engine)
+    assert not any("eformat" in layer for layer in layers), layers
+    return {"max_error": check_selected(found, feeds), "layers": layers}
+
+
 def case_paste_masks() -> dict:
     """In the output type that the library chooses for this TensorRT."""
     results = {}
@@ -533,6 +666,12 @@ def stored_engines():
         harness.plan_of("SelectTop", SELECT_ATTRIBUTES, select_inputs(), ["values", "indices"]),
         select_feeds(),
     )
+    yield (
+        "DecodeDetections",
+        harness.plan_of("DecodeDetections", DECODE_ATTRIBUTES, decode_inputs(), ["boxes", "scores"]),
+        decode_feeds(),
+    )
+    yield "SelectMasks", harness.plan_of("SelectMasks", {}, mask_inputs(), ["masks"]), mask_feeds()
 
 
 def replay(folder: Path) -> None:
@@ -600,6 +739,10 @@ def case_made_up_inputs() -> dict:
             check_rois(result, feeds, ROI_ATTRIBUTES, FLOAT_TOLERANCE)
         elif op == "SelectTop":
             check_select(result, feeds, SELECT_ATTRIBUTES)
+        elif op == "DecodeDetections":
+            check_decoded(result, feeds, DECODE_ATTRIBUTES)
+        elif op == "SelectMasks":
+            check_selected(result["masks"], feeds)
         else:
             check_masks(result["masks_out"], feeds, 0.5)
     return results
@@ -665,6 +808,10 @@ TIMED = [
     ("paste", 1, None),
     ("select_top", 1, None),
     ("select_top", 8, None),
+    ("decode_detections", 1, np.float16),
+    ("decode_detections", 8, np.float16),
+    ("select_masks", 1, np.float16),
+    ("select_masks", 8, np.float16),
 ]
 
 
@@ -683,6 +830,15 @@ def timed_case(kind: str, batch: int, dtype):
     if kind == "select_top":  # RPN's finest level
         scores = 1 / (1 + np.exp(-rng.normal(-8, 3, (batch, 182400)).astype(np.float32)))
         return "SelectTop", {"k": 1000}, {"scores": scores}, ["values", "indices"]
+    if kind == "decode_detections":
+        return (
+            "DecodeDetections",
+            DECODE_ATTRIBUTES,
+            decode_feeds(batch, 1000, dtype=dtype),
+            ["boxes", "scores"],
+        )
+    if kind == "select_masks":  # linear; benchmarks.kernels has the channels-last ones
+        return "SelectMasks", {}, mask_feeds(batch, 100, dtype=dtype), ["masks"]
     if kind == "paste":
         low = rng.uniform(0, 1, (batch, 100, 2)) * [1000, 600]
         boxes = np.concatenate([low, low + rng.uniform(16, 300, low.shape)], 2).astype(np.float32)
@@ -752,6 +908,27 @@ BAD_NETWORKS = [
         [Input("scores", np.float32, ((2, 99),))],
         "rows of k = 100 to",
     ),
+    (
+        "deltas of other classes",
+        "DecodeDetections",
+        DECODE_ATTRIBUTES,
+        [decode_inputs()[0], Input("deltas", np.float32, ((2, 300, 4 * 79),)), *decode_inputs()[2:]],
+        "4, or 4 for each of 80 classes",
+    ),
+    (
+        "a number of classes that is not fixed",
+        "DecodeDetections",
+        DECODE_ATTRIBUTES,
+        [Input("logits", np.float32, ((2, 300, 2), (2, 300, 81))), *decode_inputs()[1:]],
+        "their number fixed in the graph",
+    ),
+    (
+        "rows of other detections",
+        "SelectMasks",
+        {},
+        [Input("logits", np.float32, ((7, 80, 28, 28),)), Input("labels", np.int32, ((2, 4),))],
+        "the rows of logits and the labels",
+    ),
 ]
 
 
@@ -815,6 +992,10 @@ CASES = {
         "case_roi_align_float",
         "case_grouped_nms",
         "case_select_top",
+        "case_decode_detections",
+        "case_select_masks",
+        "case_select_masks_channels_last",
+        "case_decode_detections_half_network",
         "case_paste_masks",
         "case_roi_align_half",
         "case_roi_align_half_channels_last",

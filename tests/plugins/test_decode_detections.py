@@ -10,8 +10,8 @@ from plugins import _reference
 
 MAX_RATIO = abs(math.log(16 / 1000))
 STDS = (0.1, 0.1, 0.2, 0.2)
-# Float32 sums of up to 1204 terms in another order, relative to the score.
-SCORE_TOLERANCE = 1e-5
+# Relative: the difference of two logits of up to 20, rounded, goes through exp; two units of exp itself.
+SCORE_TOLERANCE = 2e-6
 # px, and relative: two units of float32's exp on half a side of a few hundred px, and the roundings of the rest.
 BOX_TOLERANCE = 1e-4
 BOX_RELATIVE_TOLERANCE = 1e-6
