@@ -104,18 +104,18 @@ def decode_proposals(
     parts, first = [], 0
     for level_logits, level_deltas, num_rows in zip(logits, deltas, top):
         scores = sigmoid(channels_last(level_logits, 1)[..., 0])
-        own = slice(first, first + scores.shape[1])
-        boxes = decoded(priors[own], channels_last(level_deltas, 4), means, stds, max_ratio)
+        own = slice(first, first + scores.shape[1])  # of the priors
+        best = select_top(scores, num_rows)
+        scores = np.take_along_axis(scores, best, axis=1)
+        taken = np.take_along_axis(channels_last(level_deltas, 4), best[..., None], axis=1)
+        boxes = decoded(priors[own][best], taken, means, stds, max_ratio)
         if clip:
             limits = np.tile(image_sizes[:, None, ::-1], 2)
             boxes = np.minimum(np.maximum(boxes, np.float32(0)), limits)
-        best = select_top(scores, num_rows)
-        scores = np.take_along_axis(scores, best, axis=1)
-        boxes = np.take_along_axis(boxes, best[..., None], axis=1)
         if min_size >= 0:
             sides = boxes[..., 2:] - boxes[..., :2]
             scores = np.where((sides > np.float32(min_size)).all(axis=2), scores, np.float32(-1))
-        missing = num_rows - scores.shape[1] if scores.shape[1] < num_rows else 0
+        missing = num_rows - best.shape[1]
         scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-1)
         parts.append((np.pad(boxes, ((0, 0), (0, missing), (0, 0))), scores))
         first = own.stop
@@ -135,10 +135,10 @@ def channels_last(maps, group: int) -> np.ndarray:
 
 
 def decoded(priors, deltas, means, stds, max_ratio) -> np.ndarray:
-    """Return mmdet's delta2bbox, float32. priors: (N, 4), deltas: (B, N, 4)."""
+    """Return mmdet's delta2bbox, float32. priors, deltas: (B, N, 4)."""
     deltas = deltas * np.array(stds, np.float32) + np.array(means, np.float32)
-    center = (priors[:, :2] + priors[:, 2:]) * np.float32(0.5)
-    size = priors[:, 2:] - priors[:, :2]
+    center = (priors[..., :2] + priors[..., 2:]) * np.float32(0.5)
+    size = priors[..., 2:] - priors[..., :2]
     center = center + size * deltas[..., :2]
     scale = np.clip(deltas[..., 2:], -np.float32(max_ratio), np.float32(max_ratio))
     half = size * np.exp(scale) * np.float32(0.5)

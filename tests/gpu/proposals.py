@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 RESNET_50_SIZES = [(200, 304), (100, 152), (50, 76), (25, 38), (13, 19)]  # of an image of 800 x 1216 px
 RESNET_50_TOP = [1000, 1000, 1000, 1000, 741]
+MAX_RATIO = abs(math.log(16 / 1000))  # mmdet's wh_ratio_clip
 
 
 def logit_maps(rng: np.random.Generator, kind: str, shape: tuple) -> np.ndarray:

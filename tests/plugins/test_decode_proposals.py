@@ -1,7 +1,5 @@
 """plugins._reference.decode_proposals against NumPy and mmdet's own decoder."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -9,10 +7,9 @@ from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 
 from plugins import _reference
 from tests.gpu import numpy_oracles
-from tests.gpu.proposals import KINDS, proposals_case
+from tests.gpu.proposals import KINDS, MAX_RATIO, proposals_case
 
 NAN, INF = float("nan"), float("inf")
-MAX_RATIO = abs(math.log(16 / 1000))
 # Two units in the last place of a coordinate from 1024 to 2048 px: exp may round the other way.
 BOX_TOLERANCE = 2.5e-4
 # exp, then a sum and a division, each rounded.
