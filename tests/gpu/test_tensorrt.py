@@ -1127,6 +1127,11 @@ def case_onnx_files() -> dict:
             lambda r, f: check_rois(r, f, ROI_ATTRIBUTES, HALF_TOLERANCE),
         ),
         "grouped_nms": (nms_inputs(), nms_feeds(), lambda r, f: check_nms(r, f, NMS_ATTRIBUTES)),
+        "decode_proposals": (
+            proposal_inputs(),
+            proposal_feeds(),
+            lambda r, f: check_proposals(r, f, PROPOSAL_ATTRIBUTES),
+        ),
         "select_top": (select_inputs(), select_feeds(), lambda r, f: check_select(r, f, SELECT_ATTRIBUTES)),
         "paste_masks": (paste_inputs(), paste_feeds(), lambda r, f: check_masks(r["masks_out"], f, 0.5)),
         "grouped_nms_with_body": (nms_inputs(), nms_feeds(), lambda r, f: check_nms(r, f, NMS_ATTRIBUTES)),
