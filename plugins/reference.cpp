@@ -337,11 +337,10 @@ py::tuple decode_detections_binding(const py::array& logits, const py::array& de
   const auto* proposal_data = checked_data<float>("proposals", proposals, {batch, num_proposals, 4});
   const auto* count_data = checked_data<int32_t>("count", count, {batch});
   const auto* size_data = checked_data<float>("image_sizes", image_sizes, {batch, 2});
-  const DecodeDetectionsInput in{logit_data,    delta_data,
-                                 proposal_data, count_data,
-                                 size_data,     batch,
-                                 num_proposals, static_cast<int32_t>(num_classes),
-                                 class_agnostic, checked_decoding(means, stds, max_ratio, clip)};
+  const BoxDecoding decoding = checked_decoding(means, stds, max_ratio, clip);
+  const auto classes = static_cast<int32_t>(num_classes);
+  const DecodeDetectionsInput in{logit_data, delta_data,    proposal_data, count_data,     size_data,
+                                 batch,      num_proposals, classes,       class_agnostic, decoding};
   auto boxes = new_array<float>({batch, num_proposals * num_classes, 4});
   auto scores = new_array<float>({batch, num_proposals * num_classes});
   auto* box_data = boxes.mutable_data();
@@ -543,11 +542,11 @@ Source: ONNX TopK, largest and sorted; there, the place of NaN is not defined.)"
              arg("means") = std::vector<float>(4, 0.f), arg("stds") = std::vector<float>(4, 1.f), arg("clip") = true,
              R"(Return every class's box and score of every proposal: (B, P * C, 4) float32, (B, P * C) float32.
 
-logits: (B, P, C + 1) float32, the background last. deltas: (B, P, 4 * C) float32, or (B, P, 4): one box for all classes.
-proposals: (B, P, 4) float32 [x1, y1, x2, y2] in px. count: (B,) int32, the rows that are real. image_sizes: (B, 2)
+logits: (B, P, C + 1) float32, the background last. deltas: (B, P, 4 * C) float32; with (B, P, 4) all classes have one
+box. proposals: (B, P, 4) float32 [x1, y1, x2, y2] in px. count: (B,) int32, the rows that are real. image_sizes: (B, 2)
 float32, height and width in px. means, stds: of the deltas. max_ratio: the largest change of log width and height.
-clip: to the image. Candidate p * C + c is proposal p as class c; its score is softmax's, -1 from row count on, NaN where
-a logit of the proposal is. ValueError names the argument that has another shape, dtype or range.
+clip: to the image. Candidate p * C + c is proposal p as class c; its score is softmax's, -1 from row count on, and NaN
+where a logit of the proposal is. ValueError names the argument that has another shape, dtype or range.
 
 Source: mmdet's BBoxHead and delta2bbox.)");
   module.def("select_masks", &maskrcnn::select_masks_binding, arg("logits"), arg("labels"), arg("channels"),

@@ -1,5 +1,5 @@
-// DecodeDetections on the GPU: a warp per proposal, a lane per class at a time. Classes are neighbours in memory, so that
-// the lanes read and write whole lines. Logits are read three times, of which two come from the cache.
+// DecodeDetections on the GPU: a warp per proposal, a lane per class at a time. Classes are neighbours in memory: lanes
+// read and write whole lines. Logits are read three times, two of them from the cache.
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 

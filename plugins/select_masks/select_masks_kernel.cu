@@ -1,5 +1,5 @@
-// SelectMasks on the GPU. A block writes a mask, or a part of a large one. In a channels-last layout every pixel's logit
-// is a sector of memory of its own: several are in flight per thread.
+// SelectMasks on the GPU. A block writes a mask, or a part of a large one. In a channels-last layout the logit of every
+// pixel is in a sector of memory of its own: several are in flight per thread.
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
