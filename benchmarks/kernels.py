@@ -9,6 +9,7 @@ kernels, are also timed eagerly, from Python.
 
 import argparse
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Callable
@@ -250,6 +251,41 @@ def time_select_top() -> list[dict]:
     return rows
 
 
+def time_decode_proposals(bandwidth: float) -> list[dict]:
+    """The best 1000 of each of RPN's levels, all 741 of the last."""
+    rows = []
+    sizes = [tuple(math.ceil(side * scale) for side in IMAGE) for scale in (*SCALES, 1 / 64)]
+    num_priors = 3 * sum(height * width for height, width in sizes)
+    for batch, dtype in [(b, d) for b in (1, 8) for d in (torch.float16, torch.float32)]:
+        logits = [(torch.randn((batch, 3, *size), device="cuda") * 3 - 8).to(dtype) for size in sizes]
+        deltas = [(torch.randn((batch, 12, *size), device="cuda") * 0.3).to(dtype) for size in sizes]
+        settings = {
+            "priors": random_boxes(num_priors),
+            "image_sizes": torch.tensor([IMAGE] * batch, dtype=torch.float32, device="cuda"),
+            "top": [min(1000, 3 * height * width) for height, width in sizes],
+            "num_anchors": 3,
+            "max_ratio": MAX_RATIO,
+        }
+        row = {
+            "op": "decode_proposals",
+            "batch": batch,
+            "dtype": str(dtype).split(".")[1],
+            "sizes": sizes,
+            "rows": sum(settings["top"]),
+            "bar_ms": 0.08 if batch == 1 else 0.12,
+            "floor_ms": sum(level.numel() for level in logits) * dtype.itemsize / bandwidth,
+            "floor": "every logit read once; all of it may be in the GPU's cache",
+        }
+        last = kernels.NHWC8 if dtype == torch.float16 else kernels.NHWC
+        for name, layout in (("nchw", kernels.NCHW), ("nhwc", last)):
+            maps = [[kernels.to_layout(level, layout) for level in kind] for kind in (logits, deltas)]
+            row[f"{name}_ms"] = graph_ms(
+                lambda m=maps, s=settings, n=layout: kernels.decode_proposals(*m, **s, layout=n)
+            )
+        rows.append(row)
+    return rows
+
+
 NUM_PROPOSALS, NUM_CLASSES, NUM_DETECTIONS, MASK_SIZE = 1000, 80, 100, (28, 28)
 STDS, MAX_RATIO = (0.1, 0.1, 0.2, 0.2), 4.135166556742356  # of R-CNN's box head
 
@@ -434,6 +470,7 @@ def main() -> None:
         "rows": [
             *time_nms(),
             *time_select_top(),
+            *time_decode_proposals(bandwidth),
             *time_decode_detections(bandwidth),
             *time_select_masks(),
             *time_roi_align(bandwidth),

@@ -153,6 +153,9 @@ def kernels() -> str:
         elif r["op"] == "select_top":
             other = f"`torch.topk` {r['torch_topk_ms']:.3f} ms"
             rows.append(["SelectTop, 1000 of each of RPN's 4 levels", r["batch"], f"{r['ms']:.3f}", other])
+        elif r["op"] == "decode_proposals":
+            name = f"DecodeProposals, {r['rows']} of {len(r['sizes'])} levels, {r['dtype']}, channels last"
+            rows.append([name, r["batch"], f"{r['nhwc_ms']:.3f}", f"NCHW {r['nchw_ms']:.3f} ms"])
         elif r["op"] == "decode_detections":
             name = f"DecodeDetections, {r['proposals']} × {r['classes']} classes, {r['dtype']}"
             rows.append([name, r["batch"], f"{r['ms']:.3f}", f"torch's operators {r['torch_ms']:.3f} ms"])

@@ -149,6 +149,33 @@ class _SelectMasks(Structure):
     ]
 
 
+class _ProposalLevel(Structure):
+    _fields_ = [
+        ("logits", c_void_p),
+        ("deltas", c_void_p),
+        ("height", c_int32),
+        ("width", c_int32),
+        ("top", c_int32),
+    ]
+
+
+class _DecodeProposals(Structure):
+    _fields_ = [
+        ("levels", _ProposalLevel * MAX_LEVELS),
+        ("num_levels", c_int32),
+        ("batch", c_int32),
+        ("num_anchors", c_int32),
+        ("map_type", c_int),
+        ("map_layout", c_int),
+        ("priors", c_void_p),
+        ("image_sizes", c_void_p),
+        ("decoding", _BoxDecoding),
+        ("min_size", c_float),
+        ("boxes", c_void_p),
+        ("scores", c_void_p),
+    ]
+
+
 class _SourceImage(Structure):
     _fields_ = [
         ("pixels", c_void_p),
@@ -229,6 +256,7 @@ def load_library() -> ctypes.CDLL:
             _SelectTop,
             _DecodeDetections,
             _SelectMasks,
+            _DecodeProposals,
         ),
     )
     _check_sizes(
@@ -240,6 +268,9 @@ def load_library() -> ctypes.CDLL:
     library.maskrcnn_grouped_nms.argtypes = [POINTER(_GroupedNms), c_void_p, c_size_t, c_void_p]
     library.maskrcnn_select_top_workspace_size.restype = c_size_t
     library.maskrcnn_select_top.argtypes = [POINTER(_SelectTop), c_void_p, c_size_t, c_void_p]
+    library.maskrcnn_decode_proposals_workspace_size.restype = c_size_t
+    library.maskrcnn_decode_proposals_workspace_size.argtypes = [POINTER(_DecodeProposals)]
+    library.maskrcnn_decode_proposals.argtypes = [POINTER(_DecodeProposals), c_void_p, c_size_t, c_void_p]
     library.maskrcnn_encode_masks_workspace_size.restype = c_size_t
     library.maskrcnn_encode_masks_workspace_size.argtypes = [POINTER(_EncodeMasks)]
     library.maskrcnn_encode_masks.argtypes = [POINTER(_EncodeMasks), c_void_p, c_size_t, c_void_p]
@@ -468,6 +499,58 @@ def select_top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     arguments = _SelectTop(scores.data_ptr(), batch, num_scores, k, values.data_ptr(), indices.data_ptr())
     _launch("select_top", arguments, workspace.data_ptr(), size)
     return values, indices
+
+
+def decode_proposals(
+    logits: Sequence[Tensor],
+    deltas: Sequence[Tensor],
+    priors: Tensor,
+    image_sizes: Tensor,
+    *,
+    top: Sequence[int],
+    num_anchors: int,
+    max_ratio: float,
+    means: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
+    stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+    clip: bool = True,
+    min_size: float = -1.0,
+    layout: int = NCHW,
+) -> tuple[Tensor, Tensor]:
+    """Return the best anchors of every level as boxes; see ``decode_proposals_kernel.h``.
+
+    logits: L maps of ``num_anchors`` channels in ``layout`` (see ``to_layout``), all float32 or all float16.
+    deltas: the same with ``num_anchors * 4`` channels. priors: (N, 4) float32. image_sizes: (B, 2) float32.
+    Returns boxes (B, M, 4) and scores (B, M), float32, M the sum of ``top``.
+    """
+    dtype = logits[0].dtype
+    for tensor in (*logits, *deltas):
+        _check("logits, deltas", tensor, [dtype] if dtype in (torch.float32, torch.float16) else [])
+    _check("priors", priors, [torch.float32])
+    _check("image_sizes", image_sizes, [torch.float32])
+    levels = (_ProposalLevel * MAX_LEVELS)()
+    for i, (logit, delta, rows) in enumerate(zip(logits, deltas, top)):
+        height, width = logit.shape[2:] if layout == NCHW else logit.shape[1:3]
+        levels[i] = _ProposalLevel(logit.data_ptr(), delta.data_ptr(), height, width, rows)
+    scores = priors.new_empty((logits[0].shape[0], sum(top)))
+    boxes = priors.new_empty((*scores.shape, 4))
+    arguments = _DecodeProposals(
+        levels,
+        len(logits),
+        logits[0].shape[0],
+        num_anchors,
+        _ELEMENT_TYPES[dtype],
+        layout,
+        priors.data_ptr(),
+        image_sizes.data_ptr(),
+        _BoxDecoding((c_float * 4)(*means), (c_float * 4)(*stds), max_ratio, clip),
+        min_size,
+        boxes.data_ptr(),
+        scores.data_ptr(),
+    )
+    size = load_library().maskrcnn_decode_proposals_workspace_size(byref(arguments))
+    workspace = priors.new_empty((max(size, 1),), dtype=torch.uint8)
+    _launch("decode_proposals", arguments, workspace.data_ptr(), size)
+    return boxes, scores
 
 
 def decode_detections(

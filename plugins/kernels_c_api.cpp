@@ -1,6 +1,7 @@
 // The launchers as C functions, for plugins/kernels.py: kernels are tested and timed without TensorRT.
 #include "plugins/common/export.h"
 #include "plugins/decode_detections/decode_detections_kernel.h"
+#include "plugins/decode_proposals/decode_proposals_kernel.h"
 #include "plugins/grid_sample/grid_sample_kernel.h"
 #include "plugins/grouped_nms/grouped_nms_kernel.h"
 #include "plugins/multi_level_roi_align/multi_level_roi_align_kernel.h"
@@ -14,8 +15,8 @@ using namespace maskrcnn;
 MASKRCNN_EXPORT size_t maskrcnn_arguments_size(int op) {
   const size_t sizes[] = {sizeof(GroupedNmsArguments), sizeof(MultiLevelRoiAlignArguments), sizeof(PasteMasksArguments),
                           sizeof(GridSampleArguments), sizeof(SelectTopArguments), sizeof(DecodeDetectionsArguments),
-                          sizeof(SelectMasksArguments)};
-  return op >= 0 && op < 7 ? sizes[op] : 0;
+                          sizeof(SelectMasksArguments), sizeof(DecodeProposalsArguments)};
+  return op >= 0 && op < 8 ? sizes[op] : 0;
 }
 
 MASKRCNN_EXPORT size_t maskrcnn_grouped_nms_workspace_size(int32_t batch, int32_t num_boxes) {
@@ -46,6 +47,15 @@ MASKRCNN_EXPORT size_t maskrcnn_select_top_workspace_size(int32_t batch, int32_t
 MASKRCNN_EXPORT int maskrcnn_select_top(const SelectTopArguments* arguments, void* workspace, size_t workspace_size,
                                         void* stream) {
   return launch_select_top(*arguments, workspace, workspace_size, static_cast<cudaStream_t>(stream));
+}
+
+MASKRCNN_EXPORT size_t maskrcnn_decode_proposals_workspace_size(const DecodeProposalsArguments* arguments) {
+  return decode_proposals_workspace_size(*arguments);
+}
+
+MASKRCNN_EXPORT int maskrcnn_decode_proposals(const DecodeProposalsArguments* arguments, void* workspace,
+                                              size_t workspace_size, void* stream) {
+  return launch_decode_proposals(*arguments, workspace, workspace_size, static_cast<cudaStream_t>(stream));
 }
 
 MASKRCNN_EXPORT int maskrcnn_decode_detections(const DecodeDetectionsArguments* arguments, void* stream) {

@@ -8,8 +8,6 @@
 
 namespace maskrcnn {
 
-MASKRCNN_HOST_DEVICE Box load_box(const float* corners) { return {corners[0], corners[1], corners[2], corners[3]}; }
-
 // offset: 1 where x2 and y2 are the last pixel inside the box (mmdet 1.x), 0 where they are its edge.
 MASKRCNN_HOST_DEVICE float box_area(const Box& box, float offset) {
   return unfused_product(box.x2 - box.x1 + offset, box.y2 - box.y1 + offset);

@@ -9,6 +9,7 @@
 
 #include "plugins/common/export.h"
 #include "plugins/decode_detections/decode_detections_op.h"
+#include "plugins/decode_proposals/decode_proposals_op.h"
 #include "plugins/grid_sample/grid_sample_op.h"
 #include "plugins/grouped_nms/grouped_nms_op.h"
 #include "plugins/multi_level_roi_align/multi_level_roi_align_op.h"
@@ -143,7 +144,7 @@ const std::vector<OpType>& op_types() {
   static const auto* const types =
       new std::vector<OpType>{multi_level_roi_align_type(), grouped_nms_type(), paste_masks_type(kMaskOutputType),
                               mmcv_roi_align_type(), grid_sampler_type(), select_top_type(),
-                              decode_detections_type(), select_masks_type()};
+                              decode_proposals_type(), decode_detections_type(), select_masks_type()};
   return *types;
 }
 

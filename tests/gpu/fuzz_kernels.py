@@ -94,6 +94,31 @@ def fuzz_select_top(rng: np.random.Generator) -> None:
     kernels.select_top(garbage(rng, shape), k)
 
 
+def fuzz_decode_proposals(rng: np.random.Generator) -> None:
+    """Garbage, and maps whose padding would show a read past their end."""
+    batch, num_anchors = int(rng.integers(1, 4)), int(rng.choice([1, 3, 8, 11]))
+    sizes = [
+        tuple(rng.integers(1, rng.choice([3, 30, 120]), 2).tolist()) for _ in range(int(rng.integers(1, 9)))
+    ]
+    dtype, layout = torch.float16 if rng.random() < 0.5 else torch.float32, int(rng.integers(0, 3))
+    logits, deltas = (
+        [kernels.to_layout(garbage(rng, (batch, channels, *s)).to(dtype), layout) for s in sizes]
+        for channels in (num_anchors, 4 * num_anchors)
+    )
+    kernels.decode_proposals(
+        logits,
+        deltas,
+        garbage(rng, (sum(h * w for h, w in sizes) * num_anchors, 4)),
+        garbage(rng, (batch, 2)),
+        top=rng.choice([1, 33, 1000, 4096], len(sizes)).tolist(),
+        num_anchors=num_anchors,
+        max_ratio=float(rng.choice([0, 4, 3e38])),
+        clip=bool(rng.random() < 0.5),
+        min_size=float(rng.choice([-1, 0, 10])),
+        layout=layout,
+    )
+
+
 def fuzz_decode_detections(rng: np.random.Generator) -> None:
     batch, num_proposals = int(rng.integers(1, 4)), int(rng.choice([1, 5, 300]))
     num_classes = int(rng.choice([1, 3, 80, 131]))
@@ -163,6 +188,7 @@ OPS: "dict[str, Callable[[np.random.Generator], None]]" = {
     "paste_masks": fuzz_paste_masks,
     "grid_sample": fuzz_grid_sample,
     "select_top": fuzz_select_top,
+    "decode_proposals": fuzz_decode_proposals,
     "decode_detections": fuzz_decode_detections,
     "select_masks": fuzz_select_masks,
     "prepare_images": fuzz_prepare_images,

@@ -87,6 +87,64 @@ def select_top(scores, k: int) -> np.ndarray:
     return np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.int32)
 
 
+def decode_proposals(
+    logits,
+    deltas,
+    priors,
+    image_sizes,
+    *,
+    top,
+    max_ratio,
+    means=(0,) * 4,
+    stds=(1,) * 4,
+    clip=True,
+    min_size=-1.0,
+):
+    """Return boxes (B, M, 4) and scores (B, M), float32 in mmdet's order of operations. Maps are (B, C, H, W)."""
+    parts, first = [], 0
+    for level_logits, level_deltas, num_rows in zip(logits, deltas, top):
+        scores = sigmoid(channels_last(level_logits, 1)[..., 0])
+        own = slice(first, first + scores.shape[1])  # of the priors
+        best = select_top(scores, num_rows)
+        scores = np.take_along_axis(scores, best, axis=1)
+        taken = np.take_along_axis(channels_last(level_deltas, 4), best[..., None], axis=1)
+        boxes = decoded(priors[own][best], taken, means, stds, max_ratio)
+        if clip:
+            limits = np.tile(image_sizes[:, None, ::-1], 2)
+            boxes = np.minimum(np.maximum(boxes, np.float32(0)), limits)
+        if min_size >= 0:
+            sides = boxes[..., 2:] - boxes[..., :2]
+            scores = np.where((sides > np.float32(min_size)).all(axis=2), scores, np.float32(-1))
+        missing = num_rows - best.shape[1]
+        scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-1)
+        parts.append((np.pad(boxes, ((0, 0), (0, missing), (0, 0))), scores))
+        first = own.stop
+    return tuple(np.concatenate(kind, axis=1) for kind in zip(*parts))
+
+
+def sigmoid(logits) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return np.float32(1) / (np.float32(1) + np.exp(-logits.astype(np.float32)))
+
+
+def channels_last(maps, group: int) -> np.ndarray:
+    """Return (B, H * W * C / group, group) float32."""
+    batch, channels, height, width = maps.shape
+    rows = height * width * channels // group
+    return maps.astype(np.float32).transpose(0, 2, 3, 1).reshape(batch, rows, group)
+
+
+def decoded(priors, deltas, means, stds, max_ratio) -> np.ndarray:
+    """Return mmdet's delta2bbox, float32. priors, deltas: (B, N, 4)."""
+    deltas = deltas * np.array(stds, np.float32) + np.array(means, np.float32)
+    center = (priors[..., :2] + priors[..., 2:]) * np.float32(0.5)
+    size = priors[..., 2:] - priors[..., :2]
+    center = center + size * deltas[..., :2]
+    scale = np.clip(deltas[..., 2:], -np.float32(max_ratio), np.float32(max_ratio))
+    half = size * np.exp(scale) * np.float32(0.5)
+    return np.concatenate([center - half, center + half], axis=2)
+
+
 def decode_detections(
     logits, deltas, proposals, count, image_sizes, *, max_ratio, means=(0, 0, 0, 0), stds=(1, 1, 1, 1), clip=1
 ):

@@ -3,6 +3,7 @@
 The attributes are those of tests/gpu/test_tensorrt.py, written out: that file needs TensorRT, this one onnx.
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -53,6 +54,20 @@ def models() -> dict[str, onnx.ModelProto]:
     paste = ["PasteMasks", {"threshold": 0.5}, [*masks, canvas], [("masks_out", FLOAT, ["B", "K", "H", "W"])]]
     scores = [("scores", FLOAT, ["B", "N"])]
     best = [("values", FLOAT, ["B", 100]), ("indices", INT32, ["B", 100])]
+    maps = [
+        (f"{kind}_{i}", FLOAT, ["B", channels, f"H{i}", f"W{i}"])
+        for kind, channels in (("logits", 3), ("deltas", 12))
+        for i in range(3)
+    ]
+    decode_proposals = {
+        "top": [300, 300, 100],
+        "means": [0.0, 0.0, 0.0, 0.0],
+        "stds": [1.0, 1.0, 1.0, 1.0],
+        "max_ratio": abs(math.log(16 / 1000)),
+        "clip": 1,
+        "min_size": 10.0,
+    }
+    proposals = [("boxes", FLOAT, ["B", 700, 4]), ("scores", FLOAT, ["B", 700])]
     return {
         "multi_level_roi_align": model_of(
             "MultiLevelRoiAlign", roi_align, [rois, *features], [("out", FLOAT, ["R", 16, 7, 7])]
@@ -60,6 +75,12 @@ def models() -> dict[str, onnx.ModelProto]:
         "grouped_nms": model_of("GroupedNMS", nms, boxes, kept),
         "grouped_nms_with_body": model_of("GroupedNMS", nms, boxes, kept, with_body=True),
         "select_top": model_of("SelectTop", {"k": 100}, scores, best),
+        "decode_proposals": model_of(
+            "DecodeProposals",
+            decode_proposals,
+            [*maps, ("priors", FLOAT, ["N", 4]), ("image_sizes", FLOAT, ["B", 2])],
+            proposals,
+        ),
         # A plugin of TensorRT 8 writes float32; 8.5 converts it to uint8 neither by Cast nor by an IdentityLayer ("Cast
         # output type does not support UINT8"), so that no file here does.
         "paste_masks": model_of(*paste),

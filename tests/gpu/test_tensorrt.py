@@ -36,11 +36,12 @@ except ImportError as error:
     pytest.skip(f"TensorRT, or cuda-python, is not installed: {error}", allow_module_level=True)
 
 from tests.gpu import numpy_oracles as oracles
+from tests.gpu import proposals
 
 ROOT = Path(__file__).parents[2]
 ONNX_VARIABLE = "MASKRCNN_TEST_ONNX"  # a folder with the files of tests/gpu/onnx_models.py
 OPS = ["MultiLevelRoiAlign", "GroupedNMS", "PasteMasks", "MMCVRoiAlign", "grid_sampler", "SelectTop"]
-OPS += ["DecodeDetections", "SelectMasks"]
+OPS += ["DecodeProposals", "DecodeDetections", "SelectMasks"]
 
 FLOAT_TOLERANCE = (
     1e-5  # relative to the largest feature: float32 rounding of positions and of up to 512 x 512 samples
@@ -62,6 +63,7 @@ ROI_ATTRIBUTES = {
 NMS_ATTRIBUTES = {"iou_threshold": 0.5, "score_threshold": 0.1, "max_output": 50}
 PASTE_ATTRIBUTES = {"threshold": 0.5}
 SELECT_ATTRIBUTES = {"k": 100}
+PROPOSAL_ATTRIBUTES = {"top": [300, 300, 100], "max_ratio": proposals.MAX_RATIO, "min_size": 10.0}
 DECODE_ATTRIBUTES = {"max_ratio": 4.135166556742356, "stds": [0.1, 0.1, 0.2, 0.2]}
 NUM_CLASSES = 80
 MMCV_ATTRIBUTES = {
@@ -166,6 +168,44 @@ def select_inputs() -> list[Input]:
     return [Input("scores", np.float32, ((1, 100), (2, 20000), (8, 182400)))]
 
 
+def proposal_sizes(size: int, num_levels: int) -> list:
+    """Heights and widths of an image of `size` x 5/4 `size` px at strides 8, 16, ..."""
+    return [
+        (-(-size // stride), -(-size * 5 // 4 // stride)) for stride in (8 << i for i in range(num_levels))
+    ]
+
+
+def proposal_feeds(batch=2, size=400, seed=0, dtype=np.float32, sizes=None) -> dict:
+    """Inputs by name; float16 holds the maps as well, so that the type in which the plugin reads them is no matter."""
+    sizes = sizes or proposal_sizes(size, 3)
+    rng = np.random.default_rng(seed)
+    case = proposals.proposals_case(
+        rng, sizes, num_anchors=3, batch=batch, kind="saturated" if seed % 2 else "rpn"
+    )
+    feeds = {
+        f"{kind}_{level}": case[kind][level].astype(dtype)
+        for kind in ("logits", "deltas")
+        for level in range(len(sizes))
+    }
+    return {**feeds, "priors": case["priors"], "image_sizes": case["image_sizes"]}
+
+
+def proposal_inputs(dtype=np.float32) -> list[Input]:
+    limits = [(1, 64), (2, 400), (8, 1200)]  # batch, size
+    sizes = [(batch, proposal_sizes(size, 3)) for batch, size in limits]
+    maps = [
+        Input(f"{kind}_{level}", dtype, tuple((batch, channels, *own[level]) for batch, own in sizes))
+        for kind, channels in (("logits", 3), ("deltas", 12))
+        for level in range(3)
+    ]
+    num_priors = [3 * sum(height * width for height, width in own) for _, own in sizes]
+    return [
+        *maps,
+        Input("priors", np.float32, tuple((num, 4) for num in num_priors)),
+        Input("image_sizes", np.float32, tuple((batch, 2) for batch, _ in limits)),
+    ]
+
+
 def decode_feeds(batch=2, num_proposals=300, seed=0, dtype=np.float32, agnostic=False) -> dict:
     rng = np.random.default_rng(seed)
     corners = rng.uniform(-20, 1000, (batch, num_proposals, 2))
@@ -246,6 +286,21 @@ def check_select(result: dict, feeds: dict, attributes: dict) -> int:
     return expected.size
 
 
+def check_proposals(result: dict, feeds: dict, attributes: dict) -> int:
+    """Return how many proposals there are."""
+    maps = {
+        kind: [feeds[f"{kind}_{level}"] for level in range(len(attributes["top"]))]
+        for kind in ("logits", "deltas")
+    }
+    others = {name: feeds[name] for name in ("priors", "image_sizes")}
+    boxes, scores = oracles.decode_proposals(**maps, **others, **attributes)
+    assert {array.dtype for array in result.values()} == {np.dtype(np.float32)}
+    np.testing.assert_allclose(result["scores"], scores, rtol=0, atol=PROBABILITY_TOLERANCE)
+    np.testing.assert_array_equal(result["scores"] == -1, scores == -1)
+    np.testing.assert_allclose(result["boxes"], boxes, **BOX_TOLERANCE)
+    return int((scores >= 0).sum())
+
+
 def check_decoded(result: dict, feeds: dict, attributes: dict) -> int:
     """Return how many candidates there are."""
     boxes, scores = oracles.decode_detections(**feeds, **attributes)
@@ -301,6 +356,14 @@ REFUSED = [
     ("SelectTop", {"k": 0}, "from 1 to 4096"),
     ("SelectTop", {"k": 4097}, "from 1 to 4096"),
     ("SelectTop", {}, "k"),
+    ("DecodeProposals", {"top": [100]}, "max_ratio"),
+    ("DecodeProposals", {"max_ratio": 4.0}, "top"),
+    ("DecodeProposals", {"max_ratio": 4.0, "top": [1] * 9}, "1 to 8 integers"),
+    ("DecodeProposals", {"max_ratio": 4.0, "top": [1, 0]}, "from 1 to 4096"),
+    ("DecodeProposals", {"max_ratio": 4.0, "top": [4097]}, "from 1 to 4096"),
+    ("DecodeProposals", {**PROPOSAL_ATTRIBUTES, "stds": [1.0] * 5}, "4 numbers"),
+    ("DecodeProposals", {**PROPOSAL_ATTRIBUTES, "min_size": float("nan")}, "min_size"),
+    ("DecodeProposals", {**PROPOSAL_ATTRIBUTES, "clip": -1}, "from 0 to 1"),
     ("DecodeDetections", {}, "max_ratio"),
     ("DecodeDetections", {**DECODE_ATTRIBUTES, "max_ratio": -1.0}, "max_ratio"),
     ("DecodeDetections", {**DECODE_ATTRIBUTES, "stds": [0.1, 0.2]}, "4 numbers"),
@@ -458,6 +521,61 @@ def case_select_top() -> dict:
                 name = f"fp16={fp16} k={k} B={batch} N={num_scores}"
                 taken[name] = check_select(harness.run_once(engine, feeds), feeds, {"k": k})
     return {"equal_to_oracle": True, "taken": taken}
+
+
+def case_decode_proposals() -> dict:
+    """One engine for several batches and sizes: priors of another number, levels with fewer anchors than rows."""
+    found = {}
+    free = {**PROPOSAL_ATTRIBUTES, "min_size": -1.0, "clip": 0, "stds": [0.5, 0.5, 0.25, 0.25]}
+    for dtype, fp16, attributes in [
+        (np.float32, False, PROPOSAL_ATTRIBUTES),
+        (np.float32, True, PROPOSAL_ATTRIBUTES),
+        (np.float16, True, PROPOSAL_ATTRIBUTES),
+        (np.float32, False, {**free, "means": [0.125, -0.25, 0.0, 0.5]}),
+    ]:
+        plan = harness.plan_of(
+            "DecodeProposals", attributes, proposal_inputs(dtype), ["boxes", "scores"], fp16=fp16
+        )
+        engine = harness.engine_from(plan)
+        for batch, size in [(1, 64), (2, 400), (3, 333), (8, 1200)]:
+            feeds = proposal_feeds(batch, size, seed=batch, dtype=dtype)
+            name = (
+                f"{np.dtype(dtype).name} fp16={fp16} clip={attributes.get('clip', 1)} B={batch} size={size}"
+            )
+            found[name] = check_proposals(harness.run_once(engine, feeds), feeds, attributes)
+    return {"equal_to_oracle": True, "proposals": found}
+
+
+def case_decode_proposals_after_convolutions() -> dict:
+    """FP16 convolutions -> DecodeProposals, 3 and 12 channels: which formats TensorRT picks, how many reformats."""
+    sizes, attributes = [(50, 76), (25, 38)], {**PROPOSAL_ATTRIBUTES, "top": [1000, 500]}
+    feeds = proposal_feeds(2, sizes=sizes, seed=1)
+    net = harness.new_network(fp16=True)
+    stacked = {}  # the maps of a level side by side: convolutions of 1 x 1 take them apart again, exactly
+    for level in range(2):
+        maps = [feeds[f"{kind}_{level}"] for kind in ("logits", "deltas")]
+        stacked[f"map_{level}"] = np.concatenate([*maps, maps[0][:, :1]], axis=1)
+    others = {name: feeds[name] for name in ("priors", "image_sizes")}
+    specs = [Input(name, np.float32, (array.shape,)) for name, array in {**stacked, **others}.items()]
+    *maps, priors, image_sizes = harness.add_inputs(net, specs)
+    keep: list[np.ndarray] = []
+
+    def channels(tensor, first: int, count: int):
+        weights = np.ascontiguousarray(np.eye(16, dtype=np.float32)[first : first + count])
+        keep.append(weights)
+        return net.network.add_convolution_nd(tensor, count, (1, 1), trt.Weights(weights)).get_output(0)
+
+    split = [channels(tensor, 0, 3) for tensor in maps] + [channels(tensor, 3, 12) for tensor in maps]
+    layer = harness.add_plugin(net, [*split, priors, image_sizes], "DecodeProposals", attributes)
+    harness.mark_outputs(net, layer, ["boxes", "scores"])
+    engine = harness.engine_from(harness.serialized(net))
+    found = check_proposals(harness.run_once(engine, {**stacked, **others}), feeds, attributes)
+    layers = layer_formats(engine)
+    return {
+        "proposals": found,
+        "plugin": [text for text in layers if "PluginV" in text],
+        "reformats": [text for text in layers if "eformat" in text],
+    }
 
 
 def case_decode_detections() -> dict:
@@ -667,6 +785,11 @@ def stored_engines():
         select_feeds(),
     )
     yield (
+        "DecodeProposals",
+        harness.plan_of("DecodeProposals", PROPOSAL_ATTRIBUTES, proposal_inputs(), ["boxes", "scores"]),
+        proposal_feeds(),
+    )
+    yield (
         "DecodeDetections",
         harness.plan_of("DecodeDetections", DECODE_ATTRIBUTES, decode_inputs(), ["boxes", "scores"]),
         decode_feeds(),
@@ -689,6 +812,7 @@ def case_two_contexts() -> dict:
         roi_feeds: ("MultiLevelRoiAlign", ROI_ATTRIBUTES, roi_inputs(), ["out"]),
         nms_feeds: ("GroupedNMS", NMS_ATTRIBUTES, nms_inputs(), ["indices", "count"]),
         select_feeds: ("SelectTop", SELECT_ATTRIBUTES, select_inputs(), ["values", "indices"]),
+        proposal_feeds: ("DecodeProposals", PROPOSAL_ATTRIBUTES, proposal_inputs(), ["boxes", "scores"]),
     }
     for make, plan in plans.items():
         engine = harness.engine_from(harness.plan_of(*plan, profiles=2))
@@ -739,6 +863,8 @@ def case_made_up_inputs() -> dict:
             check_rois(result, feeds, ROI_ATTRIBUTES, FLOAT_TOLERANCE)
         elif op == "SelectTop":
             check_select(result, feeds, SELECT_ATTRIBUTES)
+        elif op == "DecodeProposals":
+            check_proposals(result, feeds, PROPOSAL_ATTRIBUTES)
         elif op == "DecodeDetections":
             check_decoded(result, feeds, DECODE_ATTRIBUTES)
         elif op == "SelectMasks":
@@ -808,6 +934,8 @@ TIMED = [
     ("paste", 1, None),
     ("select_top", 1, None),
     ("select_top", 8, None),
+    ("decode_proposals", 1, np.float16),
+    ("decode_proposals", 8, np.float16),
     ("decode_detections", 1, np.float16),
     ("decode_detections", 8, np.float16),
     ("select_masks", 1, np.float16),
@@ -830,6 +958,10 @@ def timed_case(kind: str, batch: int, dtype):
     if kind == "select_top":  # RPN's finest level
         scores = 1 / (1 + np.exp(-rng.normal(-8, 3, (batch, 182400)).astype(np.float32)))
         return "SelectTop", {"k": 1000}, {"scores": scores}, ["values", "indices"]
+    if kind == "decode_proposals":  # linear; benchmarks.kernels has the channels-last ones
+        attributes = {"top": proposals.RESNET_50_TOP, "max_ratio": proposals.MAX_RATIO}
+        feeds = proposal_feeds(batch, dtype=dtype, sizes=proposals.RESNET_50_SIZES)
+        return "DecodeProposals", attributes, feeds, ["boxes", "scores"]
     if kind == "decode_detections":
         return (
             "DecodeDetections",
@@ -909,6 +1041,37 @@ BAD_NETWORKS = [
         "rows of k = 100 to",
     ),
     (
+        "fewer levels than top",
+        "DecodeProposals",
+        PROPOSAL_ATTRIBUTES,
+        [*proposal_inputs()[:2], *proposal_inputs()[3:5], *proposal_inputs()[6:]],
+        "expected 8 inputs, found 6",
+    ),
+    (
+        "anchors of another number",
+        "DecodeProposals",
+        {"top": [5], "max_ratio": 4.0},
+        [
+            Input("logits_0", np.float32, ((2, 3, 4, 5),)),
+            Input("deltas_0", np.float32, ((2, 12, 4, 5),)),
+            Input("priors", np.float32, ((59, 4),)),
+            Input("image_sizes", np.float32, ((2, 2),)),
+        ],
+        "input priors of shape (60, 4)",
+    ),
+    (
+        "deltas of other anchors",
+        "DecodeProposals",
+        {"top": [5], "max_ratio": 4.0},
+        [
+            Input("logits_0", np.float32, ((2, 3, 4, 5),)),
+            Input("deltas_0", np.float32, ((2, 9, 4, 5),)),
+            Input("priors", np.float32, ((60, 4),)),
+            Input("image_sizes", np.float32, ((2, 2),)),
+        ],
+        "input deltas_0 of shape (2, 12, 4, 5)",
+    ),
+    (
         "deltas of other classes",
         "DecodeDetections",
         DECODE_ATTRIBUTES,
@@ -964,6 +1127,11 @@ def case_onnx_files() -> dict:
             lambda r, f: check_rois(r, f, ROI_ATTRIBUTES, HALF_TOLERANCE),
         ),
         "grouped_nms": (nms_inputs(), nms_feeds(), lambda r, f: check_nms(r, f, NMS_ATTRIBUTES)),
+        "decode_proposals": (
+            proposal_inputs(),
+            proposal_feeds(),
+            lambda r, f: check_proposals(r, f, PROPOSAL_ATTRIBUTES),
+        ),
         "select_top": (select_inputs(), select_feeds(), lambda r, f: check_select(r, f, SELECT_ATTRIBUTES)),
         "paste_masks": (paste_inputs(), paste_feeds(), lambda r, f: check_masks(r["masks_out"], f, 0.5)),
         "grouped_nms_with_body": (nms_inputs(), nms_feeds(), lambda r, f: check_nms(r, f, NMS_ATTRIBUTES)),
@@ -992,6 +1160,8 @@ CASES = {
         "case_roi_align_float",
         "case_grouped_nms",
         "case_select_top",
+        "case_decode_proposals",
+        "case_decode_proposals_after_convolutions",
         "case_decode_detections",
         "case_select_masks",
         "case_select_masks_channels_last",
