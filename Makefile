@@ -46,7 +46,7 @@ test-slow: $(INSTALLED)
 
 # Needs no installation: a deployment box has nvcc and TensorRT, and may have neither PyTorch nor pybind11.
 plugins:
-	cmake -S . -B build -DPython_EXECUTABLE=$$(test -x $(BIN)/python && echo $(CURDIR)/$(BIN)/python || command -v $(PYTHON)) \
+	cmake -S . -B build -DPython_EXECUTABLE=$$(test -x $(BIN)/python && echo $(abspath $(BIN))/python || command -v $(PYTHON)) \
 		$(if $(TENSORRT_ROOT),-DTENSORRT_ROOT=$(TENSORRT_ROOT)) $(CMAKE_FLAGS)
 	cmake --build build
 

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 
+import torch
 from mmengine.config import Config
 from torch import nn
 
@@ -249,4 +250,7 @@ def family_config(name: str) -> Config:
 
 def family_model(name: str) -> nn.Module:
     """Return a family's model with random weights."""
-    return randomize(model_from_config(family_config(name)), seed=0, size=(128, 192))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # mmdet draws some layers' weights where it builds them, and never again
+        model = model_from_config(family_config(name))
+    return randomize(model, seed=0, size=(128, 192))
