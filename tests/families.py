@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable
 
-import torch
 from mmengine.config import Config
 from torch import nn
 
@@ -250,7 +249,4 @@ def family_config(name: str) -> Config:
 
 def family_model(name: str) -> nn.Module:
     """Return a family's model with random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # mmdet draws some layers' weights where it builds them, and never again
-        model = model_from_config(family_config(name))
-    return randomize(model, seed=0, size=(128, 192))
+    return randomize(model_from_config(family_config(name)), seed=0, size=(128, 192))

@@ -9,8 +9,7 @@ from tests.export.test_graph import PHOTOS, SIZE, assert_equal, export_loaded, s
 from tests.families import FAMILIES, family_config, family_model
 
 # Masks of random weights are noise: contours run between all cells, and many pixels lie within rounding of them.
-# The mean of two stages is the threshold itself where one is sure and the other as sure of the opposite.
-TOLERANCE = Tolerance(mask=5e-3)
+TOLERANCE = Tolerance(mask=1e-3)
 
 
 def loaded(name: str) -> LoadedModel:
