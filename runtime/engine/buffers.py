@@ -85,11 +85,12 @@ class ByteBuffer:
 
     def reserve(self, num_bytes: int) -> None:
         """Have at least so many bytes of float32. Nothing may be using the old ones."""
-        if num_bytes <= self._values.num_bytes:
+        num_values = -(-num_bytes // 4)
+        if num_bytes <= self._values.num_bytes and num_values <= self._bytes.num_bytes:
             return
-        self._values.reserve(num_bytes)
-        self._bytes.reserve(self._values.num_bytes // 4)
+        self._bytes.reserve(num_values)
         self._pool.give(self._pool.take(self._bytes.num_bytes))
+        self._values.reserve(num_bytes)  # last: what fails before is tried again
 
     def fetch(self, shape: tuple[int, ...], dtype: str, stream: Any) -> np.ndarray:
         """Enqueue the cast and the copy to the host; return where it arrives."""

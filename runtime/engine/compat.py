@@ -203,6 +203,17 @@ class TensorRT:
             layer.set_output_type(index, trt.float32)
         return True
 
+    def is_constant(self, layer: Any) -> bool:
+        """Return whether the layer is a constant."""
+        return layer.type == self.trt.LayerType.CONSTANT
+
+    def store_float32(self, layer: Any) -> None:
+        """Have a layer's outputs stored in FP32 where they are floats. Only where the network is weakly typed."""
+        floats = (self.trt.float32, self.trt.float16)
+        for index in range(layer.num_outputs):
+            if layer.get_output(index).dtype in floats:
+                layer.set_output_type(index, self.trt.float32)
+
     # --- plugins ---
 
     def plugin_names(self) -> set[str]:

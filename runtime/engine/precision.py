@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.engine.compat import TensorRT
-from runtime.precision.operators import FP16_LOGITS
+from runtime.precision.operators import DENSE, FP16_LOGITS
 from runtime.precision.plan import PrecisionPlan
 
 # What the parser names layers that no node is called after: "(Unnamed Layer* 119) [Shuffle]".
@@ -15,7 +15,8 @@ _UNNAMED = re.compile(r"^\(Unnamed Layer\*")
 def constrain_layers(network: Any, graph: Any, plan: PrecisionPlan, tensorrt: TensorRT) -> int:
     """Tell the layers of the plan's nodes to stay FP32; return how many have float outputs.
 
-    Plugins that write float32 in any case, and read what layers wrote in either type, are told nothing.
+    Plugins that write float32 in any case, and read what layers wrote in either type (``FP16_LOGITS``), are told
+    nothing, unless one of those layers is the plan's. What they read of constants (anchors) stays FP32 too.
 
     Args:
         network: parsed from ``graph``, before it is built.
@@ -26,9 +27,28 @@ def constrain_layers(network: Any, graph: Any, plan: PrecisionPlan, tensorrt: Te
     nodes = [node.name for node in graph.graph.node]
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     owners = layer_owners([layer.name for layer in layers], nodes)
+    plugins = {node.name for node in graph.graph.node if node.op_type in FP16_LOGITS}
+    for layer, owner in zip(layers, owners):
+        if owner in plugins & plan.nodes:
+            _keep_constants_of(layer, layers, tensorrt)
     # Told to stay FP32, a plugin would be handed FP32 inputs as well, each by a reformat.
-    kept = plan.nodes - {node.name for node in graph.graph.node if node.op_type in FP16_LOGITS}
+    kept = plan.nodes - {name for name in plugins if not _reads_of(graph, name) & plan.nodes}
     return sum(tensorrt.keep_float32(layer) for layer, owner in zip(layers, owners) if owner in kept)
+
+
+def _reads_of(graph: Any, name: str) -> set[str]:
+    """Return the layers with weights whose results a node reads."""
+    producers = {output: node for node in graph.graph.node for output in node.output}
+    node = next(node for node in graph.graph.node if node.name == name)
+    return {producers[t].name for t in node.input if t in producers and producers[t].op_type in DENSE}
+
+
+def _keep_constants_of(reader: Any, layers: Sequence[Any], tensorrt: TensorRT) -> None:
+    """Have the constants that a layer reads stored in FP32: halves are half a pixel off beyond 1024 px."""
+    read = {reader.get_input(i).name for i in range(reader.num_inputs) if reader.get_input(i) is not None}
+    for layer in layers:
+        if tensorrt.is_constant(layer) and layer.get_output(0).name in read:
+            tensorrt.store_float32(layer)
 
 
 def layer_owners(layers: Sequence[str], nodes: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 from onnx import parser
 
 from runtime.device.kernels import MaskCast
+from runtime.engine.buffers import ByteBuffer
 from runtime.engine.builder import build_engine
 from runtime.engine.config import EngineConfig
 from runtime.engine.cuda import Cuda, CudaPython, PyCuda
@@ -189,3 +190,35 @@ def test_what_is_no_float_is_not_cast(device: Device, library: Library, kernels:
     assert (masks.dtype, kernels.num_cast) == (bool, [])
     np.testing.assert_array_equal(masks, x > 0)
     assert device.is_clean
+
+
+@pytest.mark.parametrize(("what", "number"), [("malloc", 1), ("malloc", 2), ("pinned", 1)])
+def test_memory_that_was_refused_is_asked_for_again(
+    what: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing may be taken for reserved that is not."""
+    device = Device()
+    cuda = CudaPython(Cudart(device))
+    buffer = ByteBuffer(cuda, MaskCast(FakeLibrary()))
+    own, sizes = getattr(cuda, what), []
+
+    def refusing(num_bytes: int) -> object:
+        sizes.append(num_bytes)
+        if len(sizes) == number:
+            raise RuntimeError(f"out of memory: {num_bytes} bytes")
+        return own(num_bytes)
+
+    monkeypatch.setattr(cuda, what, refusing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        buffer.reserve(4096)
+    buffer.reserve(4096)
+    values = cuda.pinned(16).view(np.float32)
+    values[:] = 0, 1, 0, 1
+    stream = cuda.new_stream()
+    cuda.to_device(buffer.address, values, stream)
+    found = buffer.fetch(values.shape, "float32", stream)
+    cuda.synchronize(stream)
+    assert found.tolist() == values.astype(np.uint8).tolist()
+    del found
+    gc.collect()
+    buffer.free()

@@ -1,6 +1,7 @@
 """Which layers of a weakly typed network the plan's nodes became."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -10,7 +11,7 @@ from runtime.engine.builder import build_engine, with_inlined_nodes
 from runtime.engine.config import EngineConfig
 from runtime.engine.graph import engine_model
 from runtime.engine.plugins import PluginLibrary
-from runtime.engine.precision import layer_owners
+from runtime.engine.precision import constrain_layers, layer_owners
 from runtime.precision.plan import PrecisionGroup, PrecisionPlan, default_plan
 from tests.runtime.engine import fakes
 from tests.runtime.engine.conftest import PLUGIN_OPS
@@ -179,3 +180,53 @@ def test_the_default_plan_of_a_detector_is_applied(
             onnx.TensorProto.FLOAT16
         }
         assert built.num_float32 == 0
+
+
+PROPOSALS = """<ir_version: 8, opset_import: ["": 17, "maskrcnn": 1]>
+net (float[B, 8, 4, 4] x, float[B, 2] sizes) => (float[B, 9, 4] boxes, float[B, 9] scores)
+<float[3, 8, 1, 1] w, float[12, 8, 1, 1] v, float[48, 4] priors> {
+    logits = Conv(x, w)
+    deltas = Conv(x, v)
+    boxes, scores = maskrcnn.DecodeProposals<top = [9]>(logits, deltas, priors, sizes)
+}"""
+
+
+@pytest.mark.parametrize(
+    ("plan", "kept"),
+    [
+        (["/decode"], []),
+        (["/decode", "/logits"], ["/logits", "/decode"]),
+        (["/decode", "/logits", "/deltas"], ["/logits", "/deltas", "/decode"]),
+        (["/logits"], ["/logits"]),
+    ],
+)
+def test_what_reads_either_type_is_free_unless_its_makers_are_not(plan: list, kept: list) -> None:
+    """The maps of one plugin have one type. Anchors stay float32 in any plan with the plugin."""
+    library = fakes.library()
+    tensorrt, trt = library.tensorrt, library.tensorrt.trt
+    graph = parser.parse_model(PROPOSALS)
+    names = ["/logits", "/deltas", "/decode"]
+    for node, name in zip(graph.graph.node, names):
+        node.name = name
+    tensors = {
+        name: SimpleNamespace(name=name, dtype=trt.float32)
+        for name in ("x", "sizes", "logits", "deltas", "constant", "other", "boxes", "scores")
+    }
+
+    def layer(name: str, kind: str, inputs: list, outputs: list) -> fakes._WeakLayer:
+        ends = [[tensors[t] for t in each] for each in (inputs, outputs)]
+        return fakes._WeakLayer(name, trt.LayerType[kind], *ends)
+
+    priors, unused = (layer(n, "CONSTANT", [], [t]) for n, t in (("priors", "constant"), ("more", "other")))
+    layers = [
+        layer("/logits", "CONVOLUTION", ["x"], ["logits"]),
+        layer("/deltas", "CONVOLUTION", ["x"], ["deltas"]),
+        priors,
+        unused,
+        layer("/decode", "ELEMENTWISE", ["logits", "deltas", "constant", "sizes"], ["boxes", "scores"]),
+    ]
+    network = SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
+    assert constrain_layers(network, graph, _plan(*plan), tensorrt) == len(kept)
+    assert [each.name for each in layers if each.precision == trt.float32] == kept
+    assert priors.output_types == ({0: trt.float32} if "/decode" in plan else {})
+    assert (priors.precision, unused.output_types) == (None, {})
