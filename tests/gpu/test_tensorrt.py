@@ -555,10 +555,14 @@ def case_decode_proposals_after_convolutions() -> dict:
     for level in range(2):
         maps = [feeds[f"{kind}_{level}"] for kind in ("logits", "deltas")]
         stacked[f"map_{level}"] = np.concatenate([*maps, maps[0][:, :1]], axis=1)
-    others = {name: feeds[name] for name in ("priors", "image_sizes")}
+    others = {"image_sizes": feeds["image_sizes"]}
     specs = [Input(name, np.float32, (array.shape,)) for name, array in {**stacked, **others}.items()]
-    *maps, priors, image_sizes = harness.add_inputs(net, specs)
-    keep: list[np.ndarray] = []
+    *maps, image_sizes = harness.add_inputs(net, specs)
+    # Anchors are a constant, as in an exported graph of fixed size: rounded to FP16 they would be half a pixel off.
+    keep: list[np.ndarray] = [np.ascontiguousarray(feeds["priors"])]
+    constant = net.network.add_constant(keep[0].shape, trt.Weights(keep[0]))
+    constant.set_output_type(0, trt.float32)
+    priors = constant.get_output(0)
 
     def channels(tensor, first: int, count: int):
         weights = np.ascontiguousarray(np.eye(16, dtype=np.float32)[first : first + count])
