@@ -19,6 +19,16 @@ from typing import Callable
 import torch
 from torch import Tensor
 
+from runtime.device.kernels import (
+    CastMasksArguments,
+    EncodeMasksArguments,
+    ImageKernels,
+    MaskCast,
+    PrepareImagesArguments,
+    SourceImage,
+    TargetImage,
+)
+
 MAX_LEVELS = 8
 NCHW, NHWC, NHWC8 = 0, 1, 2
 _ELEMENT_TYPES = {torch.float32: 0, torch.float16: 1, torch.int8: 2, torch.uint8: 3, torch.bool: 4}
@@ -176,57 +186,6 @@ class _DecodeProposals(Structure):
     ]
 
 
-class _SourceImage(Structure):
-    _fields_ = [
-        ("pixels", c_void_p),
-        ("row_stride", c_int64),
-        ("height", c_int32),
-        ("width", c_int32),
-        ("resized_height", c_int32),
-        ("resized_width", c_int32),
-    ]
-
-
-class _PrepareImages(Structure):
-    _fields_ = [
-        ("images", POINTER(_SourceImage)),
-        ("batch", c_int32),
-        ("height", c_int32),
-        ("width", c_int32),
-        ("tables", c_void_p),
-        ("reverse_channels", c_int32),
-        ("output", c_void_p),
-    ]
-
-
-class _TargetImage(Structure):
-    _fields_ = [("height", c_int32), ("width", c_int32), ("scale_x", c_float), ("scale_y", c_float)]
-
-
-class _EncodeMasks(Structure):
-    _fields_ = [
-        ("images", POINTER(_TargetImage)),
-        ("batch", c_int32),
-        ("max_dets", c_int32),
-        ("masks", c_void_p),
-        ("dets", c_void_p),
-        ("num_dets", c_void_p),
-        ("mask_height", c_int32),
-        ("mask_width", c_int32),
-        ("threshold", c_float),
-        ("min_score", c_float),
-        ("strings", c_void_p),
-        ("capacity", c_int64),
-        ("offsets", c_void_p),
-        ("lengths", c_void_p),
-        ("used", c_void_p),
-    ]
-
-
-class _CastMasks(Structure):
-    _fields_ = [("values", c_void_p), ("num_values", c_int64), ("output", c_void_p)]
-
-
 def library_path() -> Path:
     """Return where the library is expected."""
     default = Path(__file__).resolve().parent / "libmaskrcnn_kernels.so"
@@ -259,11 +218,8 @@ def load_library() -> ctypes.CDLL:
             _DecodeProposals,
         ),
     )
-    _check_sizes(
-        library.maskrcnn_images_arguments_size,
-        (_SourceImage, _PrepareImages, _TargetImage, _EncodeMasks, _CastMasks),
-    )
-    library.maskrcnn_error_string.restype = ctypes.c_char_p
+    ImageKernels(library)  # declares its functions, and checks their structures
+    MaskCast(library)
     library.maskrcnn_grouped_nms_workspace_size.restype = c_size_t
     library.maskrcnn_grouped_nms.argtypes = [POINTER(_GroupedNms), c_void_p, c_size_t, c_void_p]
     library.maskrcnn_select_top_workspace_size.restype = c_size_t
@@ -271,17 +227,12 @@ def load_library() -> ctypes.CDLL:
     library.maskrcnn_decode_proposals_workspace_size.restype = c_size_t
     library.maskrcnn_decode_proposals_workspace_size.argtypes = [POINTER(_DecodeProposals)]
     library.maskrcnn_decode_proposals.argtypes = [POINTER(_DecodeProposals), c_void_p, c_size_t, c_void_p]
-    library.maskrcnn_encode_masks_workspace_size.restype = c_size_t
-    library.maskrcnn_encode_masks_workspace_size.argtypes = [POINTER(_EncodeMasks)]
-    library.maskrcnn_encode_masks.argtypes = [POINTER(_EncodeMasks), c_void_p, c_size_t, c_void_p]
     for name, structure in (
         ("multi_level_roi_align", _MultiLevelRoiAlign),
         ("paste_masks", _PasteMasks),
         ("grid_sample", _GridSample),
         ("decode_detections", _DecodeDetections),
         ("select_masks", _SelectMasks),
-        ("prepare_images", _PrepareImages),
-        ("cast_masks", _CastMasks),
     ):
         getattr(library, f"maskrcnn_{name}").argtypes = [POINTER(structure), c_void_p]
     return library
@@ -640,18 +591,20 @@ def prepare_images(
     tables: (3, 256) float32, per output channel. Returns (B, 3, *size) float32.
     """
     _check("tables", tables, [torch.float32])
-    sources = (_SourceImage * len(images))()
+    sources = (SourceImage * len(images))()
     for i, (image, resized) in enumerate(zip(images, sizes)):
         if not image.is_cuda or image.dtype != torch.uint8 or image.ndim != 3 or image.stride()[1:] != (3, 1):
             raise ValueError(
                 f"images[{i}]: expected a (H, W, 3) CUDA tensor of uint8 with dense rows, found "
                 f"{tuple(image.shape)} {image.dtype} on {image.device}, strides {image.stride()}"
             )
-        sources[i] = _SourceImage(image.data_ptr(), image.stride(0), *image.shape[:2], *resized)
+        sources[i] = SourceImage(image.data_ptr(), image.stride(0), *image.shape[:2], *resized)
     output = torch.empty((len(images), 3, *size), dtype=torch.float32, device=tables.device)
     _launch(
         "prepare_images",
-        _PrepareImages(sources, len(images), *size, tables.data_ptr(), reverse_channels, output.data_ptr()),
+        PrepareImagesArguments(
+            sources, len(images), *size, tables.data_ptr(), reverse_channels, output.data_ptr()
+        ),
     )
     return output
 
@@ -676,12 +629,12 @@ def encode_masks(
     _check("masks", masks, [torch.float32])
     _check("dets", dets, [torch.float32])
     _check("num_dets", num_dets, [torch.int32])
-    images = (_TargetImage * len(sizes))(*(_TargetImage(*size, *scale) for size, scale in zip(sizes, scales)))
+    images = (TargetImage * len(sizes))(*(TargetImage(*size, *scale) for size, scale in zip(sizes, scales)))
     strings = masks.new_empty((capacity,), dtype=torch.uint8)
     offsets = masks.new_empty(dets.shape[:2], dtype=torch.int64)
     lengths = masks.new_empty(dets.shape[:2], dtype=torch.int32)
     used = masks.new_empty((1,), dtype=torch.int64)
-    arguments = _EncodeMasks(
+    arguments = EncodeMasksArguments(
         images,
         *dets.shape[:2],
         masks.data_ptr(),
@@ -706,5 +659,5 @@ def cast_masks(values: Tensor) -> Tensor:
     """Return float32 values as uint8, of any shape; see ``cast_masks_kernel.h``."""
     _check("values", values, [torch.float32])
     output = torch.empty_like(values, dtype=torch.uint8)
-    _launch("cast_masks", _CastMasks(values.data_ptr(), values.numel(), output.data_ptr()))
+    _launch("cast_masks", CastMasksArguments(values.data_ptr(), values.numel(), output.data_ptr()))
     return output
