@@ -2,7 +2,8 @@
 
 Both go from the prepared batch to detections with masks pasted at the original images' resolution: PyTorch by
 mmdet's ``predict(rescale=True)`` (with mmcv's compiled operators, or with this project's where those are absent),
-onnxruntime by the exported file and ``runtime``'s post-processing. They take turns, image by image.
+onnxruntime by the exported file and ``runtime``'s post-processing. They take turns, image by image. Then the network
+alone under other settings of onnxruntime than the runtime's, which are its defaults: is one of them faster?
 """
 
 import argparse
@@ -31,6 +32,20 @@ from runtime.postprocess import detections_from_outputs
 from runtime.preprocess import Batch, prepare
 
 RESULTS = Path(__file__).parent / "results"
+REPETITIONS = 8
+# Attributes of SessionOptions.
+SETTINGS: dict[str, dict[str, object]] = {
+    "default": {},
+    "graph optimisation: extended (no NCHWc)": {
+        "graph_optimization_level": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    },
+    "graph optimisation: basic": {
+        "graph_optimization_level": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    },
+    "execution: parallel": {"execution_mode": onnxruntime.ExecutionMode.ORT_PARALLEL},
+    "no memory arena": {"enable_cpu_mem_arena": False},
+    "no memory pattern": {"enable_mem_pattern": False},
+}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -54,9 +69,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             return 1
         with Detector(path, "onnxruntime", threads=args.threads) as detector:
             measured = [_measure(loaded, detector, images, batch) for batch in args.batch]
-    result = {**_circumstances(args), "measured": measured}
+            batch = prepare(images[:1], detector.metadata)
+        settings = _measure_settings(path, batch, args.threads)
+    result = {**_circumstances(args), "measured": measured, "settings_ms": settings}
     args.output.write_text(json.dumps(result, indent=2) + "\n")
     _show(measured)
+    for name, spread in settings.items():
+        Console().print(f"{name}: {spread['median']:.0f} ms")
     return 0
 
 
@@ -91,6 +110,28 @@ def _measure(loaded: LoadedModel, detector: Detector, images: list[np.ndarray], 
             for name, t in times.items()
         },
     }
+
+
+def _measure_settings(path: Path, batch: Batch, threads: int) -> dict[str, dict[str, float]]:
+    """Time the network alone, ms, under each of the settings and half, and twice, the threads; by turns."""
+    variants: dict[str, tuple[dict[str, object], int]] = {name: (s, threads) for name, s in SETTINGS.items()}
+    variants |= {f"{n} threads": ({}, n) for n in (max(1, threads // 2), 2 * threads) if n != threads}
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(2):  # so that a slow minute is not one setting's alone
+        for name, (settings, num_threads) in variants.items():
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = num_threads
+            for key, value in settings.items():
+                setattr(options, key, value)
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            feeds = {"images": batch.images, "image_sizes": batch.image_sizes}
+            feeds = {i.name: feeds[i.name] for i in session.get_inputs()}
+            session.run(None, feeds)  # the warm-up
+            for _ in range(REPETITIONS // 2):
+                start = time.perf_counter()
+                session.run(None, feeds)
+                times[name].append((time.perf_counter() - start) * 1000)
+    return {name: {"median": statistics.median(t), "min": min(t), "max": max(t)} for name, t in times.items()}
 
 
 def _detect(detector: Detector, batch: Batch) -> int:

@@ -33,11 +33,15 @@ def cpu_latency() -> str:
             ]
         )
     versions = data["versions"]
+    settings = [[name, f"{spread['median'] / 1000:.2f} s"] for name, spread in data["settings_ms"].items()]
     table = _table(["batch", "PyTorch eager, per image", "onnxruntime, per image", "faster"], rows)
     return (
         f"{table}\n{data['config']}, {data['size'][0]}×{data['size'][1]}, {data['threads']} threads of "
         f"{data['cpu']}; medians of {data['measured'][0]['images']} images, masks pasted at original resolution "
-        f"on both sides; torch {versions['torch']}, onnxruntime {versions['onnxruntime']}.\n"
+        f"on both sides; torch {versions['torch']}, onnxruntime {versions['onnxruntime']}.\n\n"
+        "<details><summary>The network alone, batch 1, under other settings of onnxruntime</summary>\n\n"
+        f"{_table(['setting', 'median'], settings)}\n"
+        "The runtime leaves them at the default; `--threads` is an option.\n</details>\n"
     )
 
 

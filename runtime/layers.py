@@ -6,7 +6,8 @@ in practice: memory, or an engine that no longer fuses or builds. Every differen
 inputs still agree, so the search goes back from tensors that differ, and stops at those that agree.
 
 Where a node orders rows by data (TopK, NMS), two scores that are equal but for rounding swap their rows, and comparing
-row by row means little from there on. If everything before agrees, the first side's order is fed to both.
+row by row means little from there on. If everything before agrees, the first side's order is fed to both. What such a
+node computes besides the order (the boxes of DecodeProposals) is compared before that, each row with the nearest.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional
 import numpy as np
 
 from runtime.engine.graph import import_onnx
+from runtime.row_pairs import pair_rows
 
 if TYPE_CHECKING:
     import onnx
@@ -32,6 +34,7 @@ Listener = Callable[[int, int], None]
 _ORDERING_OPS = ("TopK", "SelectTop", "DecodeProposals", "NonZero", "Unique")
 _ORDERING_PART = "NMS"
 _ORDERING_SUFFIX = "NonMaxSuppression"
+_DECODING_OP = "DecodeProposals"  # orders rows, and computes their boxes
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +88,8 @@ class LayerReport:
         first: the first tensor beyond the tolerance; None if all that were measured agree.
         measured: all that were measured, in topological order.
         same_order: tensors that order rows by data, which the first side gave to both once everything before them
-            agreed; empty if that was not needed, or not possible.
+            agreed; empty if that was not needed, or not possible. Boxes among them were compared before, each with the
+            nearest.
         order_problem: why it was not possible, in words; else empty.
         num_tensors: float tensors that depend on the input and that both sides have.
         num_marked: tensors marked as extra outputs, all runs together.
@@ -133,7 +137,7 @@ def compare_layers(
     same_order: tuple[str, ...] = ()
     if first is None:
         same_order = search.give_same_order()
-        first = search.first(search.names)
+        first = search.first_of(same_order) or search.first(search.names)
     return LayerReport(
         first=first,
         measured=tuple(search.measured[name] for name in names if name in search.measured),
@@ -426,6 +430,7 @@ class _Search:
         self.num_marked += len(names)
         outputs = self._outputs(self._sides[0], self._types[0], names)
         values = {name: outputs[name] for name in names}
+        rows = self._compare_rows(values)
         expected, found = (
             Side(with_inputs(side.model, values, types, self._feeds), side.runner)
             for side, types in zip(self._sides, self._types)
@@ -433,7 +438,31 @@ class _Search:
         self._feeds = {**self._feeds, **values}
         self._open((expected, found))
         self.names = self._comparable()
-        self.measured = {n: error for n, error in self.measured.items() if not error.ordered_by}
+        self.measured = {n: error for n, error in self.measured.items() if not error.ordered_by} | rows
+
+    def _compare_rows(self, values: Mapping[str, np.ndarray]) -> dict[str, TensorError]:
+        """Compare boxes and scores that are about to be replaced, each row with the nearest."""
+        nodes = [
+            n for n in self.graph.nodes if n.op_type == _DECODING_OP and all(o in values for o in n.output)
+        ]
+        if not nodes:
+            return {}
+        onnx = import_onnx()
+        names = [name for node in nodes for name in node.output]
+        others = self._outputs(self._sides[1], self._types[1], names)
+        rows = {}
+        for node in nodes:
+            boxes, scores = node.output
+            lengths = next(onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == "top")
+            expected, found = ((v[boxes], v[scores]) for v in (values, others))
+            paired = pair_rows(expected, found, lengths, self._tolerance)
+            for name, a, b in zip(node.output, expected, paired):
+                rows[name] = self._error(name, a, b, ordered_by="")
+        return rows
+
+    def first_of(self, names: Sequence[str]) -> Optional[TensorError]:
+        """Return the first of these tensors that was measured and differs."""
+        return next((self.measured[name] for name in names if self._differs(name)), None)
 
     def first(self, scope: Sequence[str]) -> Optional[TensorError]:
         """Return the first tensor of the scope that differs, all before it that lead to one agreeing."""
@@ -522,18 +551,21 @@ class _Search:
         present = _outputs(self._sides[0].model)
         self.num_marked += sum(name not in present for name in names)
         for name in names:
-            position, node, op = self._whole.label(name)
             expected, found = (values[name] for values in outputs)
-            self.measured[name] = TensorError(
-                name=name,
-                node=node,
-                op=op,
-                position=position,
-                shape=tuple(expected.shape),
-                found_shape=tuple(found.shape),
-                ordered_by=self.graph.ordered_by[name],
-                **measure(expected, found, self._tolerance),
-            )
+            self.measured[name] = self._error(name, expected, found, self.graph.ordered_by[name])
+
+    def _error(self, name: str, expected: np.ndarray, found: np.ndarray, ordered_by: str) -> TensorError:
+        position, node, op = self._whole.label(name)
+        return TensorError(
+            name=name,
+            node=node,
+            op=op,
+            position=position,
+            shape=tuple(expected.shape),
+            found_shape=tuple(found.shape),
+            ordered_by=ordered_by,
+            **measure(expected, found, self._tolerance),
+        )
 
     def _outputs(
         self, side: Side, types: Mapping[str, int], names: Sequence[str]

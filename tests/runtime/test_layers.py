@@ -336,6 +336,77 @@ class TestOrder:
         assert report.first.ordered_by == "node_top"
 
 
+class TestProposals:
+    """24 anchors of scores that are equal but for a millionth, one of a better score, of which 10 are taken."""
+
+    best = 7
+
+    def feeds(self) -> dict[str, np.ndarray]:
+        x = np.ones((24, 1, 1, 1), np.float32)
+        x[self.best] = 2
+        return {"x": x.reshape(1, 2, 4, 3).transpose(0, 3, 1, 2).copy()}
+
+    def compared(self, found: onnx.ModelProto) -> LayerReport:
+        return compare_layers(Side(proposals(), Counting()), Side(found, Counting()), self.feeds())
+
+    def test_rows_in_another_order_are_no_difference(self):
+        found = proposals(gain=np.linspace(1, 1 + 1e-5, 24))
+        rows = [onnxruntime_runner()(model)(self.feeds())["boxes"] for model in (proposals(), found)]
+        assert np.abs(rows[0] - rows[1]).max() > 10, "the test is one only if other rows are taken"
+        report = self.compared(found)
+        assert report.first is None
+        assert set(report.same_order) == {"boxes", "scores"}
+        assert {"boxes", "scores"} <= {error.name for error in report.measured}
+
+    def test_another_box_is_found_though_the_rows_are_given_to_both(self):
+        report = self.compared(proposals(gain=np.linspace(1, 1 + 1e-5, 24), moved=self.best))
+        assert (report.first.name, report.first.op, report.first.ordered_by) == (
+            "boxes",
+            "DecodeProposals",
+            "",
+        )
+        assert report.first.share == pytest.approx(1 / 10)
+        assert report.first.absolute == pytest.approx(4)
+
+    def test_a_box_of_the_lowest_score_is_one_that_need_not_be_taken(self):
+        assert self.compared(proposals(moved=0)).first is None
+
+
+def proposals(gain: object = 1.0, moved: Optional[int] = None) -> onnx.ModelProto:
+    """Return DecodeProposals over one level of 2 x 4 places with 3 anchors, its ten best; deltas are 0.
+
+    Args:
+        gain: of each anchor's logit.
+        moved: the anchor whose box is 4 px further right and down.
+    """
+    corners = np.arange(24, dtype=np.float32)[:, None] * [20, 10]
+    priors = np.concatenate([corners, corners + 30], 1).astype(np.float32)
+    if moved is not None:
+        priors[moved] += 4
+    network = Network(x=[1, 3, 2, 4])
+    gains = np.broadcast_to(np.float32(gain), 24).reshape(1, 2, 4, 3).transpose(0, 3, 1, 2)
+    network.node("Mul", "logits", "x", network.weight("gain", gains))
+    inputs = [
+        "logits",
+        network.weight("deltas", np.zeros((1, 12, 2, 4), np.float32)),
+        network.weight("priors", priors),
+        network.weight("image_sizes", np.float32([[800, 800]])),
+    ]
+    attributes = {
+        "top": [10],
+        "means": [0.0] * 4,
+        "stds": [1.0] * 4,
+        "max_ratio": 4.0,
+        "clip": 1,
+        "min_size": 0.0,
+    }
+    network.node(
+        "DecodeProposals", "rows", *inputs, outputs=("boxes", "scores"), domain="maskrcnn", **attributes
+    )
+    network.node("Tanh", "y", "boxes")
+    return network.model("y", "boxes")
+
+
 def with_gain(model: onnx.ModelProto) -> onnx.ModelProto:
     """Replace the equal gains by ones of which the last rows' are the largest."""
     tensor = next(t for t in model.graph.initializer if t.name == "gain")
