@@ -17,7 +17,8 @@ def pair_rows(
 
     Where scores are equal but for rounding, two networks order rows differently, and of those at the end of a level
     each takes others. The former is undone, and the latter left out: an expected row without a partner whose score is
-    its level's lowest, within the tolerance, is returned in the place of what was found.
+    its level's lowest, within the tolerance, is returned in the place of what was found. So is one of a negative score,
+    which is no candidate.
 
     Args:
         expected, found: boxes (B, R, 4), and scores (B, R).
@@ -49,7 +50,8 @@ def pair_rows(
 def _paired(a: np.ndarray, b: np.ndarray, tolerance: float) -> np.ndarray:
     """Do so for the rows (R, 5) of one level."""
     result = np.empty_like(a)
-    last = max(a[:, 4].min(), b[:, 4].min()) + tolerance
+    # Rows of boxes that are too small have negative scores, and say nothing about where the level ends.
+    last = max(scores.min(where=scores >= 0, initial=1) for scores in (a[:, 4], b[:, 4])) + tolerance
     for start in range(0, len(a), _CHUNK):
         rows = a[start : start + _CHUNK]
         with np.errstate(invalid="ignore"):

@@ -15,6 +15,7 @@ Builds take most of the time. Engines are made when a test first needs them, and
 network, the model in FP32, in FP16, a network of mmcv 1.x, then what builds again and again.
 """
 
+import dataclasses
 import gc
 import importlib
 import io
@@ -68,6 +69,8 @@ MODEL_VARIABLE = "MASKRCNN_TEST_MODEL"
 TIMING_CACHE_VARIABLE = "MASKRCNN_TIMING_CACHE"
 TACTIC_SOURCES = os.environ.get("MASKRCNN_TACTIC_SOURCES")
 LARGEST_BATCH = 8
+# What a library of an earlier release does not have.
+FUSED = {"DecodeDetections", "DecodeProposals", "SelectMasks"}
 COMMAND_SECONDS = 900
 
 # The same kernels in another batch: nothing but the order of sums may differ.
@@ -700,7 +703,31 @@ def test_layers_part_nowhere_before_nms(
     assert content["first"] is None or content["first"]["ordered_by"]
 
 
-# The last: minutes, and the shapes inside depend on the data.
+# The last two: minutes.
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_library_without_the_fused_operators_builds_their_bodies(
+    precision: str, model: Path, machine: Machine, timing_cache: Path, oracle: Detector, images: list
+) -> None:
+    """A library of an earlier release: DecodeProposals, DecodeDetections and SelectMasks become TensorRT's own layers."""
+    older = dataclasses.replace(machine.plugins, ops=machine.plugins.ops - FUSED)
+    config = EngineConfig(batch=(1, 1, 2), precision=precision, tactic_sources=tactic_sources())
+    engine = model.with_name(f"unfused_{precision}.engine")
+    request = EngineRequest(model, engine, config, timing_cache=timing_cache)
+    ensure_engine(request, Machine(machine.library, machine.cuda, older))
+    found = []
+    with open_session(engine, machine) as session:
+        for several in (images[:1], images[1:3]):
+            batch = prepare(several, oracle.metadata)
+            outputs = session.run({"images": batch.images, "image_sizes": batch.image_sizes})
+            found.extend(detections_from_outputs(outputs, batch, oracle.metadata))
+    expected = oracle(images[:3])
+    if precision == "fp32":
+        assert violations(expected, found, Tolerance()) == []
+    else:
+        assert half_disagreement(arrays_of(expected), arrays_of(found)) <= HALF_SHARE
+
+
+# The shapes inside depend on the data.
 @pytest.mark.xfail(
     reason="8.5.3.1 takes the numbers of RoIs on each level, which only the data knows, for half of all RoIs, and "
     "refuses MultiLevelRoiAlign's body for it"

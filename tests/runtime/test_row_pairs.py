@@ -70,3 +70,14 @@ def test_other_shapes_are_left_alone():
     expected, found = rows(), (np.zeros((2, 9, 4), np.float32), np.zeros((2, 9), np.float32))
     assert pair_rows(expected, found, LENGTHS, 1e-3) is found
     assert pair_rows(expected, expected, [6, 3], 1e-3) is expected
+
+
+def test_rows_that_are_no_candidates_do_not_matter():
+    """Their boxes mean nothing, and their scores are not where a level ends."""
+    boxes, scores = rows()
+    scores[:, 5] = 0.1
+    scores[:, 3] = -1
+    other = boxes.copy()
+    other[:, [3, 5]] += 50
+    found = pair_rows((boxes, scores), (other, scores), LENGTHS, 1e-3)
+    np.testing.assert_allclose(found[0], boxes, rtol=1e-6)
