@@ -115,7 +115,8 @@ def _measure(loaded: LoadedModel, detector: Detector, images: list[np.ndarray], 
 def _measure_settings(path: Path, batch: Batch, threads: int) -> dict[str, dict[str, float]]:
     """Time the network alone, ms, under each of the settings and half, and twice, the threads; by turns."""
     variants: dict[str, tuple[dict[str, object], int]] = {name: (s, threads) for name, s in SETTINGS.items()}
-    variants |= {f"{n} threads": ({}, n) for n in (max(1, threads // 2), 2 * threads) if n != threads}
+    for count in {max(1, threads // 2), 2 * threads} - {threads}:
+        variants[f"{count} threads" if count > 1 else "1 thread"] = ({}, count)
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(2):  # so that a slow minute is not one setting's alone
         for name, (settings, num_threads) in variants.items():

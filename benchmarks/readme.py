@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import Optional
 
 from benchmarks.latency.report import Section, details, summary
+from benchmarks.latency.report import latency as latency_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
+# A layer of TensorRT's that contains a convolution or a matrix product, by the ONNX nodes in its name.
+DENSE = re.compile(
+    r"(?!Reformatting)(.* (\+|\|\|) )?/\S*(Conv|Gemm|MatMul|ConvTranspose)(_\d+)?( (\+|\|\|) .*)?"
+)
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -221,8 +226,8 @@ def engines() -> str:
     ]
     # Only the first build of that run began with an empty cache.
     return (
-        f"{_table(heading, rows)}\nBuilt with a timing cache; without one the FP16 engine took "
-        f"{cold['fp16']['build']['seconds']:.0f} s.\n"
+        f"{_table(heading, rows)}\nBuilt with a timing cache; without one the FP16 engine of an earlier graph, of "
+        f"the same convolutions, took {cold['fp16']['build']['seconds']:.0f} s.\n"
     )
 
 
@@ -232,6 +237,45 @@ def latency() -> str:
         f"![ms per image over the batch](benchmarks/results/latency_h200.png)\n\n{_sections(summary(_latency()))}\n"
         "The spread of these times, the stages and several contexts: "
         "[latency_h200.md](benchmarks/results/latency_h200.md).\n"
+    )
+
+
+def fused() -> str:
+    """What the operators before NMS and behind the mask head are worth, graph by graph."""
+    rows = []
+    for graph in json.loads((RESULTS / "layers_h200.json").read_text())["graphs"]:
+        cells = [graph["words"]]
+        for size in ("1", "8"):
+            times = graph["layer_ms"][size]
+            rest = sum(ms for layer, ms in times.items() if not DENSE.fullmatch(layer))
+            cells += [
+                f"{graph['graph_ms'][size]:.2f}",
+                f"{rest:.2f}",
+                f"{100 * rest / sum(times.values()):.0f} %",
+            ]
+        rows.append(cells)
+    heading = [
+        "between the dense layers",
+        "batch 1, ms",
+        "not dense",
+        "share",
+        "batch 8, ms",
+        "not dense",
+        "share",
+    ]
+    return _table(heading, rows)
+
+
+def latency_more() -> str:
+    """Larger batches in an engine made for them, and onnxruntime on the same machine's CPU."""
+    data = json.loads((RESULTS / "latency_h200_more.json").read_text())
+    cores = data["circumstances"]["onnxruntime"]["cores"]
+    section = latency_table(data["cases"], with_spread=False)
+    largest = data["settings"]["profile"][2]
+    rows = [row[:-2] for row in section.rows]  # memory and build are those of other settings
+    return (
+        f"Measured apart, with an engine for batches up to {largest}, and onnxruntime on the {cores} cores of the same "
+        f"kind of machine:\n\n{_table(section.heading[:-2], rows)}"
     )
 
 
@@ -268,6 +312,8 @@ TABLES = {
     "embedded": embedded,
     "engines": engines,
     "latency": latency,
+    "latency_more": latency_more,
+    "fused": fused,
 }
 
 

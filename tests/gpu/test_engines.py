@@ -708,7 +708,7 @@ def test_layers_part_nowhere_before_nms(
 def test_a_library_without_the_fused_operators_builds_their_bodies(
     precision: str, model: Path, machine: Machine, timing_cache: Path, oracle: Detector, images: list
 ) -> None:
-    """A library of an earlier release: DecodeProposals, DecodeDetections and SelectMasks become TensorRT's own layers."""
+    """As with a library of an earlier release: the three become TensorRT's own layers."""
     older = dataclasses.replace(machine.plugins, ops=machine.plugins.ops - FUSED)
     config = EngineConfig(batch=(1, 1, 2), precision=precision, tactic_sources=tactic_sources())
     engine = model.with_name(f"unfused_{precision}.engine")
