@@ -240,7 +240,9 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         help="nodes that stay FP32 (default: MODEL.plan.json, or else the graph's geometry; see runtime.precision)",
     )
     plan.add_argument(
-        "--no-plan", action="store_true", help="leave every layer to TensorRT; boxes and masks suffer"
+        "--no-plan",
+        action="store_true",
+        help="leave every layer to TensorRT; without the plugins, or in graphs of others, boxes and masks suffer",
     )
     build = parser.add_argument_group("build")
     build.add_argument(

@@ -233,7 +233,7 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         "--backend",
         choices=BACKENDS,
         default="auto",
-        help="auto (default): TensorRT where it and a GPU are there, otherwise onnxruntime",
+        help="auto (default): TensorRT where it, the plugin library and a GPU are there, otherwise onnxruntime",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="of onnxruntime (default: cpu)")
     parser.add_argument(

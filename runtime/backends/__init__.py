@@ -18,8 +18,8 @@ _OF_TENSORRT = ("batch", "config", "cuda_graphs", "device_index", "monitor", "no
 def backend_name(model: Union[str, Path], backend: str, device: Optional[str] = None) -> str:
     """Return the backend that runs the model: ``backend``, or what ``auto`` means.
 
-    ``auto`` runs an engine with TensorRT, and an ONNX with TensorRT where a GPU and TensorRT are at hand and no
-    ``device`` is named, otherwise with onnxruntime.
+    ``auto`` runs an engine with TensorRT, and an ONNX with TensorRT where it, onnx, the plugin library and a GPU
+    are at hand and no ``device`` is named, otherwise with onnxruntime.
 
     Raises:
         ValueError: no such backend, or ``auto`` for a suffix that no backend reads.

@@ -1,4 +1,4 @@
-"""What a backend is, and the graph's contract (DESIGN.md, section 3) that all of them check."""
+"""What a backend is, and the graph's contract (README, *The graph*) that all of them check."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,8 @@
 """The precision plan: which nodes of an ONNX stay in FP32 where the rest runs in FP16, and why.
 
-The plan is the only source of that decision. TensorRT's weakly typed builders apply it layer by layer, everything
-that is strongly typed gets it as casts in the file (``runtime.precision.typed``).
+The plan decides for every node but the operators that are FP32 in any plan (``runtime.precision.operators``); in a
+weakly typed network the plugins that take FP16 logits read them as they are. TensorRT's weakly typed builders apply it
+layer by layer, everything that is strongly typed gets it as casts in the file (``runtime.precision.typed``).
 """
 
 import json

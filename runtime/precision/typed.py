@@ -10,8 +10,8 @@ What it leaves to be done:
 
 Operators of the domain ``maskrcnn``: ``MultiLevelRoiAlign`` gets FP16 features and FP32 RoIs and makes FP16, which is
 what the TensorRT plugin takes. Its body, written for float32, is given casts at its features and its output, so that
-the same file runs in onnxruntime. ``GroupedNMS``, ``SelectTop``, ``PasteMasks`` and any other function of the file stay
-FP32.
+the same file runs in onnxruntime. ``DecodeProposals``, ``DecodeDetections``, ``SelectMasks``, ``GroupedNMS``,
+``SelectTop``, ``PasteMasks`` and any other function of the file stay FP32; what FP16 layers hand them is cast.
 """
 
 import os
