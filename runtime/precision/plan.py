@@ -39,7 +39,7 @@ class PrecisionGroup:
 
 @dataclass(frozen=True)
 class PrecisionPlan:
-    """The nodes that stay FP32, in groups. Every other node that computes on floats is FP16.
+    """The nodes that stay FP32, in groups. Every other node that computes on floats is FP16; see the module.
 
     Attributes:
         groups: their names differ, and no node is in two of them.
