@@ -6,18 +6,11 @@ put on the stream.
 """
 
 import ctypes
+from collections.abc import Mapping
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from typing import Any
 
 ABI = 1
-_FUNCTIONS = (
-    "maskrcnn_images_abi",
-    "maskrcnn_images_arguments_size",
-    "maskrcnn_error_string",
-    "maskrcnn_prepare_images",
-    "maskrcnn_encode_masks_workspace_size",
-    "maskrcnn_encode_masks",
-)
 
 
 class SourceImage(ctypes.Structure):
@@ -86,7 +79,21 @@ class CastMasksArguments(ctypes.Structure):
     _fields_ = (("values", c_void_p), ("num_values", c_int64), ("output", c_void_p))
 
 
+# By their numbers in ``maskrcnn_images_arguments_size``; CastMasksArguments, which came later, is the next.
 _STRUCTURES = (SourceImage, PrepareImagesArguments, TargetImage, EncodeMasksArguments)
+# Result and arguments of each function.
+_COMMON = {
+    "maskrcnn_images_arguments_size": (c_size_t, c_int),
+    "maskrcnn_error_string": (c_char_p, c_int),
+}
+_FUNCTIONS = {
+    "maskrcnn_images_abi": (c_int32,),
+    **_COMMON,
+    "maskrcnn_prepare_images": (c_int, POINTER(PrepareImagesArguments), c_void_p),
+    "maskrcnn_encode_masks_workspace_size": (c_size_t, POINTER(EncodeMasksArguments)),
+    "maskrcnn_encode_masks": (c_int, POINTER(EncodeMasksArguments), c_void_p, c_size_t, c_void_p),
+}
+_CAST_FUNCTIONS = {**_COMMON, "maskrcnn_cast_masks": (c_int, POINTER(CastMasksArguments), c_void_p)}
 
 
 class ImageKernels:
@@ -108,21 +115,8 @@ class ImageKernels:
                 "`make plugins`"
             )
         self._library = library
-        self._declare()
+        _declare(library, _FUNCTIONS)
         self._check()
-
-    def _declare(self) -> None:
-        signatures = {
-            "maskrcnn_images_abi": (c_int32,),
-            "maskrcnn_images_arguments_size": (c_size_t, c_int),
-            "maskrcnn_error_string": (c_char_p, c_int),
-            "maskrcnn_prepare_images": (c_int, POINTER(PrepareImagesArguments), c_void_p),
-            "maskrcnn_encode_masks_workspace_size": (c_size_t, POINTER(EncodeMasksArguments)),
-            "maskrcnn_encode_masks": (c_int, POINTER(EncodeMasksArguments), c_void_p, c_size_t, c_void_p),
-        }
-        for name, (result, *arguments) in signatures.items():
-            function = getattr(self._library, name)
-            function.restype, function.argtypes = result, arguments
 
     def _check(self) -> None:
         abi = self._library.maskrcnn_images_abi()
@@ -169,17 +163,23 @@ class MaskCast:
             library: a ``ctypes.CDLL``.
 
         Raises:
-            RuntimeError: it is an older one, which has not got it.
+            RuntimeError: it is an older one, which has not got it, or has it with another structure.
         """
         if not hasattr(library, "maskrcnn_cast_masks"):
             raise RuntimeError(
                 "plugin library: expected maskrcnn_cast_masks, found none; build it again with `make plugins`"
             )
         self._library = library
-        library.maskrcnn_error_string.restype = c_char_p
-        library.maskrcnn_error_string.argtypes = (c_int,)
-        library.maskrcnn_cast_masks.restype = c_int
-        library.maskrcnn_cast_masks.argtypes = (POINTER(CastMasksArguments), c_void_p)
+        _declare(library, _CAST_FUNCTIONS)
+        expected, found = (
+            ctypes.sizeof(CastMasksArguments),
+            library.maskrcnn_images_arguments_size(len(_STRUCTURES)),
+        )
+        if found != expected:
+            raise RuntimeError(
+                f"plugin library: expected maskrcnn_cast_masks with a structure of {expected} bytes, found {found}; "
+                "build it again with `make plugins`"
+            )
 
     def __call__(self, values: int, num_values: int, output: int, stream: int) -> None:
         """Cast float32 values to uint8.
@@ -191,6 +191,12 @@ class MaskCast:
             byref(CastMasksArguments(values, num_values, output)), stream
         )
         _raise_for(self._library, "cast_masks", status)
+
+
+def _declare(library: Any, signatures: Mapping[str, tuple]) -> None:
+    for name, (result, *arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
 
 
 def _raise_for(library: Any, name: str, status: int) -> None:

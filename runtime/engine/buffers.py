@@ -4,7 +4,7 @@ from typing import Any, Optional, Protocol
 
 import numpy as np
 
-from runtime.device.memory import DeviceMemory, PinnedPool, size_of
+from runtime.device.memory import DeviceMemory, PinnedMemory, PinnedPool, size_of
 from runtime.engine.cuda import Cuda
 
 # Not 0, which some drivers answer with no address.
@@ -29,22 +29,21 @@ class Buffer:
 
     def __init__(self, cuda: Cuda) -> None:
         self._cuda = cuda
-        self._num_bytes = 0
-        self.address = 0
-        self._pinned: Optional[np.ndarray] = None
+        self._device, self._pinned = DeviceMemory(cuda), PinnedMemory(cuda)
+
+    @property
+    def address(self) -> int:
+        """Where it lies on the device."""
+        return self._device.address
 
     def reserve(self, num_bytes: int) -> None:
         """Have at least so many bytes. Nothing may be using the old ones."""
-        if self._pinned is not None and num_bytes <= self._num_bytes:
-            return
-        self.free()
-        self.address = self._cuda.malloc(max(num_bytes, _LEAST_BYTES))
-        self._pinned = self._cuda.pinned(max(num_bytes, _LEAST_BYTES))
-        self._num_bytes = num_bytes
+        self._device.reserve(max(num_bytes, _LEAST_BYTES))
+        self._pinned.reserve(max(num_bytes, _LEAST_BYTES))
 
     def host(self, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         """Return the page-locked memory as an array of that shape."""
-        return self._pinned[: size_of(shape, dtype)].view(dtype).reshape(shape)
+        return self._pinned.bytes(0, size_of(shape, dtype)).view(dtype).reshape(shape)
 
     def fetch(self, shape: tuple[int, ...], dtype: str, stream: Any) -> np.ndarray:
         """Enqueue the copy to the host; return where it arrives."""
@@ -58,11 +57,8 @@ class Buffer:
 
     def free(self) -> None:
         """Release both."""
-        if self.address:
-            self._cuda.free(self.address)
-        if self._pinned is not None:
-            self._cuda.free_pinned(self._pinned)
-        self._pinned, self.address, self._num_bytes = None, 0, 0
+        self._device.free()
+        self._pinned.free()
 
 
 class ByteBuffer:

@@ -27,20 +27,20 @@ def constrain_layers(network: Any, graph: Any, plan: PrecisionPlan, tensorrt: Te
     nodes = [node.name for node in graph.graph.node]
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     owners = layer_owners([layer.name for layer in layers], nodes)
-    plugins = {node.name for node in graph.graph.node if node.op_type in FP16_LOGITS}
+    plugins = [node for node in graph.graph.node if node.op_type in FP16_LOGITS and node.name in plan.nodes]
+    names = {node.name for node in plugins}
     for layer, owner in zip(layers, owners):
-        if owner in plugins & plan.nodes:
+        if owner in names:
             _keep_constants_of(layer, layers, tensorrt)
     # Told to stay FP32, a plugin would be handed FP32 inputs as well, each by a reformat.
-    kept = plan.nodes - {name for name in plugins if not _reads_of(graph, name) & plan.nodes}
+    in_float32 = {
+        output
+        for node in graph.graph.node
+        if node.op_type in DENSE and node.name in plan.nodes
+        for output in node.output
+    }
+    kept = plan.nodes - {node.name for node in plugins if in_float32.isdisjoint(node.input)}
     return sum(tensorrt.keep_float32(layer) for layer, owner in zip(layers, owners) if owner in kept)
-
-
-def _reads_of(graph: Any, name: str) -> set[str]:
-    """Return the layers with weights whose results a node reads."""
-    producers = {output: node for node in graph.graph.node for output in node.output}
-    node = next(node for node in graph.graph.node if node.name == name)
-    return {producers[t].name for t in node.input if t in producers and producers[t].op_type in DENSE}
 
 
 def _keep_constants_of(reader: Any, layers: Sequence[Any], tensorrt: TensorRT) -> None:

@@ -35,7 +35,7 @@ FUNCTIONS = """
 int32_t maskrcnn_images_abi(void) { return 1; }
 size_t maskrcnn_images_arguments_size(int which) {
   size_t sizes[] = {sizeof(SourceImage), sizeof(PrepareImagesArguments), sizeof(TargetImage),
-                    sizeof(EncodeMasksArguments)};
+                    sizeof(EncodeMasksArguments), sizeof(CastMasksArguments)};
   return sizes[which];
 }
 const char* maskrcnn_error_string(int error) { return error == 700 ? "an illegal memory access" : "other"; }
@@ -100,6 +100,16 @@ def test_a_library_without_the_cast_is_refused(tmp_path: Path) -> None:
         RuntimeError, match="expected maskrcnn_cast_masks, found none; build it again with `make plu"
     ):
         MaskCast(older)
+
+
+def test_a_cast_of_another_structure_is_refused(tmp_path: Path) -> None:
+    other = STRUCTURES.replace(
+        "int64_t num_values; uint8_t* output;", "int64_t num_values; uint8_t* output; int kind;"
+    )
+    with pytest.raises(
+        RuntimeError, match="a structure of 24 bytes, found 32; build it again with `make plugins`"
+    ):
+        MaskCast(_library(tmp_path, other + FUNCTIONS))
 
 
 @pytest.mark.parametrize(

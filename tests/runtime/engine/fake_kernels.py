@@ -37,7 +37,13 @@ class FakeLibrary:
     """
 
     def __init__(self, abi: int = 1, sizes: Optional[tuple[int, ...]] = None) -> None:
-        structures = (SourceImage, PrepareImagesArguments, TargetImage, EncodeMasksArguments)
+        structures = (
+            SourceImage,
+            PrepareImagesArguments,
+            TargetImage,
+            EncodeMasksArguments,
+            CastMasksArguments,
+        )
         sizes = sizes or tuple(ctypes.sizeof(s) for s in structures)
         self.capacities: list[int] = []
         self.num_prepared: list[int] = []
