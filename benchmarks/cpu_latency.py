@@ -101,14 +101,7 @@ def _measure(loaded: LoadedModel, detector: Detector, images: list[np.ndarray], 
         "batch": size,
         "images": len(batches) * size,
         "detections": found,
-        "seconds_per_image": {
-            name: {
-                "median": statistics.median(t[1:]) / size,
-                "min": min(t[1:]) / size,
-                "max": max(t[1:]) / size,
-            }
-            for name, t in times.items()
-        },
+        "seconds_per_image": {name: _spread([t / size for t in ts[1:]]) for name, ts in times.items()},
     }
 
 
@@ -125,14 +118,17 @@ def _measure_settings(path: Path, batch: Batch, threads: int) -> dict[str, dict[
             for key, value in settings.items():
                 setattr(options, key, value)
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            feeds = {"images": batch.images, "image_sizes": batch.image_sizes}
-            feeds = {i.name: feeds[i.name] for i in session.get_inputs()}
+            feeds = {i.name: getattr(batch, i.name) for i in session.get_inputs()}
             session.run(None, feeds)  # the warm-up
             for _ in range(REPETITIONS // 2):
                 start = time.perf_counter()
                 session.run(None, feeds)
                 times[name].append((time.perf_counter() - start) * 1000)
-    return {name: {"median": statistics.median(t), "min": min(t), "max": max(t)} for name, t in times.items()}
+    return {name: _spread(ts) for name, ts in times.items()}
+
+
+def _spread(times: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(times), "min": min(times), "max": max(times)}
 
 
 def _detect(detector: Detector, batch: Batch) -> int:

@@ -11,15 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
+from benchmarks.latency.bars import median
+from benchmarks.latency.layers import dense_nodes, not_dense_share
 from benchmarks.latency.report import Section, details, summary
 from benchmarks.latency.report import latency as latency_table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-# A layer of TensorRT's that contains a convolution or a matrix product, by the ONNX nodes in its name.
-DENSE = re.compile(
-    r"(?!Reformatting)(.* (\+|\|\|) )?/\S*(Conv|Gemm|MatMul|ConvTranspose)(_\d+)?( (\+|\|\|) .*)?"
-)
 MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -242,28 +240,21 @@ def latency() -> str:
 
 def fused() -> str:
     """What the operators before NMS and behind the mask head are worth, graph by graph."""
+    graphs = json.loads((RESULTS / "layers_h200.json").read_text())["graphs"]
+    cases = _latency()["cases"]
+    graph_ms = {b: median(cases, f"tensorrt/fp16_graph/batch-{b}", "engine") for b in ("1", "8")}
+    present = {"graph_ms": graph_ms, "layer_ms": cases["tensorrt/fp16/layers"]["layer_ms"]}
     rows = []
-    for graph in json.loads((RESULTS / "layers_h200.json").read_text())["graphs"]:
+    for graph in [*graphs, {"words": "DecodeProposals, DecodeDetections, SelectMasks", **present}]:
         cells = [graph["words"]]
         for size in ("1", "8"):
             times = graph["layer_ms"][size]
-            rest = sum(ms for layer, ms in times.items() if not DENSE.fullmatch(layer))
-            cells += [
-                f"{graph['graph_ms'][size]:.2f}",
-                f"{rest:.2f}",
-                f"{100 * rest / sum(times.values()):.0f} %",
-            ]
+            share = not_dense_share(times, dense_nodes(times))
+            rest = share * sum(times.values())
+            cells += [f"{graph['graph_ms'][size]:.2f}", f"{rest:.2f}", f"{100 * share:.0f} %"]
         rows.append(cells)
-    heading = [
-        "between the dense layers",
-        "batch 1, ms",
-        "not dense",
-        "share",
-        "batch 8, ms",
-        "not dense",
-        "share",
-    ]
-    return _table(heading, rows)
+    columns = [words for size in (1, 8) for words in (f"batch {size}, ms", "not dense", "share")]
+    return _table(["between the dense layers", *columns], rows)
 
 
 def latency_more() -> str:

@@ -162,20 +162,8 @@ def latency(cases: Mapping[str, Any], *, with_spread: bool) -> Section:
 
 
 def same_outputs(cases: Mapping[str, Any]) -> Section:
-    """What the figures are worth: how far each found what PyTorch in FP32 found in this very run."""
-    rows = []
-    for name, case in _of_kind(cases, "outputs", "outputs_device"):
-        if "error" in case:
-            continue
-        minus = case["minus_reference"]
-        rows.append(
-            [
-                _words(name),
-                f"{case['matched']} of {case['expected']}",
-                _number(minus["box"]["AP"], "+.4f"),
-                _number(minus.get("mask", {}).get("AP"), "+.4f"),
-            ]
-        )
+    """What the figures are worth: the counts and the differences of ``outputs``."""
+    rows = [[words, matched, box, mask] for words, matched, _, _, box, _, mask in outputs(cases).rows]
     heading = ["", "detections matched", "box AP, difference", "mask AP, difference"]
     note = _FULL_NOTE if any(name.split("/")[1].startswith("fp16_full") for name in cases) else ""
     return Section(_SAME_OUTPUTS, heading, rows, note)

@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.latency import host
 from benchmarks.latency.cases import Case, Options
 from benchmarks.latency.inputs import dataset_of, first_paths, large_image, split, whole_batches
+from benchmarks.latency.layers import not_dense_share
 from benchmarks.latency.measure import Stopwatch, repeated
 from benchmarks.latency.outputs import compared_outputs, record_detections
 from runtime import build
@@ -32,7 +33,6 @@ _BUSY_STAGES = ("prepare", "engine", "encode")
 _BATCH = 8
 _BUILD_SECONDS = 180.0
 _OPEN_SECONDS = 4.0
-_REFORMAT = "Reformatting CopyNode"
 
 
 @dataclass(frozen=True)
@@ -311,23 +311,6 @@ class TensorRTSide:
 
     def close(self) -> None:
         """Do nothing: every case closes what it opens."""
-
-
-def not_dense_share(times: dict[str, float], flops: dict[str, float]) -> Optional[float]:
-    """Return the share of the layers' time in layers without a convolution or matrix product, 0 to 1.
-
-    Args:
-        times: ms by the layer's name, as ``EngineSession.layer_times`` returns them.
-        flops: by ONNX node; see ``dense_flops``. A node inside a compiled region counts with the region: not dense.
-    """
-    total = sum(times.values())
-    dense = sum(ms for name, ms in times.items() if _is_dense(name, flops))
-    return 1 - dense / total if total else None
-
-
-def _is_dense(layer: str, flops: dict[str, float]) -> bool:
-    nodes = (node for part in layer.split(" + ") for node in part.split(" || "))
-    return not layer.startswith(_REFORMAT) and any(node in flops for node in nodes)
 
 
 def _device_run(detector: Detector, images: Sequence[np.ndarray]) -> dict[str, float]:

@@ -16,11 +16,12 @@ from benchmarks.latency import __main__ as command
 from benchmarks.latency import host, tensorrt_side
 from benchmarks.latency.bars import bars
 from benchmarks.latency.cases import Case, Options, Results, run_cases
+from benchmarks.latency.layers import dense_nodes, not_dense_share
 from benchmarks.latency.measure import gpu_load, gpu_state, repeated, spread
 from benchmarks.latency.onnxruntime_side import OnnxRuntimeSide
 from benchmarks.latency.outputs import compared_outputs, record_detections
 from benchmarks.latency.report import sections
-from benchmarks.latency.tensorrt_side import TensorRTSide, calls_per_second, not_dense_share
+from benchmarks.latency.tensorrt_side import TensorRTSide, calls_per_second
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.coco import read_dataset
 from tests.runtime import fakes
@@ -159,6 +160,24 @@ def test_what_is_dense_in_an_engine() -> None:
     }
     assert not_dense_share(times, flops) == pytest.approx(0.4)
     assert not_dense_share({}, flops) is None
+
+
+def test_dense_nodes_are_read_from_the_layers_names() -> None:
+    times = {
+        "/backbone/conv1/Conv + /backbone/relu/Relu": 1.0,
+        "/rpn_head/rpn_cls/Conv_2 || /rpn_head/rpn_reg/Conv_2": 1.0,
+        "Reformatting CopyNode for Input Tensor 0 to /neck/Conv": 1.0,
+        "reshape_after_/bbox_head/fc_reg/Gemm + /Reshape_4": 1.0,
+        "/GroupedNMS": 1.0,
+    }
+    found = dense_nodes(times)
+    assert found == {
+        "/backbone/conv1/Conv",
+        "/rpn_head/rpn_cls/Conv_2",
+        "/rpn_head/rpn_reg/Conv_2",
+        "/neck/Conv",
+    }
+    assert not_dense_share(times, found) == pytest.approx(0.6)
 
 
 def test_calls_of_several_threads_and_their_failures() -> None:

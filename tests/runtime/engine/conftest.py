@@ -1,4 +1,4 @@
-"""A real exported graph, tiny, once for all tests of the engines."""
+"""TensorRT and a GPU that are stand-ins, and a real exported graph, tiny, once for all tests of the engines."""
 
 from pathlib import Path
 
@@ -6,8 +6,11 @@ import onnx
 import pytest
 import torch
 
+from runtime.engine.library import Library
 from tests.export.test_graph import export
 from tests.models import tiny_model
+from tests.runtime.engine import fakes
+from tests.runtime.engine.fake_cuda import Device
 
 PLUGIN_OPS = (
     "DecodeDetections",
@@ -18,6 +21,16 @@ PLUGIN_OPS = (
     "SelectMasks",
     "SelectTop",
 )
+
+
+@pytest.fixture
+def library() -> Library:
+    return fakes.library()
+
+
+@pytest.fixture
+def device() -> Device:
+    return Device()
 
 
 @pytest.fixture(scope="session")

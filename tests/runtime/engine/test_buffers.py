@@ -16,7 +16,6 @@ from runtime.engine.config import EngineConfig
 from runtime.engine.cuda import Cuda, CudaPython, PyCuda
 from runtime.engine.library import Library
 from runtime.engine.session import EngineSession
-from tests.runtime.engine import fakes
 from tests.runtime.engine.fake_cuda import Cudart, Device, PyCudaDriver
 from tests.runtime.engine.fake_kernels import FakeLibrary
 
@@ -29,16 +28,6 @@ net (float[B, 4, W] x) => (float[B, 4, W] masks, float[B, 4, W] doubled) {
 }"""
 LARGEST = (2, 4, 16)
 SHAPES = (("x", ((1, 4, 4), (1, 4, 8), LARGEST)),)
-
-
-@pytest.fixture
-def library() -> Library:
-    return fakes.library()
-
-
-@pytest.fixture
-def device() -> Device:
-    return Device()
 
 
 @pytest.fixture

@@ -8,11 +8,6 @@ from runtime.engine.library import Library, last, open_library
 from tests.runtime.engine import fakes
 
 
-@pytest.fixture
-def library() -> Library:
-    return fakes.library()
-
-
 def test_listeners_hear_what_is_logged_while_they_listen(library: Library) -> None:
     heard = []
     library.logger.log(2, "before")

@@ -47,16 +47,6 @@ def _session(device: Device, library: Library, data: bytes = b"") -> EngineSessi
     return EngineSession(data or _engine(library), library=library, cuda=CudaPython(Cudart(device)))
 
 
-@pytest.fixture
-def library() -> Library:
-    return fakes.library()
-
-
-@pytest.fixture
-def device() -> Device:
-    return Device()
-
-
 def _array(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
