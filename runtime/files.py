@@ -1,0 +1,227 @@
+"""Files: written whole or not at all, told apart by their content, and no output over an input."""
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+import socket
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Optional, Union
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+SUFFIX = ".part"
+_MODES = ("wb", "w")
+_CHUNK = 1 << 24
+_LONGEST_NAME = 255  # bytes, of Linux's file systems
+_OLD_SECONDS = 3600
+# The folder of a file is searched for leftovers before each write; a folder of more files than this less often, so
+# that searching takes one part in _SHARE of the time.
+_MANY_FILES = 1000
+_SHARE = 20
+_next_search: dict[str, float] = {}
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _machine() -> str:
+    """Return 8 hex digits of what process ids mean something in: the host, and on Linux the container."""
+    with suppress(OSError):
+        return _digest(f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}")
+    return _digest(socket.gethostname())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+_MACHINE = _machine()
+
+
+def write_whole(path: PathLike, data: bytes) -> None:
+    """Write a file whole; see ``whole_file``."""
+    with _whole_file(path, "wb", len(data)) as file:
+        file.write(data)
+
+
+@contextmanager
+def whole_file(path: PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a file that takes its name when the block ends without an exception; until then, the one before stays.
+
+    The data go to a temporary file beside it, ``.NAME.<machine>-<process>-<random>.part``, which is removed if
+    the block fails. What killed processes left of the same name goes with the next write of it: where the process is
+    dead, or nothing was written for an hour. A missing folder is made, a symbolic link is followed, permissions are
+    those of any new file.
+
+    Args:
+        path: of the file.
+        mode: ``wb``, or ``w`` for UTF-8 text.
+
+    Raises:
+        ValueError: another mode, or something is there that is no regular file.
+        OSError: it cannot be written; names the file, ``errno`` is the system's.
+    """
+    with _whole_file(path, mode, None) as file:
+        yield file
+
+
+def sha256_of(path: PathLike) -> str:
+    """Return a file's SHA-256 as hexadecimal text."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def refuse_inputs(output: PathLike, inputs: Iterable[PathLike]) -> None:
+    """Refuse to write over what is read. Links, and files that do not exist yet, are seen through.
+
+    Raises:
+        ValueError: the output is one of the inputs, or a folder.
+    """
+    if os.path.isdir(output):
+        raise ValueError(f"output {output}: expected the name of a file, found a folder; name a file in it")
+    for path in inputs:
+        if _is_same(output, path):
+            raise ValueError(
+                f"output {output}: expected a file that is not read, found the input {path}; name another file"
+            )
+
+
+def _is_same(one: PathLike, other: PathLike) -> bool:
+    with suppress(OSError):
+        return os.path.samefile(one, other)
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+@contextmanager
+def _whole_file(path: PathLike, mode: str, num_bytes: Optional[int]) -> Iterator[IO[Any]]:
+    """See ``whole_file``; ``num_bytes`` are to be written, None if that is not known."""
+    if mode not in _MODES:
+        raise ValueError(f"mode: expected {' or '.join(map(repr, _MODES))}, found {mode!r}")
+    target = Path(os.path.realpath(path))
+    _check_target(path, target)
+    with _errors_of(path, num_bytes):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # a folder that may be written to and not be listed
+            _remove_leftovers(target)
+        partial = target.with_name(_temporary_name(target.name))
+        file = _created(partial, mode)
+    try:
+        with _errors_of(path, num_bytes, file):
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            os.replace(partial, target)
+    except BaseException:
+        with suppress(OSError):  # what is in its buffer finds no room either
+            file.close()
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def _created(path: Path, mode: str) -> IO[Any]:
+    """Open a new file; its permissions are the umask's."""
+    if mode == "wb":
+        return path.open("xb")
+    return path.open("x", encoding="utf-8", newline="\n")
+
+
+def _check_target(path: PathLike, target: Path) -> None:
+    try:
+        mode = target.stat().st_mode
+    except OSError:
+        return  # nothing there, or what prevents it from being made says so itself
+    if not stat.S_ISREG(mode):
+        kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
+        found = next((name for is_kind, name in kinds if is_kind(mode)), "a device")
+        raise ValueError(
+            f"output {path}: expected a regular file or a new name, found {found}; name another file"
+        )
+
+
+@contextmanager
+def _errors_of(path: PathLike, num_bytes: Optional[int], file: Optional[IO[Any]] = None) -> Iterator[None]:
+    """Name the file in the errors of the system that name none, or the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        is_ours = (
+            file is None or error.filename == file.name or (error.filename is None and error.errno in _FULL)
+        )
+        if not is_ours or error.errno is None:
+            raise
+        raise OSError(error.errno, _said(error, num_bytes, file), str(path)) from error
+
+
+def _said(error: OSError, num_bytes: Optional[int], file: Optional[IO[Any]]) -> str:
+    text = os.strerror(error.errno)
+    if error.errno not in _FULL:
+        return f"cannot write: {text}"
+    return f"{text}: expected room for {_size(num_bytes, file)}; free some, or name another folder"
+
+
+def _size(num_bytes: Optional[int], file: Optional[IO[Any]]) -> str:
+    if num_bytes is not None:
+        return f"{num_bytes} bytes"
+    if file is None or file.closed:
+        return "a file"
+    return f"more than {os.fstat(file.fileno()).st_size} bytes"
+
+
+def _temporary_name(name: str) -> str:
+    return f"{_prefix(name)}{_MACHINE}-{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
+
+
+def _prefix(name: str) -> str:
+    """Return what the temporary names of a file begin with; cut so that they are not too long."""
+    longest = len(f"..{_MACHINE}-{2**32}-{_MACHINE}{SUFFIX}")
+    kept = os.fsencode(name)[: _LONGEST_NAME - longest]
+    return f".{kept.decode(errors='ignore') if len(kept) < len(os.fsencode(name)) else name}."
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove the temporary files of processes that were killed while they wrote this file."""
+    folder = str(target.parent)
+    start = time.monotonic()
+    if start < _next_search.get(folder, start):
+        return
+    pattern = re.compile(
+        re.escape(_prefix(target.name)) + r"([0-9a-f]{8})-(\d+)-[0-9a-f]{8}" + re.escape(SUFFIX)
+    )
+    names = os.listdir(folder)
+    for name in names:
+        found = pattern.fullmatch(name)
+        if found and _is_abandoned(target.with_name(name), found[1], int(found[2])):
+            with suppress(OSError):
+                target.with_name(name).unlink()
+    if len(names) > _MANY_FILES:
+        _next_search[folder] = start + _SHARE * (time.monotonic() - start)
+
+
+def _is_abandoned(path: Path, machine: str, process: int) -> bool:
+    # Another machine's, or another container's, process ids say nothing here.
+    if machine == _MACHINE and not _is_alive(process):
+        return True
+    with suppress(OSError):
+        return time.time() - path.stat().st_mtime > _OLD_SECONDS
+    return False
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":  # there, os.kill ends it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True  # of another user
+    return True
