@@ -1,12 +1,20 @@
-"""COCO's run-length encoding of masks: made from a mask's crop alone, or taken as it is."""
+"""COCO's run-length encoding of masks: made from a mask's crop alone, or taken as it is once it has been checked."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Union
 
 import cv2
 import numpy as np
 
 from runtime.detections import MaskCrop
+
+# pycocotools shifts C ints while it unpacks a run: longer ones than this come out as something else.
+MAX_PIXELS = 1 << 29
+_FIRST_CHARACTER = 48  # "0"
+_MORE, _SIGN, _DIGIT = 0x20, 0x10, 0x1F
+_MOST_CHARACTERS = 6  # of one number, 5 bits each
 
 
 def rle_from_crop(crop: MaskCrop, image_size: tuple[int, int]) -> dict:
@@ -50,6 +58,91 @@ class RunLengthMasks:
         """Return the masks at ``keep`` ((n,) bool or indices)."""
         indices = np.arange(len(self.counts))[keep]
         return RunLengthMasks(tuple(self.counts[i] for i in indices), self.image_size)
+
+
+def checked_counts(counts: Union[str, bytes], image_size: tuple[int, int]) -> bytes:
+    """Return compressed run lengths that pycocotools can take: its loops do not end, or end early, with others.
+
+    Args:
+        counts: COCO's string.
+        image_size: (height, width) of the mask, px.
+
+    Returns:
+        ``counts``, made anew where runs of no length lie between others.
+
+    Raises:
+        ValueError: it is no such string, or its runs are not the mask's; without the place, which the caller knows.
+    """
+    data = counts.encode("utf-8", "surrogatepass") if isinstance(counts, str) else counts
+    runs = runs_from_counts(data)
+    check_runs(runs, image_size)
+    return data if runs[1:].all() else counts_from_runs(runs, image_size)
+
+
+def runs_from_counts(counts: bytes) -> np.ndarray:
+    """Return the run lengths in COCO's string, (n,) int64, zeros first. Some may be negative if it is damaged.
+
+    The inverse of ``rleToString`` in cocoapi's ``maskApi.c``: a number has 5 bits per character, the lowest first, a
+    bit for "more follows" and a sign; from the fourth on, it is the difference to the last but one.
+
+    Raises:
+        ValueError: other characters, or a number without an end or of too many of them.
+    """
+    codes = np.frombuffer(counts, np.uint8).astype(np.int64) - _FIRST_CHARACTER
+    wrong = np.flatnonzero((codes < 0) | (codes >= 2 * _MORE))
+    if len(wrong):
+        character = counts[wrong[0] : wrong[0] + 1]
+        raise ValueError(f"expected the characters '0' to 'o', found {character!r} at {wrong[0]}")
+    ends = np.flatnonzero((codes & _MORE) == 0)
+    if len(codes) and (not len(ends) or ends[-1] != len(codes) - 1):
+        raise ValueError("expected a string with a whole last number, found one that was cut off")
+    if not len(codes):
+        return np.zeros(0, np.int64)
+    lengths = np.diff(ends, prepend=-1)
+    if lengths.max() > _MOST_CHARACTERS:
+        raise ValueError(
+            f"expected numbers of up to {_MOST_CHARACTERS} characters, found one of {lengths.max()}"
+        )
+    starts = ends - lengths + 1
+    places = np.arange(len(codes)) - np.repeat(starts, lengths)
+    values = np.add.reduceat((codes & _DIGIT) << (5 * places), starts)
+    values -= np.where(codes[ends] & _SIGN, 1 << (5 * lengths), 0)
+    for first in (1, 2):
+        values[first::2] = np.cumsum(values[first::2])
+    return values
+
+
+def check_runs(runs: np.ndarray, image_size: tuple[int, int]) -> None:
+    """Refuse run lengths, (n,) int64, that do not make up a mask.
+
+    Raises:
+        ValueError: one is negative, or their sum is not height * width; without the place.
+    """
+    height, width = image_size
+    if len(runs) and runs.min() < 0:
+        raise ValueError(f"expected runs of 0 or more pixels, found one of {runs.min()}")
+    if runs.sum() != height * width:
+        raise ValueError(
+            f"expected runs of {height} * {width} = {height * width} pixels, found {runs.sum()} in {len(runs)} runs"
+        )
+
+
+def counts_from_runs(runs: Union[np.ndarray, Sequence[int]], image_size: tuple[int, int]) -> bytes:
+    """Return COCO's string for run lengths that ``check_runs`` passes; without runs of no length between others."""
+    height, width = image_size
+    lengths = {"size": [height, width], "counts": _without_empty_runs(np.asarray(runs, np.int64)).tolist()}
+    return load_pycocotools().frPyObjects(lengths, height, width)["counts"]
+
+
+def _without_empty_runs(runs: np.ndarray) -> np.ndarray:
+    """Join the runs on both sides of an empty one; the first, of zeros, may be empty."""
+    ends = np.cumsum(runs)[runs > 0]
+    values = (np.arange(len(runs)) % 2)[runs > 0]
+    if not len(ends):
+        return np.zeros(1, np.int64)
+    last = np.append(values[1:] != values[:-1], True)
+    joined = np.diff(ends[last], prepend=0)
+    return joined if values[0] == 0 else np.concatenate(([0], joined))
 
 
 def load_pycocotools() -> ModuleType:
