@@ -209,7 +209,8 @@ def _other_file(path: Path) -> str:
 
 
 def _check_bases(path: Path, above: tuple[Path, ...] = ()) -> None:
-    """Refuse a base that mmengine would wait for, or that is no name; what else is wrong with one, mmengine says."""
+    """Refuse a base that mmengine would wait for; what else is wrong with one, mmengine says."""
+    above = (*above, path.resolve())
     for base in _bases(path):
         if not isinstance(base, str):
             raise ValueError(
@@ -220,8 +221,12 @@ def _check_bases(path: Path, above: tuple[Path, ...] = ()) -> None:
             raise ValueError(
                 f"config {path}: expected _base_ to name files, found {base}, which is not a regular one"
             )
-        if file.suffix == ".py" and _is(file, "is_file") and file.resolve() not in above:
-            _check_bases(file, (*above, file.resolve()))
+        if file.resolve() in above:
+            raise ValueError(
+                f"config {path}: expected _base_ files that end, found {base}, which includes this one; end the circle"
+            )
+        if _is(file, "is_file"):
+            _check_bases(file, above)
 
 
 def _bases(path: Path) -> list:
@@ -438,7 +443,8 @@ def _base_remedy(text: str) -> str:
 def _prepared(node: Any) -> Any:
     """Return the model's config without pretrained weights and synchronised batch normalisation.
 
-    A function of mmcv's operators is its name, which mmdet takes as well.
+    A function of mmcv's operators is its name, which mmdet takes as well; an operator's path, as the dump of a
+    pure-Python config has it, is the operator, as mmdet looks its layers up by name alone.
     """
     if type(node) in (list, tuple):
         return type(node)(_prepared(item) for item in node if not _is_pretrained(item))
@@ -465,6 +471,8 @@ def _is_pretrained(node: Any) -> bool:
 def _prepared_type(kind: Any) -> Any:
     if type_name(kind) in SYNC_BATCH_NORMS:
         return "BN"
+    if isinstance(kind, str) and kind.startswith("mmcv.ops."):
+        kind = getattr(mmcv.ops, type_name(kind), kind)
     if inspect.isclass(kind) and issubclass(kind, torch.nn.SyncBatchNorm):
         return "BN"
     if inspect.isfunction(kind) and getattr(mmcv.ops, kind.__name__, None) is kind:
