@@ -3,12 +3,15 @@
 An artifact is an exported model, an engine, or an ``.npz`` of ``export.reference`` or ``runtime.record``. Several are
 shown side by side, with the difference to the first. The exit status is 0, 1 if a model's output was not a result
 for some image (NaN; such an image counts as one without detections), or 2 if nothing could be done.
+
+What counts are the categories that a model and the annotations both have, by name. Whatever else a reader of the
+figures has to know (classes without a category, objects without a mask) is said on standard error.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Optional
 from rich.table import Table
 from rich.text import Text
 
+from runtime.annotations import Identity
 from runtime.artifacts import Artifact, open_artifact
 from runtime.backends import BACKENDS
 from runtime.cli import (
@@ -30,7 +34,17 @@ from runtime.cli import (
     tracked,
     write_json,
 )
-from runtime.coco import METRICS, CocoDataset, average_precision, category_ids, read_dataset, result_rows
+from runtime.coco import (
+    METRICS,
+    CocoDataset,
+    average_precision,
+    category_ids,
+    listed,
+    read_dataset,
+    result_rows,
+)
+from runtime.files import refuse_inputs
+from runtime.recording import SUFFIX
 
 ANNOTATIONS = "annotations.json"
 _HEADINGS = ("AP", "AP50", "AP75", "small", "medium", "large")
@@ -47,6 +61,7 @@ class Evaluation:
         seconds: from reading images to run lengths.
         model_seconds: of which in the model itself; None for a recording.
         problems: images for which the model's output was not a result, and why.
+        notes: what the figures leave out.
     """
 
     name: str
@@ -56,6 +71,7 @@ class Evaluation:
     seconds: float
     model_seconds: Optional[float]
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def minus(self, other: "Evaluation") -> dict[str, dict[str, Optional[float]]]:
         """Return the differences of what both have."""
@@ -72,8 +88,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = _parse_arguments(argv)
     try:
         dataset = _dataset(args)
+        if args.json:
+            refuse_inputs(args.json, [dataset.path, *args.artifacts])
         with ExitStack() as stack:
-            artifacts = [stack.enter_context(_open(path, args)) for path in args.artifacts]
+            artifacts = _open_all(args, stack)
             for artifact in artifacts:
                 _check_classes(artifact, dataset)
             evaluations = [evaluate(artifact, dataset) for artifact in artifacts]
@@ -94,15 +112,21 @@ def evaluate(artifact: Artifact, dataset: CocoDataset) -> Evaluation:
         RuntimeError: pycocotools is not installed.
     """
     categories = category_ids(artifact.classes, dataset)
-    rows, problems = [], []
+    rows, problems, other_sizes = [], [], []
     start = time.perf_counter()
     results = artifact([image.path for image in dataset.images])
     for image, result in zip(dataset.images, tracked(results, len(dataset.images), artifact.name)):
         if result.problem:
             problems.append(f"{result.path.name}: {result.problem}")
+        if image.size not in (None, tuple(result.detections.image_size)):
+            other_sizes.append(image.path.name)
         kept = result.detections.filter(artifact.metadata.score_threshold)
         rows += result_rows(kept, image.image_id, categories)
     seconds = time.perf_counter() - start
+    shared = [identity for identity in categories if identity is not None]
+    objects = dataset.annotations_of(set(shared))
+    num_without_mask = sum("segmentation" not in annotation for annotation in objects)
+    has_masks = artifact.metadata.masks != "none"
     return Evaluation(
         name=artifact.name,
         num_images=len(dataset.images),
@@ -110,13 +134,53 @@ def evaluate(artifact: Artifact, dataset: CocoDataset) -> Evaluation:
         average_precision=average_precision(
             dataset.truth,
             rows,
-            masks=dataset.has_masks and artifact.metadata.masks != "none",
+            masks=has_masks and not num_without_mask,
             image_ids=[image.image_id for image in dataset.images],
+            category_ids=shared,
         ),
         seconds=seconds,
         model_seconds=artifact.model_seconds,
         problems=tuple(problems),
+        notes=(
+            *_notes_on_classes(artifact, dataset, categories),
+            *_notes_on_masks(len(objects), num_without_mask if has_masks else 0),
+            *_notes_on_sizes(other_sizes if has_masks else []),
+        ),
     )
+
+
+def _notes_on_classes(
+    artifact: Artifact, dataset: CocoDataset, categories: Sequence[Optional[Identity]]
+) -> Iterator[str]:
+    missing = [name for name, identity in zip(artifact.classes, categories) if identity is None]
+    if missing:
+        yield (
+            f"AP over {len(categories) - len(missing)} of {len(categories)} classes: no category of the annotations is "
+            f"named {listed(missing)}"
+        )
+    others = [c["name"] for c in dataset.truth["categories"] if c["name"] not in artifact.classes]
+    if others:
+        yield f"categories that the model has not are left out: {listed(others)}"
+
+
+def _notes_on_masks(num_objects: int, num_without_mask: int) -> Iterator[str]:
+    if num_without_mask:
+        yield f"no AP of masks: {num_without_mask} of {num_objects} objects are annotated without one"
+
+
+def _notes_on_sizes(names: Sequence[str]) -> Iterator[str]:
+    if names:
+        yield (
+            f"{len(names)} images have another size than the annotations say, and none of their masks matches: "
+            f"{listed(names)}"
+        )
+
+
+def _open_all(args: argparse.Namespace, stack: ExitStack) -> list[Artifact]:
+    """Open the artifacts; recordings first, so that a damaged one is refused before a model is loaded or built."""
+    order = sorted(enumerate(args.artifacts), key=lambda item: Path(item[1]).suffix.lower() != SUFFIX)
+    opened = {index: stack.enter_context(_open(path, args)) for index, path in order}
+    return [opened[index] for index in range(len(args.artifacts))]
 
 
 def _open(path: str, args: argparse.Namespace) -> Artifact:
@@ -152,6 +216,7 @@ def _report(evaluations: Sequence[Evaluation], dataset: CocoDataset) -> dict:
     return {
         "annotations": str(dataset.path),
         "num_images": len(dataset.images),
+        "notes": list(dataset.notes),
         "artifacts": [
             {**asdict(evaluation), "difference_to_first": evaluation.minus(evaluations[0])}
             for evaluation in evaluations
@@ -178,7 +243,11 @@ def _print_report(evaluations: Sequence[Evaluation], dataset: CocoDataset) -> No
                 table.add_row("  - the first", kind, *cells, "", "", "", style="dim")
         table.add_section()
     table_console().print(table)
+    for note in dataset.notes:
+        print(f"note: {note}", file=sys.stderr)
     for evaluation in evaluations:
+        for note in evaluation.notes:
+            print(f"{evaluation.name}: note: {note}", file=sys.stderr)
         for problem in evaluation.problems:
             print(f"{evaluation.name}: counted as without detections: {problem}", file=sys.stderr)
 

@@ -5,12 +5,14 @@ import json
 from pathlib import Path
 from typing import Optional
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from runtime.coco import METRICS, average_precision, category_ids, read_dataset, result_rows
+from runtime.coco import METRICS, CocoDataset, average_precision, category_ids, read_dataset, result_rows
 from runtime.detections import Detections, MaskCrop
+from runtime.images import read_image
 
 SIZE = (120, 200)
 # Areas of COCO's sizes: below 32 * 32, below 96 * 96, and above; category ids in no order.
@@ -134,6 +136,9 @@ class Boxes:
         x1, y1, x2, y2 = self.boxes[index]
         return MaskCrop(np.ones((y2 - y1, x2 - x1), bool), y1, x1)
 
+    def select(self, keep: np.ndarray) -> "Boxes":
+        return Boxes(self.boxes[keep])
+
 
 def test_rows_of_detections() -> None:
     boxes = np.array([[10, 10, 30, 30], [50, 10, 110, 70]], np.float32)
@@ -171,39 +176,6 @@ def test_a_dataset(tmp_path: Path) -> None:
         read_dataset(path, tmp_path)
 
 
-def _without(truth: dict, name: str, key: str) -> dict:
-    del truth[name][-1][key]
-    return truth
-
-
-BROKEN = {
-    "no list": (
-        {"images": []},
-        r"expected COCO's format with the lists images, annotations, categories, found images",
-    ),
-    "results": ([], "found a list"),
-    "no image": ({**annotations(), "images": []}, "expected at least one image, found none"),
-    "no area": (
-        _without(annotations(), "annotations", "area"),
-        r"annotations\[2\]: expected .*found no area",
-    ),
-    "no name": (
-        _without(annotations(), "categories", "name"),
-        r"categories\[1\]: expected id, name, found no name",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_what_is_not_cocos_format_is_refused(name: str, tmp_path: Path) -> None:
-    content, message = BROKEN[name]
-    path = tmp_path / "annotations.json"
-    path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=message) as error:
-        read_dataset(path, tmp_path)
-    assert str(path) in str(error.value)
-
-
 def test_no_annotations(tmp_path: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match="expected a file in COCO's format, found nothing; name it with --ann"
@@ -214,13 +186,29 @@ def test_no_annotations(tmp_path: Path) -> None:
         read_dataset(tmp_path / "a.json", tmp_path)
 
 
+def test_what_both_have_counts(tmp_path: Path) -> None:
+    """Categories that the model has not, and classes that the dataset has not, are no mistake."""
+    truth = annotations()
+    truth["categories"].append({"id": 999, "name": "background"})
+    dataset = read_dataset(write_dataset(tmp_path, truth), tmp_path)
+    assert category_ids(("square", "disc", "circle"), dataset) == (3, None, 7)
+    assert category_ids(("square",), dataset) == (3,)
+
+
 CLASSES = {
-    "fewer": (("square",), r"only in the model: none; only in the dataset: circle"),
-    "others": (("square", "disc"), r"only in the model: disc; only in the dataset: circle"),
+    "none": (
+        ("star", "disc"),
+        r"expected categories of the model's names in .*, found none of star, disc, but circle",
+    ),
     "twice": (
         ("square", "square"),
         r"expected every name once, found 2 classes of 1 names and 2 categories of 2",
     ),
+    "other letters": (
+        ("Square", "circle"),
+        r"letter for letter, found 'square' for 'Square'; rename the categories",
+    ),
+    "spaces": (("_squ are", "cir-cle"), r"found 'circle' for 'cir-cle', 'square' for '_squ are'; rename"),
 }
 
 
@@ -230,3 +218,136 @@ def test_other_classes_are_refused(name: str, tmp_path: Path) -> None:
     dataset = read_dataset(write_dataset(tmp_path), tmp_path)
     with pytest.raises(ValueError, match=message):
         category_ids(classes, dataset)
+
+
+def test_two_categories_of_one_name(tmp_path: Path) -> None:
+    truth = annotations()
+    truth["categories"] += [{"id": 20, "name": "circle"}, {"id": 21, "name": "x"}, {"id": 22, "name": "x"}]
+    dataset = read_dataset(write_dataset(tmp_path, truth), tmp_path)
+    assert category_ids(("square",), dataset) == (3,)
+    with pytest.raises(ValueError, match="expected every name once"):
+        category_ids(("square", "circle"), dataset)
+
+
+def test_detections_of_other_classes_are_left_out() -> None:
+    boxes = np.array([[10, 10, 30, 30], [50, 10, 110, 70]], np.float32)
+    found = Detections(
+        boxes, np.ones(2, np.float32), np.array([1, 0], np.int32), SIZE, ("a", "b"), Boxes(boxes)
+    )
+    (kept,) = result_rows(found, "first", [3, None])
+    assert (kept["image_id"], kept["category_id"], kept["bbox"]) == ("first", 3, [50, 10, 60, 60])
+    assert kept["segmentation"] == rectangle((50, 10, 60, 60))
+
+
+def test_ids_of_any_kind() -> None:
+    """Strings among them, and numbers that no array holds."""
+    names = {1: "first", 2: 10**30, 7: "round", 3: -1}
+    truth = annotations()
+    for entry in (*truth["images"], *truth["categories"]):
+        entry["id"] = names[entry["id"]]
+    for entry in truth["annotations"]:
+        entry.update(image_id=names[entry["image_id"]], category_id=names[entry["category_id"]])
+    rows = [{**r, "image_id": names[r["image_id"]], "category_id": names[r["category_id"]]} for r in PERFECT]
+    for ids in (None, ["first", 10**30]):
+        assert average_precision(truth, rows, image_ids=ids)["mask"]["AP"] == pytest.approx(1)
+    values = average_precision(truth, rows[1:2], image_ids=["first"], category_ids=[-1])
+    assert values["box"]["AP"] == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"rows\[0\].image_id: expected an id of the images, found 1"):
+        average_precision(truth, PERFECT)
+
+
+def _image(folder: Path, name: str, size: tuple = SIZE) -> None:
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(cv2.imencode(".png", np.zeros((*size, 3), np.uint8))[1].tobytes())
+
+
+def _read(folder: Path, truth: dict, images: Optional[Path] = None) -> CocoDataset:
+    (folder / "annotations.json").write_text(json.dumps(truth))
+    return read_dataset(folder / "annotations.json", images or folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [
+        (("val\\1.png", "val\\2.png"), ("val/1.png", "val/2.png")),
+        (("val\\1.png", "val/2.png"), ("val\\1.png", "val/2.png")),
+        (("{folder}/1.png", "2.png"), ("1.png", "2.png")),
+        (("/gone/1.png", "C:\\gone\\2.png"), ("1.png", "2.png")),
+    ],
+)
+def test_names_of_files(names: tuple, files: tuple, tmp_path: Path) -> None:
+    truth = annotations()
+    for entry, name, file in zip(truth["images"], names, files):
+        entry["file_name"] = name.format(folder=tmp_path)
+        _image(tmp_path, file)
+    dataset = _read(tmp_path, truth)
+    assert [i.path for i in dataset.images] == [tmp_path / file for file in files]
+    assert [i.size for i in dataset.images] == [SIZE, SIZE]
+    assert len(dataset.notes) == names[0].startswith("/gone")
+    assert all("2 of 2 images were found in" in note for note in dataset.notes)
+
+
+def test_a_bare_name_stands_for_one_image(tmp_path: Path) -> None:
+    truth = annotations()
+    _image(tmp_path, "1.png")
+    for entry, name in zip(truth["images"], ("a/1.png", "b/1.png")):
+        entry["file_name"] = name
+    with pytest.raises(FileNotFoundError, match=r"found 2 missing: a/1\.png, b/1\.png"):
+        _read(tmp_path, truth)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "\x00", "\ud800", ".", "..", "x/" * 200])
+def test_names_that_no_file_has(name: str, tmp_path: Path) -> None:
+    truth = annotations()
+    truth["images"][0]["file_name"] = name
+    _image(tmp_path, "2.png")
+    with pytest.raises(FileNotFoundError, match="found 1 missing"):
+        _read(tmp_path, truth)
+
+
+def test_sizes_that_are_not_said_are_the_files(tmp_path: Path) -> None:
+    truth = annotations()
+    for entry in truth["images"]:
+        _image(tmp_path, entry["file_name"])
+        del entry["height"], entry["width"]
+    truth["annotations"][0]["segmentation"] = [[10, 10, 30, 10, 30, 30, 10, 30]]
+    del truth["annotations"][2]["segmentation"]
+    dataset = _read(tmp_path, truth)
+    assert [i.size for i in dataset.images] == [SIZE, None]
+    assert dataset.truth["annotations"][0]["segmentation"] == rectangle((10, 10, 20, 20))
+
+
+@pytest.mark.parametrize(("size", "found"), [(SIZE[::-1], "swapped"), ((119, 200), "of another image")])
+def test_sizes_that_are_not_the_files_are_refused(size: tuple, found: str, tmp_path: Path) -> None:
+    truth = annotations()
+    _image(tmp_path, "1.png")
+    _image(tmp_path, "2.png", size)
+    message = (
+        rf"images\[1\] \(id 2, 2\.png\): expected its file's height {size[0]} and width {size[1]}, found 120 and "
+        rf"200, which are {found}; correct them"
+    )
+    with pytest.raises(ValueError, match=message):
+        _read(tmp_path, truth)
+
+
+def test_the_size_may_be_the_turned_images(tmp_path: Path) -> None:
+    """As the file stores it, or as its orientation turns it."""
+    truth = annotations()
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    data = cv2.imencode(".jpg", np.zeros((*SIZE[::-1], 3), np.uint8))[1].tobytes()
+    turned = data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:]
+    for entry in truth["images"]:
+        (tmp_path / entry["file_name"]).write_bytes(turned)
+    assert read_image(tmp_path / "1.png").shape[:2] == SIZE
+    assert len(_read(tmp_path, truth).images) == 2
+    for entry in truth["images"]:
+        entry["height"], entry["width"] = SIZE[::-1]
+    truth["annotations"] = []
+    assert len(_read(tmp_path, truth).images) == 2
+
+
+def test_only_the_annotations_of_the_first_images_are_kept(tmp_path: Path) -> None:
+    path = write_dataset(tmp_path)
+    dataset = read_dataset(path, tmp_path, limit=1)
+    assert [a["id"] for a in dataset.truth["annotations"]] == [1, 2]
+    assert [i["id"] for i in dataset.truth["images"]] == [1]

@@ -5,6 +5,7 @@ import json
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Callable
 
 import cv2
 import numpy as np
@@ -160,12 +161,95 @@ def test_what_is_refused(name: str, dataset: Path, fake_model: Path, capsys: pyt
 def test_other_classes_are_refused_before_anything_runs(
     dataset: Path, fake_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    other = fakes.save(tmp_path / "other.onnx", fakes.metadata(classes=("circle", "square", "star")))
+    other = fakes.save(tmp_path / "other.onnx", fakes.metadata(classes=("Circle", "square", "triangle")))
     assert _run(fake_model, other, "--dataset", dataset) == 2
     printed = capsys.readouterr()
-    assert f"error: {other}: classes: expected the categories of" in printed.err
-    assert "only in the model: star; only in the dataset: triangle" in printed.err
+    assert f"error: {other}: classes: expected the model's names in" in printed.err
+    assert "found 'circle' for 'Circle'" in printed.err
     assert printed.out == ""
+
+
+def test_the_categories_that_both_have_count(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The square, label 1 of the fake, is called a star here: nobody has annotated stars."""
+    other = fakes.save(tmp_path / "other.onnx", fakes.metadata(classes=("circle", "star", "triangle")))
+    report = tmp_path / "report.json"
+    assert _run(other, "--dataset", dataset, "--json", report) == 0
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == [
+        f"{other}: note: AP over 2 of 3 classes: no category of the annotations is named star",
+        f"{other}: note: categories that the model has not are left out: square",
+    ]
+    (artifact,) = json.loads(report.read_text())["artifacts"]
+    assert artifact["average_precision"]["mask"]["AP"] == pytest.approx(1)
+    assert artifact["num_detections"] == 6
+    assert [f"{other}: note: {note}" for note in artifact["notes"]] == printed
+
+
+def _rewrite(dataset: Path, change: Callable[[dict], None]) -> None:
+    truth = json.loads((dataset / "annotations.json").read_text())
+    change(truth)
+    (dataset / "annotations.json").write_text(json.dumps(truth))
+
+
+def test_an_object_without_a_mask_leaves_the_boxes(
+    dataset: Path, fake_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    _rewrite(dataset, lambda truth: truth["annotations"][4].update(segmentation=[]))
+    report = tmp_path / "report.json"
+    assert _run(fake_model, "--dataset", dataset, "--json", report) == 0
+    assert "note: no AP of masks: 1 of 9 objects are annotated without one" in capsys.readouterr().err
+    (artifact,) = json.loads(report.read_text())["artifacts"]
+    assert list(artifact["average_precision"]) == ["box"]
+    assert artifact["average_precision"]["box"]["AP"] == pytest.approx(1)
+
+
+def test_a_damaged_annotation_is_refused_before_a_model_is_opened(
+    dataset: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def damage(truth: dict) -> None:
+        truth["annotations"][4]["segmentation"]["counts"] += "1"
+
+    _rewrite(dataset, damage)
+    assert _run("no-such-model.onnx", "--dataset", dataset) == 2
+    error = capsys.readouterr().err
+    assert (
+        f"annotations {dataset / 'annotations.json'}: annotations[4].segmentation.counts (id 4): expected"
+        in error
+    )
+
+
+def test_a_damaged_recording_is_refused_before_a_model_is_opened(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "r.npz").write_bytes(b"damaged")
+    assert _run("no-such-model.onnx", tmp_path / "r.npz", "--dataset", dataset) == 2
+    assert "recording" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["annotations.json", "link", "."])
+def test_the_report_is_written_over_nothing_that_is_read(
+    target: str, dataset: Path, fake_model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (dataset / "link").symlink_to(dataset / "annotations.json")
+    before = (dataset / "annotations.json").read_bytes()
+    assert _run(fake_model, "--dataset", dataset, "--json", dataset / target) == 2
+    assert "error: output" in capsys.readouterr().err
+    assert (dataset / "annotations.json").read_bytes() == before
+
+
+def test_images_of_another_size_are_said(
+    dataset: Path, fake_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The annotated size is the file's own; the image is turned when it is read."""
+    image = cv2.imencode(".jpg", np.full((64, 96, 3), 200, np.uint8))[1].tobytes()
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    (dataset / "1.png").write_bytes(
+        image[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + image[2:]
+    )
+    assert _run(fake_model, "--dataset", dataset) == 0
+    assert "note: 1 images have another size than the annotations say" in capsys.readouterr().err
 
 
 def test_masks_of_few_images_are_in_memory_at_once(dataset: Path, fake_model: Path) -> None:
@@ -189,9 +273,11 @@ def test_masks_of_few_images_are_in_memory_at_once(dataset: Path, fake_model: Pa
                     yield ImageResult(path, found)
                     del found
 
-    truth = json.loads((dataset / "annotations.json").read_text())
-    truth["images"] = [{**truth["images"][0], "id": i} for i in range(1, 7)]
-    (dataset / "annotations.json").write_text(json.dumps(truth))
+    def repeat_the_first(truth: dict) -> None:
+        truth["images"] = [{**truth["images"][0], "id": i} for i in range(1, 7)]
+        truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] == 1]
+
+    _rewrite(dataset, repeat_the_first)
     evaluate.evaluate(Watching(), read_dataset(dataset / "annotations.json", dataset))
     assert len(alive) == 6
     assert max(alive) <= 1
