@@ -98,6 +98,10 @@ def load_config(name: str) -> Config:
         ) from error
     _check_model(config, path)
     config.model = _prepared(config.model)
+    if path.suffix != ".py":
+        for key in ("test_pipeline", *LOADERS):
+            if key in config:
+                config[key] = _with_tuples(config[key])
     return config
 
 
@@ -452,6 +456,18 @@ def _prepared(node: Any) -> Any:
         for key, value in list(node.items()):
             node[key] = _prepared_value(key, value)
     return node
+
+
+def _with_tuples(node: Any) -> Any:
+    """Return a node of a pipeline with tuples for pairs of numbers: JSON has none, and ``Resize`` takes no list."""
+    if isinstance(node, Mapping):
+        for key, value in list(node.items()):
+            node[key] = _with_tuples(value)
+    if type(node) is not list:
+        return node
+    if len(node) == 2 and all(type(item) in (int, float) for item in node):
+        return tuple(node)
+    return [_with_tuples(item) for item in node]
 
 
 def _prepared_value(key: str, value: Any) -> Any:
