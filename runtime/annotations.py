@@ -5,13 +5,13 @@ mask. What they fall over, or what changes their figures in silence, is refused 
 """
 
 import json
-import reprlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
 import numpy as np
 
+from runtime.messages import shown
 from runtime.rle import MAX_PIXELS, check_runs, checked_counts, counts_from_runs, load_pycocotools
 
 Identity = Union[int, str]
@@ -25,9 +25,6 @@ _LONGEST_OUTLINE = 1 << 22
 _REMEDY = "correct the file"
 _MISSING = object()
 
-_repr = reprlib.Repr()
-_repr.maxstring = _repr.maxother = _repr.maxlong = 60
-
 
 class _Wrong(ValueError):
     """A value of an entry that cannot be used: its key, and what stands in the message."""
@@ -35,18 +32,17 @@ class _Wrong(ValueError):
     def __init__(self, key: str, expected: str, found: Any, remedy: str = _REMEDY) -> None:
         super().__init__(key)
         self.key = key
-        self.said = f"expected {expected}, found {shown(found)}; {remedy}"
+        self.said = f"expected {expected}, found {_found(found)}; {remedy}"
 
 
 class _Words(str):
     """Text that is shown as it is, not as a value."""
 
 
-def shown(value: Any) -> str:
-    """Return a value in one short line."""
+def _found(value: Any) -> str:
     if value is _MISSING:
         return "none"
-    return str(value) if isinstance(value, _Words) else " ".join(_repr.repr(value).split())
+    return str(value) if isinstance(value, _Words) else shown(value)
 
 
 def read_annotations(path: Path) -> dict[str, list[dict]]:
@@ -295,7 +291,7 @@ def _check_polygon(polygon: Any, key: str) -> None:
         raise _Wrong(key, expected, polygon)
     if len(polygon) < 2 or len(polygon) % 2:
         raise _Wrong(key, expected, _Words(f"{len(polygon)} numbers: {shown(polygon)}"))
-    if not (-_LARGEST <= min(polygon) and max(polygon) <= _LARGEST):
+    if not (min(polygon) >= -_LARGEST and max(polygon) <= _LARGEST):
         raise _Wrong(key, f"coordinates from {-_LARGEST} to {_LARGEST}", polygon)
     values = np.array([*polygon, *polygon[:2]], np.float64)
     length = np.abs(values[2:] - values[:-2]).sum()  # of the way along x and along y

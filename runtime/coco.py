@@ -11,10 +11,11 @@ from typing import Any, Optional
 
 import numpy as np
 
-from runtime.annotations import Identity, ImageSize, read_annotations, shown, with_masks
+from runtime.annotations import Identity, ImageSize, read_annotations, with_masks
 from runtime.detections import Detections
 from runtime.image_size import stored_size
 from runtime.images import read_image
+from runtime.messages import listed, shown
 from runtime.rle import load_pycocotools
 
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
@@ -331,9 +332,3 @@ def _indexed(problem: _Problem, annotations: Sequence[Mapping[str, Any]]) -> Any
     }
     coco.createIndex()
     return coco
-
-
-def listed(names: Sequence[str], limit: int = 6) -> str:
-    """Return the first few names in words."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return (", ".join(names[:limit]) or "none") + more

@@ -39,11 +39,11 @@ from runtime.coco import (
     CocoDataset,
     average_precision,
     category_ids,
-    listed,
     read_dataset,
     result_rows,
 )
 from runtime.files import refuse_inputs
+from runtime.messages import listed
 from runtime.recording import SUFFIX
 
 ANNOTATIONS = "annotations.json"

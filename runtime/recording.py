@@ -11,28 +11,43 @@ The arrays, all images one after the other (n detections in total):
 ``labels``          (n,) int32
 ``mask_bytes``      (n,) int64, lengths in ``masks``; empty for a model without masks
 ``masks``           uint8, COCO's compressed run lengths at original resolution, one after the other
+
+Every value is checked when a recording is read, and nothing is decompressed before the sizes that it declares are:
+``MASKRCNN_MAX_RECORDING_BYTES`` in the environment raises their limit.
 """
 
 import json
 import os
-import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 
 from runtime.detections import Detections
-from runtime.engine.sidecar import sha256_of
+from runtime.files import sha256_of, whole_file
+from runtime.messages import listed, said, shown
 from runtime.metadata import ModelMetadata
-from runtime.rle import RunLengthMasks, load_pycocotools
+from runtime.npz import Expected, read_arrays
+from runtime.rle import MAX_PIXELS, RunLengthMasks, checked_counts, load_pycocotools
 
 SUFFIX = ".npz"
 FORMAT = 1
-_ARRAYS = ("header", "num_detections", "boxes", "scores", "labels", "mask_bytes", "masks")
+LIMIT_VARIABLE = "MASKRCNN_MAX_RECORDING_BYTES"
+# Of all arrays together; 20000 images of 100 masks take less.
+MAX_BYTES = 1 << 30
+_ARRAYS = {
+    "header": Expected("uint8", (None,)),
+    "num_detections": Expected("int64", (None,)),
+    "boxes": Expected("float32", (None, 4)),
+    "scores": Expected("float32", (None,)),
+    "labels": Expected("int32", (None,)),
+    "mask_bytes": Expected("int64", (None,)),
+    "masks": Expected("uint8", (None,)),
+}
 _COMMANDS = "`python -m export.reference` or `python -m runtime.record`"
 
 
@@ -84,7 +99,7 @@ class Recording:
         if image.name not in self._indices:
             raise ValueError(
                 f"recording {self.path}: expected results of {image.name}, found those of "
-                f"{_listed([i.name for i in self.images])}; record it again with --images {image}"
+                f"{listed([i.name for i in self.images], 4, 'no image')}; record it again with --images {image}"
             )
         digest = sha256_of(image)
         for index in self._indices[image.name]:
@@ -149,10 +164,8 @@ class RecordingWriter:
     ) -> None:
         if kind is not None:
             return
-        partial = self._path.with_name(self._path.name + ".part")
-        with partial.open("wb") as file:  # a name without .npz would be given one
+        with whole_file(self._path) as file:
             np.savez_compressed(file, **self._arrays())
-        os.replace(partial, self._path)
 
     def _arrays(self) -> dict[str, np.ndarray]:
         found = self._detections
@@ -168,24 +181,31 @@ class RecordingWriter:
         }
 
 
-def read_recording(path: Path) -> Recording:
-    """Read what ``RecordingWriter`` wrote. No pickle is ever loaded.
+def read_recording(path: Path, max_bytes: Optional[int] = None) -> Recording:
+    """Read what ``RecordingWriter`` wrote, and check every value. No pickle is ever loaded.
+
+    Args:
+        path: the file.
+        max_bytes: most that its arrays may take once they are decompressed; None: what the environment says
+            (``LIMIT_VARIABLE``), or ``MAX_BYTES``.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a recording, another format number, or a damaged one.
+        ValueError: not a recording, another format number, or a damaged one; names the file and the place.
+        RuntimeError: it has masks, and pycocotools is not installed.
     """
-    arrays = _load_arrays(path)
+    arrays = _load_arrays(path, _limit() if max_bytes is None else max_bytes)
     header = _header(path, arrays["header"])
     try:
-        metadata = ModelMetadata.from_json(json.dumps(header["model"]))
-        images = tuple(RecordedImage(**image) for image in header["images"])
+        metadata = _metadata(header)
+        images = _images(header)
+        source, made_with = _typed(header, "source", str), _typed(header, "made_with", dict)
         detections = tuple(_split(arrays, images, metadata))
-        return Recording(path, metadata, header["source"], header["made_with"], images, detections)
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(
-            f"recording {path}: expected a whole recording, found a damaged one ({error}); record it again"
+            f"recording {path}: expected a whole recording, found a damaged one: {error}; record it again"
         ) from error
+    return Recording(path, metadata, source, made_with, images, detections)
 
 
 def check_image_file(path: Path) -> None:
@@ -198,75 +218,156 @@ def check_image_file(path: Path) -> None:
         raise FileNotFoundError(f"image {path}: expected a file, found nothing there; check the path")
 
 
-def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+def _limit() -> int:
+    text = os.environ.get(LIMIT_VARIABLE, str(MAX_BYTES))
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ValueError(f"{LIMIT_VARIABLE}: expected a number of bytes, found {text!r}; set or unset it")
+    return int(text)
+
+
+def _load_arrays(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"recording {path}: expected a file, found nothing; make it with {_COMMANDS}")
     try:
-        with np.load(path, allow_pickle=False) as content:
-            missing = [name for name in _ARRAYS if name not in content]
-            if not missing:
-                return {name: content[name] for name in _ARRAYS}
-            found = ", ".join(content.files) or "none"
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        return read_arrays(path, _ARRAYS, max_bytes, f"if that is meant, set {LIMIT_VARIABLE} to as much")
+    except ValueError as error:
         raise ValueError(
-            f"recording {path}: expected an .npz of plain arrays, found a file that NumPy cannot read so: "
-            f"{error}; make it with {_COMMANDS}"
+            f"recording {path}: expected an .npz of plain arrays, found a file that cannot be read so: {error}; "
+            f"make it with {_COMMANDS}"
         ) from error
-    raise ValueError(
-        f"recording {path}: expected the arrays {', '.join(_ARRAYS)}, found {found}; make it with {_COMMANDS}"
-    )
 
 
 def _header(path: Path, array: np.ndarray) -> dict:
     try:
         header = json.loads(array.tobytes().decode("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"recording {path}: expected a JSON header, found {error}; record it again"
         ) from error
     number = header.get("format") if isinstance(header, dict) else None
-    if number != FORMAT:
+    if number != FORMAT or isinstance(number, bool):
         raise ValueError(
-            f"recording {path}: expected format {FORMAT}, found {number}; record it again with this version"
+            f"recording {path}: expected format {FORMAT}, found {shown(number)}; record it again with this version"
         )
     return header
+
+
+def _metadata(header: dict) -> ModelMetadata:
+    try:
+        return ModelMetadata.from_json(json.dumps(_typed(header, "model", dict)))
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"header.model: expected a model's metadata, found {said(error)}") from error
+
+
+def _images(header: dict) -> tuple[RecordedImage, ...]:
+    return tuple(
+        _recorded_image(entry, f"header.images[{index}]")
+        for index, entry in enumerate(_typed(header, "images", list))
+    )
+
+
+def _recorded_image(entry: Any, place: str) -> RecordedImage:
+    if not isinstance(entry, dict):
+        raise ValueError(f"{place}: expected an object, found {shown(entry)}")
+    name, digest = _typed(entry, "name", str, place), _typed(entry, "sha256", str, place)
+    height, width = _typed(entry, "height", int, place), _typed(entry, "width", int, place)
+    if not (height >= 1 and width >= 1 and height * width <= MAX_PIXELS):
+        raise ValueError(
+            f"{place} ({shown(name)}): expected a height and a width of 1 or more and up to {MAX_PIXELS} pixels, found "
+            f"{shown(height)} and {shown(width)}"
+        )
+    return RecordedImage(name, digest, height, width)
+
+
+def _typed(entry: dict, key: str, kind: type, place: str = "header") -> Any:
+    value = entry.get(key)
+    if type(value) is not kind:  # a bool is no int
+        found = shown(value) if key in entry else "none"
+        raise ValueError(f"{place}.{key}: expected {_KINDS[kind]}, found {found}")
+    return value
+
+
+_KINDS = {str: "a string", int: "a whole number", dict: "an object", list: "a list"}
 
 
 def _split(
     arrays: dict[str, np.ndarray], images: Sequence[RecordedImage], metadata: ModelMetadata
 ) -> Iterable[Detections]:
     """Yield the detections of each image."""
-    total = int(arrays["num_detections"].sum())
-    masks = _split_masks(arrays, total) if metadata.masks != "none" else None
-    if len(arrays["num_detections"]) != len(images) or any(
-        len(arrays[name]) != total for name in ("boxes", "scores", "labels")
-    ):
-        raise ValueError(f"arrays of {total} detections in {len(images)} images have other lengths")
+    counts = _checked_lengths(arrays, len(images))
+    total = sum(counts)
+    for name in ("boxes", "scores"):
+        _check_rows(name, np.isfinite(arrays[name]).reshape(total, -1).all(axis=1), arrays, images)
     labels = arrays["labels"]
-    if total and not (labels.min() >= 0 and labels.max() < len(metadata.classes)):
-        raise ValueError(f"labels {labels.min()} to {labels.max()} for {len(metadata.classes)} classes")
+    _check_rows("labels", (labels >= 0) & (labels < len(metadata.classes)), arrays, images)
+    masks = _split_masks(arrays, total) if metadata.masks != "none" else None
     start = 0
-    for image, count in zip(images, arrays["num_detections"].tolist()):
+    for image, count in zip(images, counts):
         part = slice(start, start + count)
         size = (image.height, image.width)
-        source = None if masks is None else RunLengthMasks(masks[part], size)
+        source = None if masks is None else _mask_source(masks[part], image, start)
         rows = (arrays["boxes"][part], arrays["scores"][part], labels[part])
         yield Detections(*rows, size, metadata.classes, source)
         start += count
 
 
+def _checked_lengths(arrays: dict[str, np.ndarray], num_images: int) -> list[int]:
+    """Return how many detections each image has, whose sum is the arrays' length."""
+    counts = arrays["num_detections"].tolist()
+    if min(counts, default=0) < 0:
+        raise ValueError(
+            f"num_detections[{counts.index(min(counts))}]: expected 0 or more, found {min(counts)}"
+        )
+    total = sum(counts)
+    found = {name: len(arrays[name]) for name in ("boxes", "scores", "labels")}
+    if len(counts) != num_images or set(found.values()) != {total}:
+        lengths = ", ".join(f"{name} {length}" for name, length in found.items())
+        raise ValueError(
+            f"arrays of {total} detections in {num_images} images have other lengths: num_detections {len(counts)}, "
+            f"{lengths}"
+        )
+    return counts
+
+
+def _check_rows(
+    name: str, is_good: np.ndarray, arrays: dict[str, np.ndarray], images: Sequence[RecordedImage]
+) -> None:
+    """Refuse the first bad row with its image."""
+    bad = np.flatnonzero(~is_good)
+    if not len(bad):
+        return
+    row = int(bad[0])
+    image = images[int(np.searchsorted(np.cumsum(arrays["num_detections"]), row, side="right"))]
+    expected = "indices of the model's classes" if name == "labels" else "finite numbers"
+    raise ValueError(
+        f"{name}[{row}] (image {image.name}): expected {expected}, found {arrays[name][row].tolist()}"
+        + (f" and {len(bad) - 1} more of them" if len(bad) > 1 else "")
+    )
+
+
 def _split_masks(arrays: dict[str, np.ndarray], total: int) -> tuple[bytes, ...]:
-    data = arrays["masks"].tobytes()
+    data, lengths = arrays["masks"].tobytes(), arrays["mask_bytes"].tolist()
+    if min(lengths, default=0) < 0 or len(lengths) != total or sum(lengths) != len(data):
+        raise ValueError(
+            f"masks of {total} detections have other lengths: mask_bytes {len(lengths)}, of {sum(lengths)} bytes, "
+            f"masks {len(data)}"
+        )
     ends = np.cumsum(arrays["mask_bytes"]).tolist()
-    if len(ends) != total or (ends[-1] if ends else 0) != len(data):
-        raise ValueError(f"masks of {total} detections have other lengths")
     return tuple(data[start:end] for start, end in zip([0, *ends], ends))
+
+
+def _mask_source(masks: Sequence[bytes], image: RecordedImage, first: int) -> RunLengthMasks:
+    size = (image.height, image.width)
+    return RunLengthMasks(tuple(_checked_masks(masks, image, first)), size)
+
+
+def _checked_masks(masks: Sequence[bytes], image: RecordedImage, first: int) -> Iterator[bytes]:
+    for index, counts in enumerate(masks):
+        try:
+            yield checked_counts(counts, (image.height, image.width))
+        except ValueError as error:
+            raise ValueError(f"masks[{first + index}] (image {image.name}): {error}") from error
 
 
 def _joined(parts: Sequence[np.ndarray], dtype: type, empty: tuple[int, ...]) -> np.ndarray:
     return np.concatenate([np.zeros(empty, dtype), *parts]).astype(dtype, copy=False)
-
-
-def _listed(names: Sequence[str], limit: int = 4) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return (", ".join(names[:limit]) or "no image") + more

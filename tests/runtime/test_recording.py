@@ -144,8 +144,49 @@ DAMAGES = {
         "arrays of 5 detections in 3 images have other lengths",
     ),
     "fewer images": ({"header": {"images": []}}, "arrays of 5 detections in 0 images"),
+    "negative count": (
+        {"num_detections": np.array([6, -1, 0])},
+        r"num_detections\[1\]: expected 0 or more, found -1",
+    ),
     "masks": ({"masks": np.zeros(3, np.uint8)}, "masks of 5 detections have other lengths"),
-    "label": ({"labels": np.full(5, 9, np.int32)}, "labels 9 to 9 for 3 classes"),
+    "negative length": (
+        {"mask_bytes": np.array([-1, 1, 1, 1, 1])},
+        "masks of 5 detections have other lengths",
+    ),
+    "label": (
+        {"labels": np.array([0, 1, 2, 9, -1], np.int32)},
+        r"labels\[3\] \(image a\.jpg\): expected indices of the model's classes, found 9 and 1 more of them; record",
+    ),
+    "score": (
+        {"scores": np.array([1, 1, 1, 1, np.nan], np.float32)},
+        r"scores\[4\] \(image b\.jpg\): expected finite numbers, found nan; record it again",
+    ),
+    "box": (
+        {"boxes": np.full((5, 4), np.inf, np.float32)},
+        r"boxes\[0\] \(image a\.jpg\): expected finite numbers, found \[inf, inf, inf, inf\] and 4 more",
+    ),
+    "type": ({"boxes": np.zeros((5, 4))}, r"boxes: expected float32 \(\?, 4\), found float64 \(5, 4\)"),
+    "shape": (
+        {"boxes": np.zeros((4, 5), np.float32)},
+        r"boxes: expected float32 \(\?, 4\), found float32 \(4, 5\)",
+    ),
+    "rank": (
+        {"scores": np.zeros((5, 1), np.float32)},
+        r"scores: expected float32 \(\?\), found float32 \(5, 1\)",
+    ),
+    "order": ({"boxes": np.zeros((4, 5), np.float32).T}, "expected arrays row by row"),
+    "byte order": ({"scores": np.zeros(5, ">f4")}, r"expected float32 \(\?\), found >f4 \(5,\)"),
+    "image": ({"header": {"images": [7]}}, r"header\.images\[0\]: expected an object, found 7"),
+    "image name": ({"header": {"images": [{}]}}, r"header\.images\[0\]\.name: expected a string, found none"),
+    "image size": (
+        {"header": {"images": [{"name": "x", "sha256": "", "height": 0, "width": 5}]}},
+        r"header\.images\[0\] \('x'\): expected a height and a width of 1 or more .*, found 0 and 5",
+    ),
+    "image side": (
+        {"header": {"images": [{"name": "x", "sha256": "", "height": True, "width": 5}]}},
+        r"header\.images\[0\]\.height: expected a whole number, found True",
+    ),
+    "source": ({"header": {"source": None}}, r"header\.source: expected a string, found None"),
     "metadata": ({"header": {"model": {}}}, "expected a whole recording, found a damaged one"),
     "pickle": ({"boxes": np.array([{}], object)}, "expected an .npz of plain arrays"),
 }
@@ -165,13 +206,60 @@ def test_what_is_no_recording_is_refused(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "r.npz"
     path.write_bytes(data)
     with pytest.raises(
-        ValueError, match=r"expected an \.npz of plain arrays, found a file that NumPy cannot read so"
+        ValueError, match=r"expected an \.npz of plain arrays, found a file that cannot be read so"
     ):
         read_recording(path)
     with pytest.raises(
         FileNotFoundError, match=r"expected a file, found nothing; make it with `python -m export"
     ):
         read_recording(tmp_path / "gone.npz")
+
+
+def test_a_damaged_mask_is_refused(tmp_path: Path) -> None:
+    path = _record(tmp_path)
+    with np.load(path) as content:
+        masks, lengths = content["masks"].copy(), content["mask_bytes"]
+    masks[-lengths[-1]] ^= 1
+    with pytest.raises(
+        ValueError, match=r"masks\[4\] \(image b\.jpg\): expected runs of 7 \* 9 = 63 pixels, found"
+    ):
+        read_recording(_changed(path, masks=masks))
+
+
+def test_large_arrays_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _record(tmp_path)
+    num_bytes = 1000
+    with pytest.raises(
+        ValueError, match=rf"expected arrays of up to {num_bytes} bytes, found \d+; .*set MASKRCNN_MAX"
+    ):
+        read_recording(path, max_bytes=num_bytes)
+    monkeypatch.setenv("MASKRCNN_MAX_RECORDING_BYTES", str(num_bytes))
+    with pytest.raises(ValueError, match=f"up to {num_bytes} bytes"):
+        read_recording(path)
+    monkeypatch.setenv("MASKRCNN_MAX_RECORDING_BYTES", "much")
+    with pytest.raises(
+        ValueError, match="MASKRCNN_MAX_RECORDING_BYTES: expected a number of bytes, found 'much'"
+    ):
+        read_recording(path)
+
+
+def test_arrays_may_be_written_to(tmp_path: Path) -> None:
+    found = read_recording(_record(tmp_path)).detections[0]
+    found.boxes[:] = 0
+
+
+def test_two_writers_of_one_file_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "r.npz"
+    image = _image(tmp_path, "a.jpg")
+    with RecordingWriter(path, fakes.metadata(), source="one", made_with={}) as one:
+        with RecordingWriter(path, fakes.metadata(), source="two", made_with={}) as two:
+            one.add(image, RESULTS["a.jpg"])
+            two.add(image, RESULTS["a.jpg"])
+        assert read_recording(path).source == "two"
+    assert read_recording(path).source == "one"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jpg", "r.npz"]
 
 
 def test_a_run_that_fails_leaves_the_file_before_it(tmp_path: Path) -> None:

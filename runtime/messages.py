@@ -1,0 +1,24 @@
+"""Values and names in the words of a message, short whatever they are."""
+
+import reprlib
+from collections.abc import Sequence
+from typing import Any
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 60
+
+
+def shown(value: Any) -> str:
+    """Return a value in one short line."""
+    return " ".join(_repr.repr(value).split())
+
+
+def listed(names: Sequence[str], limit: int = 6, none: str = "none") -> str:
+    """Return the first few names, and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(names[:limit]) or none) + more
+
+
+def said(error: BaseException) -> str:
+    """Return what an error says in one line, its name where it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
