@@ -17,11 +17,18 @@ from export.checkpoint_archive import (
     from_any_failure,
     opened,
 )
+from export.checkpoint_contents import (
+    WEIGHTS_KEYS,
+    NeedsCodeError,
+    is_tensor,
+    listed,
+    needs_code,
+    no_dictionary,
+    no_weights,
+)
 from export.checkpoint_files import kind_of, local_file, shown, unreadable
 from export.restricted_pickle import Stub, TensorRecord, UnusableTensor, mapping_of, sequence_of
 
-# Where the weights stand, the first that is there: mmengine and mmcv, detectron2, an averaged model alone.
-WEIGHTS_KEYS = ("state_dict", "model", "ema_state_dict")
 # {"model": {"state_dict": ...}} is found; a dictionary that holds itself ends here.
 MAX_WRAPPERS = 4
 # DistributedDataParallel prefixes every key, mmengine's averaged model likewise.
@@ -59,10 +66,6 @@ class Checkpoint:
     classes: Optional[tuple[str, ...]]
     sha256: str
     notes: tuple[str, ...] = ()
-
-
-class _NeedsCodeError(ValueError):
-    """The weights are in objects that only code of another project can rebuild."""
 
 
 def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Checkpoint:
@@ -141,10 +144,10 @@ def _read(
             raise refusal from error
     except DamagedError as error:
         raise ValueError(
-            f"checkpoint {shown(path)}: expected a PyTorch checkpoint, found one that is cut or damaged: {error}. "
-            "Copy or download it again, or take another epoch's."
+            f"checkpoint {shown(path)}: expected a PyTorch checkpoint, found one that is truncated or damaged: "
+            f"{shown(error)}. Copy or download it again, or take another epoch's."
         ) from error
-    except _NeedsCodeError:
+    except NeedsCodeError:
         if not trust_pickle:
             raise
     return _cleaned(path, _trusted(path), None)
@@ -167,7 +170,7 @@ def _cleaned(
     """Return weights, classes and notes of what the file holds; without an archive its tensors are real ones."""
     mapping = mapping_of(content)
     if mapping is None:
-        raise _no_dictionary(path, content)
+        raise no_dictionary(path, content)
     chosen, notes = _weights(path, mapping)
     weights = _dense(path, chosen, archive)
     _check_values(path, weights)
@@ -179,9 +182,9 @@ def _cleaned(
 def _weights(path: Path, content: Mapping) -> tuple[dict[str, Any], list[str]]:
     """Return the tensors by the model's keys, and notes on what else lies beside them."""
     state_dict = _state_dict(path, content)
-    named = {k: v for k, v in state_dict.items() if isinstance(v, (Tensor, TensorRecord, UnusableTensor))}
+    named = {k: v for k, v in state_dict.items() if is_tensor(v)}
     if not named:
-        raise _no_weights(path, content, state_dict)
+        raise no_weights(path, content, state_dict)
     others = [k for k in named if not isinstance(k, str)]
     if others:
         raise ValueError(
@@ -191,7 +194,7 @@ def _weights(path: Path, content: Mapping) -> tuple[dict[str, Any], list[str]]:
     notes = []
     no_tensors = [] if state_dict is content else [k for k in state_dict if k not in named]
     if no_tensors:
-        notes.append(_note(len(no_tensors), "entries of the state dict that are no tensors", no_tensors))
+        notes.append(_note(len(no_tensors), "no tensor in the state dict", no_tensors))
     return _by_own_key(named), notes
 
 
@@ -199,13 +202,13 @@ def _state_dict(path: Path, content: Mapping) -> Mapping:
     """Descend to the dictionary that holds the weights: the content itself, or what stands at ``WEIGHTS_KEYS``."""
     for _ in range(MAX_WRAPPERS):
         if isinstance(content.get("state_dict"), Stub) and mapping_of(content["state_dict"]) is None:
-            raise _foreign(path, content["state_dict"])
+            raise needs_code(path, content["state_dict"])
         inner = [mapping_of(content.get(key)) for key in WEIGHTS_KEYS]
         found = next((m for m in inner if m is not None), None)
         if found is None:
             break
         content = found
-        if any(isinstance(v, (Tensor, TensorRecord, UnusableTensor)) for v in content.values()):
+        if any(is_tensor(v) for v in content.values()):
             break
     return content
 
@@ -291,7 +294,7 @@ def _check_values(path: Path, weights: Mapping[str, Tensor]) -> None:
     if broken:
         raise ValueError(
             f"checkpoint {shown(path)}: expected finite weights, found NaN or infinity in {len(broken)} of "
-            f"{len(floats)} tensors: {_some(broken)}. "
+            f"{len(floats)} tensors: {listed(broken)}. "
             "Training diverged or the file is damaged: take an earlier epoch's checkpoint."
         )
     learned = {k: v for k, v in floats.items() if not k.endswith(STATISTICS)} or floats
@@ -328,74 +331,6 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and value.encode("utf-8", "replace").decode() == value
 
 
-def _no_dictionary(path: Path, content: Any) -> ValueError:
-    if _is_model(content):
-        return _whole_model(path, content)
-    if isinstance(content, Stub):
-        return _foreign(path, content)
-    tensor = isinstance(content, (TensorRecord, UnusableTensor))
-    found = "a single tensor" if tensor else type(content).__name__
-    return ValueError(
-        f"checkpoint {shown(path)}: expected a dictionary of weights, found {found}. "
-        "Save the model's state_dict(), or give the .pth file that training wrote."
-    )
-
-
-def _no_weights(path: Path, content: Mapping, state_dict: Mapping) -> ValueError:
-    """Return the refusal of a dictionary without tensors, by what it holds instead."""
-    if not state_dict:
-        return _expected_state_dict(path, "an empty one", "Take another epoch's checkpoint.")
-    for values in (state_dict, content):
-        model = next((v for v in values.values() if _is_model(v)), None)
-        if model is not None:
-            return _whole_model(path, model)
-    if state_dict is not content or all(isinstance(v, Stub) for v in state_dict.values()):
-        stub = next((v for v in state_dict.values() if isinstance(v, Stub)), None)
-        if stub is not None and "numpy" not in stub.name:
-            return _foreign(path, stub)
-        key, value = next(iter(state_dict.items()))
-        what = value.name if isinstance(value, Stub) else type(value).__name__
-        return _expected_state_dict(
-            path, f"no tensor in it ({shown(key)} is a {shown(what)})", "Save the model's state_dict()."
-        )
-    for key, value in content.items():
-        inner = mapping_of(value) or {}
-        if any(isinstance(v, (Tensor, TensorRecord)) for v in inner.values()):
-            return _expected_state_dict(
-                path, f"tensors under the key {shown(key)}", f"Save that dictionary as {WEIGHTS_KEYS[0]}."
-            )
-    return _expected_state_dict(path, f"the keys {_some(content)}", "Give the .pth file that training wrote.")
-
-
-def _expected_state_dict(path: Path, found: str, remedy: str) -> ValueError:
-    return ValueError(f"checkpoint {shown(path)}: expected a state dict, found {found}. {remedy}")
-
-
-def _is_model(value: Any) -> bool:
-    """Tell a pickled ``nn.Module``, of whatever class, by its state."""
-    if isinstance(value, Stub):
-        return isinstance(value.state, dict) and {"_modules", "_parameters"} <= set(value.state)
-    return isinstance(value, nn.Module)
-
-
-def _whole_model(path: Path, model: Any) -> ValueError:
-    name = model.name if isinstance(model, Stub) else type(model).__name__
-    return ValueError(
-        f"checkpoint {shown(path)}: expected a state dict, found a whole model (an object of {shown(name)}). "
-        "Load it where it was made and save its weights: torch.save(model.state_dict(), ...)"
-    )
-
-
-def _foreign(path: Path, stub: Stub) -> ValueError:
-    if _is_model(stub):
-        return _whole_model(path, stub)
-    return _NeedsCodeError(
-        f"checkpoint {shown(path)}: expected weights in tensors and plain dictionaries, found a pickle that wants to "
-        f"run code to rebuild them ({shown(stub.name)}). "
-        "If you trust whoever made it, give --trust-checkpoint."
-    )
-
-
 def _left_out(names: Counter) -> list[str]:
     """Say which objects of other projects the file holds; what every training run saves is not listed."""
     foreign = Counter(
@@ -403,11 +338,11 @@ def _left_out(names: Counter) -> list[str]:
     )
     if not foreign:
         return []
-    return [_note(sum(foreign.values()), "objects of other projects, none of whose code ran", foreign)]
+    return [_note(sum(foreign.values()), "of another project, whose code did not run", foreign)]
 
 
 def _note(count: int, what: str, names: Iterable) -> str:
-    return f"left out {count} {what}: {_some(names)}"
+    return f"left out {count} {'object' if count == 1 else 'objects'} ({what}): {listed(names)}"
 
 
 def _other_prefix(weights: set[str], own: set[str]) -> list[str]:
@@ -439,10 +374,4 @@ def _sha256(path: Path) -> str:
 
 
 def _listed(title: str, keys: list[str]) -> list[str]:
-    return [f"  {len(keys)} {title}: {_some(keys)}"] if keys else []
-
-
-def _some(keys: Iterable, limit: int = 8) -> str:
-    listed = [shown(k, 120) for k in keys]
-    more = f", and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more
+    return [f"  {len(keys)} {title}: {listed(keys)}"] if keys else []

@@ -24,8 +24,9 @@ from torch import Tensor
 from export.checkpoint_files import shown
 from export.restricted_pickle import RestrictedUnpickler, StorageRef, TensorRecord
 
-# First pickle of a legacy file.
+# First pickle of a legacy file, and bytes that hold it in any protocol.
 MAGIC = 0x1950A86A20F9469CFC6C
+MAGIC_BYTES = 64
 LEGACY_PROTOCOL = 1001
 # A record is stored as it is; whoever packs the archive anew may deflate it, by what weights and text allow.
 MAX_EXPANSION = 8
@@ -124,10 +125,10 @@ class ZipArchive(Archive):
             raise DamagedError(f"its record {name} is missing") from None
         if info.file_size > MAX_EXPANSION * self._file_bytes:
             raise DamagedError(f"its record {name} declares {info.file_size} bytes")
-        if not info.CRC:
-            del (
-                info.CRC
-            )  # torch.serialization.set_crc32_options(False) writes 0; without one zipfile checks none
+        if (
+            not info.CRC
+        ):  # as torch.serialization.set_crc32_options(False) writes it; zipfile then checks none
+            del info.CRC
         return self._zip.read(info)
 
 
@@ -136,8 +137,7 @@ class LegacyArchive(Archive):
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
-        if _first_pickle(file) != MAGIC:
-            raise NotAnArchiveError
+        file.seek(_end_of_magic(file.read(MAGIC_BYTES)))
         if RestrictedUnpickler(file).load() != LEGACY_PROTOCOL:
             raise DamagedError("its protocol is not 1001")
         RestrictedUnpickler(file).load()
@@ -149,7 +149,10 @@ class LegacyArchive(Archive):
     def _index(self, keys: Any, itemsizes: dict[str, int]) -> dict[str, int]:
         """Find where each storage begins: its number of elements, 8 bytes little-endian, stands before it."""
         offsets = {}
-        for key in map(str, keys):
+        for key in keys:
+            if not isinstance(key, (str, int)):  # of a list the text could be longer than any memory
+                raise DamagedError("a storage's key is no text")
+            key = str(key)
             count = int.from_bytes(self._file.read(8), "little")
             offsets[key] = self._file.tell()
             end = offsets[key] + count * itemsizes[key]
@@ -196,7 +199,8 @@ def opened(path: Path) -> Iterator[Archive]:
 
 def _archive(file: BinaryIO) -> Archive:
     head = file.read(4)
-    return ZipArchive(file) if head[:2] == b"PK" else LegacyArchive(file)
+    file.seek(0)
+    return ZipArchive(file) if head in (b"PK\3\4", b"PK\5\6") else LegacyArchive(file)
 
 
 def from_any_failure(read: Callable[..., Any], *args: Any) -> Any:
@@ -215,14 +219,16 @@ def from_any_failure(read: Callable[..., Any], *args: Any) -> Any:
         raise DamagedError(reason) from error
 
 
-def _first_pickle(file: BinaryIO) -> Any:
-    """Return the first object of a stream of pickles; anything else is no archive."""
+def _end_of_magic(head: bytes) -> int:
+    """Return where the legacy format's first pickle ends; another file's beginning is no archive's."""
+    beginning = io.BytesIO(head)
     try:
-        return RestrictedUnpickler(file).load()
-    except OSError:
-        raise
+        magic = RestrictedUnpickler(beginning).load()
     except Exception as error:  # any file at all gets here
         raise NotAnArchiveError from error
+    if magic != MAGIC:
+        raise NotAnArchiveError
+    return beginning.tell()
 
 
 def _num_bytes(storage: StorageRef) -> int:

@@ -1,5 +1,6 @@
 """What a path given as a checkpoint leads to, and what a file is that is no checkpoint."""
 
+import codecs
 import os
 import re
 import stat
@@ -119,13 +120,13 @@ def _absent(path: Path) -> Path:
     expanded = Path(os.path.expanduser(text))
     if text.startswith("~") and expanded != Path(text):
         return local_file(expanded)
-    if URL.match(text):
-        raise FileNotFoundError(_url(text))
     if REMOTE.match(text):
         raise FileNotFoundError(
             f"checkpoint {shown(path)}: expected a file on this machine, found a path on another one. "
             "Copy it here first."
         )
+    if URL.match(text):
+        raise FileNotFoundError(_url(text))
     if WINDOWS.match(text) and os.name != "nt":
         raise FileNotFoundError(
             f"checkpoint {shown(path)}: expected a file on this machine, found a path of Windows. "
@@ -136,8 +137,9 @@ def _absent(path: Path) -> Path:
 
 def _url(text: str) -> str:
     scheme, _, rest = text.partition(":/")
-    url = f"{scheme}://{rest.lstrip('/')}"
-    if scheme.lower() == "file":
+    local = scheme.lower() == "file"
+    url = f"{scheme}://{'/' * local}{rest.lstrip('/')}"
+    if local:
         remedy = f"Give the path: /{rest.lstrip('/')}"
     elif scheme.lower() in ("http", "https", "ftp"):
         remedy = f"Download it first (wget {shown(url)}), then give the file."
@@ -235,7 +237,7 @@ def _safetensors(_: Path, head: bytes) -> Optional[Kind]:
 
 
 def _pickle(_: Path, head: bytes) -> Optional[Kind]:
-    if not (head[:1] == b"\x80" and head[1] <= 5):
+    if head[:1] != b"\x80" or not b"\1" <= head[1:2] <= b"\5":
         return None
     return Kind(
         "a pickle that torch.save did not write, or a damaged one",
@@ -245,11 +247,8 @@ def _pickle(_: Path, head: bytes) -> Optional[Kind]:
 
 def _onnx(_: Path, head: bytes) -> Optional[Kind]:
     """Name an ONNX file by its first fields: ir_version (1), then producer_name (2), graph (7) or opset_import (8)."""
-    if not (
-        head[:1] == b"\x08"
-        and 1 <= head[1] <= 32
-        and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x3a", b"\x42")
-    ):
+    first_fields = (b"\x12", b"\x1a", b"\x22", b"\x3a", b"\x42")
+    if head[:1] != b"\x08" or not b"\1" <= head[1:2] <= b"\x20" or head[2:3] not in first_fields:
         return None
     return Kind(
         "an ONNX model", "It is exported already: run it, or give the .pth file that it was made from."
@@ -258,12 +257,14 @@ def _onnx(_: Path, head: bytes) -> Optional[Kind]:
 
 def _text(path: Path, head: bytes) -> Optional[Kind]:
     """Name a text by its beginning; None for a binary file."""
-    utf16 = head[:2] in (b"\xff\xfe", b"\xfe\xff")
-    text = head.decode("utf-16" if utf16 else "utf-8-sig", "ignore").strip()
-    num_printable = sum(c.isprintable() or c in "\r\n\t\f" for c in text)
+    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:  # the incremental decoder lets the last letter be cut
+        text = codecs.getincrementaldecoder(encoding)().decode(head).strip()
+    except UnicodeDecodeError:
+        return None
     if not text:
         return Kind("an empty text", DOWNLOAD_AGAIN) if head.isspace() else None
-    if num_printable < len(text) or (not utf16 and len(text.encode()) < 0.9 * len(head.strip())):
+    if not all(c.isprintable() or c in "\r\n\t\f" for c in text):
         return None
     return next((kind for named in TEXTS for kind in [named(path, text)] if kind), None) or Kind(
         f"a text that begins with {shown(text.splitlines()[0], 60)!r}", GIVE_PTH

@@ -41,8 +41,9 @@ STORAGE_MODULES = ("torch", "torch.cuda", "torch.storage")
 PYTHON2_MODULES = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 # Elements that containers may copy whatever the pickle's length.
 MIN_COPIES = 1 << 20
-# Longest text of a NumPy array or scalar, in bytes.
-MAX_TEXT_BYTES = 1 << 14
+# Longest text of a NumPy array or scalar, in bytes, and longest list of texts: a pickle repeats one for 2 bytes.
+MAX_TEXT_BYTES = 1 << 12
+MAX_TEXTS = 1 << 16
 SCALARS = (str, bytes, int, float, bool, type(None))
 
 
@@ -305,8 +306,8 @@ def sequence_of(value: Any) -> Optional[list]:
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, (list, tuple)):
-        return [_text_scalar(v) for v in value]
-    if not isinstance(value, Stub):
+        return [_text_scalar(v) for v in value] if len(value) <= MAX_TEXTS else None
+    if not isinstance(value, Stub) or value.name == "builtins.set":  # whose order is none
         return None
     if value.name in ("numpy._core.numeric._frombuffer", "numpy.core.numeric._frombuffer"):
         return _numpy_text(*value.args[1::-1]) if len(value.args) > 1 else None

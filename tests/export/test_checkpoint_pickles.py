@@ -205,7 +205,7 @@ def test_a_project_that_is_gone_is_noted(tmp_path, monkeypatch):
     checkpoint = read_checkpoint(path)
     assert_same(checkpoint.weights, WEIGHTS)
     assert checkpoint.notes == (
-        "left out 2 objects of other projects, none of whose code ran: their_project.Hook",
+        "left out 2 objects (of another project, whose code did not run): their_project.Hook",
     )
     assert_same(read_checkpoint(path, trust_pickle=True).weights, WEIGHTS)
 
@@ -332,7 +332,7 @@ def test_the_payloads_do_run_in_a_plain_unpickler(tmp_path):
 def test_a_payload_is_noted(tmp_path):
     path = save({"meta": Reduced(os.system, "true"), "state_dict": WEIGHTS}, tmp_path / "c.pth")
     assert read_checkpoint(path).notes == (
-        "left out 1 objects of other projects, none of whose code ran: posix.system",
+        "left out 1 object (of another project, whose code did not run): posix.system",
     )
 
 
@@ -603,7 +603,7 @@ HOSTILE_TENSORS = {
 def test_a_tensor_that_the_file_does_not_hold(tmp_path, name):
     path = archive_of(tensor_pickle(**HOSTILE_TENSORS[name]), tmp_path / "c.pth", {"data/0": FOUR})
     with pytest.raises(
-        ValueError, match=r"c\.pth: expected a PyTorch checkpoint, found one that is cut or damaged: "
+        ValueError, match=r"c\.pth: expected a PyTorch checkpoint, found one that is truncated or damaged: "
     ):
         read_checkpoint(path)
 
@@ -681,6 +681,22 @@ def test_stubs_keep_what_the_pickle_gave_them():
     assert all(isinstance(v, Stub) for v in (items, values, state, args))
 
 
+def test_storage_keys_that_double(tmp_path):
+    """The text of a list that holds the list before it twice is longer than any memory."""
+    head = b"".join(pickle.dumps(v, 2) for v in (0x1950A86A20F9469CFC6C, 1001, {}, {"state_dict": {}}))
+    keys = b"\x80\2]q\0" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(40)) + b"."
+    (tmp_path / "c.pth").write_bytes(head + keys)
+    with pytest.raises(ValueError, match="truncated or damaged: a storage's key is no text"):
+        read_checkpoint(tmp_path / "c.pth")
+
+
+def test_a_list_of_more_names_than_any_detector_has(tmp_path):
+    save({"meta": {"CLASSES": [np.str_("a" * 1000)] * 100_000}, "state_dict": WEIGHTS}, tmp_path / "c.pth")
+    checkpoint = read_checkpoint(tmp_path / "c.pth")
+    assert checkpoint.classes is None
+    assert "no list of names" in checkpoint.notes[0]
+
+
 STORAGES = {
     "missing": ({"data/0": None}, "its record c/data/0 is missing"),
     "cut": ({"data/0": b"abc"}, "storage 0 has 3 bytes of 24"),
@@ -694,7 +710,7 @@ def test_a_storage_that_is_not_there(tmp_path, name):
     path = save(WEIGHTS, tmp_path / "c.pth")
     repacked(path, tmp_path / "d.pth", lambda p: p, records)
     with pytest.raises(
-        ValueError, match=rf"d\.pth: .*cut or damaged: .*{message}.*Copy or download it again"
+        ValueError, match=rf"d\.pth: .*truncated or damaged: .*{message}.*Copy or download it again"
     ):
         read_checkpoint(tmp_path / "d.pth")
 
@@ -726,7 +742,7 @@ def test_a_changed_byte_of_a_weight(tmp_path):
     data = bytearray(path.read_bytes())
     data[data.index(np.arange(9, 12, dtype="<f4").tobytes())] ^= 1
     path.write_bytes(data)
-    with pytest.raises(ValueError, match="cut or damaged: BadZipFile: Bad CRC-32 for file 'c/data/0'"):
+    with pytest.raises(ValueError, match="truncated or damaged: BadZipFile: Bad CRC-32 for file 'c/data/0'"):
         read_checkpoint(path)
 
 
