@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 import export.maskrcnn
+from benchmarks.inference import data_samples
 from export.model import LoadedModel, load_model
-from export.verify import reference_detections
 from patches.mmcv_ops import ensure_mmcv_ops
 from runtime.detector import Detector
 from runtime.images import find_images, read_image
@@ -85,9 +85,7 @@ def _measure(loaded: LoadedModel, detector: Detector, images: list[np.ndarray], 
         prepare(images[i : i + size], detector.metadata) for i in range(0, len(images) - size + 1, size)
     ]
     runs: dict[str, Callable[[Batch], int]] = {
-        "pytorch": lambda batch: sum(
-            len(d.boxes) for d in reference_detections(loaded.model, batch, detector.metadata)
-        ),
+        "pytorch": lambda batch: _predict(loaded, batch),
         "onnxruntime": lambda batch: _detect(detector, batch),
     }
     times: dict[str, list[float]] = {name: [] for name in runs}
@@ -134,6 +132,13 @@ def _spread(times: Sequence[float]) -> dict[str, float]:
 def _detect(detector: Detector, batch: Batch) -> int:
     outputs = detector.backend.run(batch.images, batch.image_sizes)
     return sum(len(d.masks) for d in detections_from_outputs(outputs, batch, detector.metadata))
+
+
+def _predict(loaded: LoadedModel, batch: Batch) -> int:
+    images = torch.from_numpy(batch.images)
+    with torch.no_grad():
+        samples = loaded.model.predict(images, data_samples(batch, images.shape[2:]), rescale=True)
+    return sum(len(sample.pred_instances.masks) for sample in samples)
 
 
 def _circumstances(args: argparse.Namespace) -> dict:

@@ -1,8 +1,8 @@
 """What mmdet itself finds in image files, recorded: its own reading, resizing, padding, network and pasting.
 
 Nothing of ``runtime`` or ``patches`` touches pixels or results here (where mmcv was installed without its compiled
-operators, NMS and RoIAlign are those of ``patches.mmcv_ops``). ``export.reference`` is the same network on images
-prepared as the runtime prepares them.
+operators, NMS and RoIAlign are those of ``patches.mmcv_ops``). ``export.reference`` is the same with a size of its own
+where a file has one.
 """
 
 import patches  # isort: skip  # noqa: F401  makes mmdet importable without mmcv's compiled operators
@@ -25,6 +25,7 @@ from export.model import LoadedModel
 from export.reference import WholeMasks
 from runtime.cli import tracked
 from runtime.detections import Detections
+from runtime.preprocess import BatchGeometry
 from runtime.recording import RecordingWriter
 
 
@@ -70,6 +71,21 @@ def made_with(loaded: LoadedModel, batches: Sequence[Sequence[Path]]) -> dict:
     names = ("mmdet", "mmengine", "mmcv", "mmcv-lite", "torch")
     versions = {name: metadata.versions[name] for name in names if name in metadata.versions}
     return {**versions, "device": "cpu", "batch": max(map(len, batches))}
+
+
+def data_samples(batch: BatchGeometry, padded: tuple[int, int]) -> list[DetDataSample]:
+    """Return mmdet's description of images that were prepared by ``runtime.preprocess``, padded to a size, px."""
+    samples = []
+    for size, factors, original in zip(batch.image_sizes, batch.scale_factors, batch.original_sizes):
+        meta = {
+            "img_shape": (int(size[0]), int(size[1])),
+            "ori_shape": tuple(original),
+            "scale_factor": tuple(float(f) for f in factors),
+            "batch_input_shape": padded,
+            "pad_shape": padded,
+        }
+        samples.append(DetDataSample(metainfo=meta))
+    return samples
 
 
 def detections_from_sample(sample: DetDataSample, classes: tuple[str, ...]) -> Detections:

@@ -32,12 +32,14 @@ class GraphOptions:
         dynamic_size: keep height and width dynamic.
         masks: ``crop``, ``full`` or ``none``.
         opset: of ONNX's own operators.
+        channels: of the images.
     """
 
     size: tuple[int, int]
     dynamic_size: bool = False
     masks: str = "crop"
     opset: int = MIN_OPSET
+    channels: int = 3
 
     def __post_init__(self) -> None:
         if not MIN_OPSET <= self.opset <= MAX_OPSET:
@@ -51,7 +53,7 @@ class DetectorGraph(nn.Module):
     """The function that is traced: the patched model, its outputs in the order of the contract.
 
     Args of ``forward``:
-        images: (B, 3, H, W) float32, normalised and padded bottom and right.
+        images: (B, C, H, W) float32, normalised and padded bottom and right.
         image_sizes: (B, 2) float32, each image's (height, width) inside its padding in px.
 
     Returns of ``forward``:
@@ -88,7 +90,7 @@ def onnx_from_model(model: TwoStageDetector, options: GraphOptions) -> onnx.Mode
     """
     patches = patches_for(model)
     device = next(model.parameters()).device
-    images = torch.zeros(1, 3, *options.size, device=device)
+    images = torch.zeros(1, options.channels, *options.size, device=device)
     image_sizes = torch.tensor([options.size], dtype=torch.float32, device=device)
     buffer = io.BytesIO()
     with (

@@ -1,49 +1,67 @@
 """What the runtime must know of a model, read from its mmdet config."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Optional
+from typing import Optional
 
-from mmdet.registry import DATASETS
-from mmengine.config import Config
-
+from export.dataset import ClassNames, class_names, test_pipeline
 from export.model import LoadedModel
+from export.pipeline import (
+    ImagePipeline,
+    Normalization,
+    UnsupportedPipelineError,
+    image_pipeline,
+    normalization,
+    num_channels,
+)
 from patches.cascade_roi_head import stages
-from runtime.metadata import ModelMetadata, ResizeRule
+from runtime.metadata import ModelMetadata
+from runtime.preprocess import padded_size, typical_sizes
+from runtime.transforms import CenterCrop, Fit, FixShapeResize, Pad, Resize, Size, Step, final_size, is_resize
 
 PACKAGES = ("maskrcnn-deploy", "mmdet", "mmengine", "mmcv", "mmcv-lite", "torch", "onnx", "onnxsim")
+# Photographs' shapes, (height, width) px, whose price a fixed size is told for.
+PORTRAIT, LANDSCAPE = (640, 480), (480, 640)
+
+
+@dataclass(frozen=True)
+class _Read:
+    pipeline: ImagePipeline
+    normalization: Normalization
+    channels: int
 
 
 def metadata_from_model(
-    loaded: LoadedModel, *, size: Optional[tuple[int, int]], dynamic_size: bool, masks: str
+    loaded: LoadedModel, *, size: Optional[tuple[int, int]], dynamic_size: bool = False, masks: str = "crop"
 ) -> ModelMetadata:
     """Collect a model's metadata.
 
     Args:
         loaded: the model and its config.
-        size: (height, width) of the network's input in px; None takes the config's own test size.
-        dynamic_size: the graph takes any height and width.
+        size: (height, width) of the network's input in px, into which images are fitted; None for the sizes that the
+            config's own test pipeline makes: fixed where it makes one alone, else dynamic.
+        dynamic_size: any height and width, also where the test pipeline makes one alone.
         masks: ``crop`` or ``full``; a model without a mask head gets ``none``.
 
     Raises:
-        ValueError: the size is not a multiple of what the model pads to, or the config's pipeline has no Resize.
+        ValueError: the runtime does not repeat the test pipeline or the data preprocessor, or the size is not a
+            multiple of what the model pads to.
     """
-    model = loaded.model
-    preprocessor = model.data_preprocessor
-    divisor = max(1, getattr(preprocessor, "pad_size_divisor", 1))
-    rule = resize_rule(loaded.config)
-    fixed = None if dynamic_size else _fixed_size(size, rule, divisor)
-    normalize = getattr(preprocessor, "_enable_normalize", False)
-    rcnn = model.test_cfg.rcnn
-    return ModelMetadata(
-        classes=class_names(loaded),
-        mean=_floats(preprocessor.mean) if normalize else (0.0, 0.0, 0.0),
-        std=_floats(preprocessor.std) if normalize else (1.0, 1.0, 1.0),
-        color_order="rgb" if getattr(preprocessor, "_channel_conversion", False) else "bgr",
-        resize=_rule_for(rule, size, dynamic_size, fixed),
-        size=fixed,
-        size_divisor=divisor,
-        masks=masks if model.roi_head.with_mask else "none",
+    read = _read(loaded)
+    steps = read.pipeline.steps if size is None else _steps_into(size, read)
+    rcnn = loaded.model.test_cfg.rcnn
+    metadata = ModelMetadata(
+        classes=names_of(loaded).names,
+        load=read.pipeline.load,
+        steps=steps,
+        mean=read.normalization.mean,
+        std=read.normalization.std,
+        color_order=read.normalization.color_order,
+        pad_value=read.normalization.pad_value,
+        size=size,
+        size_divisor=read.normalization.size_divisor,
+        masks=masks if loaded.model.roi_head.with_mask else "none",
         mask_threshold=float(rcnn.get("mask_thr_binary", 0.5)),
         score_threshold=float(rcnn.score_thr),
         max_per_img=int(rcnn.max_per_img),
@@ -51,96 +69,109 @@ def metadata_from_model(
         checkpoint_sha256=None if loaded.checkpoint is None else loaded.checkpoint.sha256,
         versions=_versions(),
     )
+    if size is not None or dynamic_size:
+        return metadata
+    return _with_natural_size(metadata)
 
 
-def resize_rule(config: Config) -> ResizeRule:
-    """Return the Resize of the config's test pipeline; (height, width) order for a stretch.
+def trace_size(metadata: ModelMetadata) -> Size:
+    """Return the (height, width) in px that a graph is traced at."""
+    if metadata.size is not None:
+        return metadata.size
+    sizes = typical_sizes(metadata)
+    return sizes[1] if sizes else padded_size([LANDSCAPE], metadata)
 
-    Raises:
-        ValueError: the pipeline has no Resize with a scale.
-    """
-    for step in _steps(_test_pipeline(config)):
-        scale = step.get("scale")
-        if step.get("type") in ("Resize", "FixScaleResize") and scale is not None:
-            width, height = (scale, scale) if isinstance(scale, int) else scale
-            return ResizeRule("keep_ratio" if step.get("keep_ratio", False) else "stretch", (height, width))
-    raise ValueError(
-        "config: expected a Resize with a scale in the test pipeline, found none; give --size HEIGHT WIDTH"
+
+def price_of_fixed_size(metadata: ModelMetadata, loaded: LoadedModel) -> str:
+    """Return in one line what a size of ``--size`` does to images of other shapes; empty where it costs nothing."""
+    own = image_pipeline(test_pipeline(loaded.config).steps).steps
+    worst, share = None, 1.0
+    for shape in (PORTRAIT, LANDSCAPE):
+        fixed, free = final_size(*shape, metadata.steps), final_size(*shape, own)
+        if fixed[0] / free[0] < share:
+            worst, share = (shape, fixed, free), fixed[0] / free[0]
+    if worst is None:
+        return ""
+    (height, width), fixed, free = worst
+    kind = "portrait" if height > width else "landscape"
+    return (
+        f"fixed size: a {kind} photograph of {width}x{height} px (width x height) enters the network at "
+        f"{fixed[1]}x{fixed[0]}, where mmdet's own test pipeline makes {free[1]}x{free[0]}: small objects are lost. "
+        "Without --size the file takes every image as mmdet does"
     )
 
 
-def class_names(loaded: LoadedModel) -> tuple[str, ...]:
-    """Return as many names as the model has classes: the checkpoint's, the config's, its dataset's, or numbers."""
+def names_of(loaded: LoadedModel) -> ClassNames:
+    """Return the names of the model's classes."""
     count = stages(loaded.model.roi_head.bbox_head)[-1].num_classes
-    candidates = [loaded.checkpoint.classes if loaded.checkpoint else None, *_config_classes(loaded.config)]
-    for names in candidates:
-        if names is not None and len(names) == count:
-            return tuple(names)
-    return tuple(f"class_{i}" for i in range(count))
+    return class_names(loaded.config, loaded.checkpoint.classes if loaded.checkpoint else None, count)
 
 
-def _config_classes(config: Config) -> Iterable[Optional[tuple[str, ...]]]:
-    dataset = _dataset(config)
-    for source in (config.get("metainfo"), dataset.get("metainfo")):
-        if source:
-            yield source.get("classes")
-    kind = DATASETS.get(dataset.get("type", "CocoDataset"))
-    yield getattr(kind, "METAINFO", {}).get("classes")
+def _read(loaded: LoadedModel) -> _Read:
+    pipeline = image_pipeline(test_pipeline(loaded.config).steps)
+    channels = num_channels(pipeline.load, loaded.in_channels)
+    found = normalization(loaded.preprocessor, channels)
+    if len(found.mean) != loaded.in_channels:
+        raise UnsupportedPipelineError(
+            f"test pipeline: expected images of the {loaded.in_channels} channel(s) that the backbone takes "
+            f"(in_channels), found {len(found.mean)} with color_type={pipeline.load.color_type!r}; correct either"
+        )
+    return _Read(pipeline, found, channels)
 
 
-def _dataset(config: Config) -> dict:
-    dataset = config.get("test_dataloader", {}).get("dataset", {})
-    while "dataset" in dataset:  # wrappers such as RepeatDataset
-        dataset = dataset["dataset"]
-    return dataset
+def _with_natural_size(metadata: ModelMetadata) -> ModelMetadata:
+    """Fix the size where the test pipeline makes one alone, whatever the image."""
+    sizes = typical_sizes(metadata)
+    if sizes is None or sizes[0][0] != sizes[0][1]:
+        return metadata
+    return ModelMetadata(**{**vars(metadata), "size": sizes[1]})
 
 
-def _test_pipeline(config: Config) -> list:
-    return _dataset(config).get("pipeline") or config.get("test_pipeline") or []
+def _steps_into(size: tuple[int, int], read: _Read) -> tuple[Step, ...]:
+    """Return the steps with the size in the place of the resize."""
+    _check_size(size, read.normalization.size_divisor)
+    steps = read.pipeline.steps
+    places = [i for i, step in enumerate(steps) if is_resize(step)]
+    if len(places) > 1:
+        raise UnsupportedPipelineError(
+            f"--size: expected at most one resize in the test pipeline, found {len(places)}; leave --size out, which "
+            "repeats them all"
+        )
+    found = [_into(step, size) if is_resize(step) else step for step in steps]
+    _check_fits(found, size, bool(places))
+    return tuple(found)
 
 
-def _steps(pipeline: Iterable[Any]) -> Iterable[dict]:
-    for step in pipeline:
-        if isinstance(step, (list, tuple)):
-            yield from _steps(step)
-            continue
-        yield step
-        yield from _steps(step.get("transforms", []))
+def _into(step: Step, size: tuple[int, int]) -> Step:
+    """Return what fits images into a size; a resize that does not keep the aspect ratio fills it."""
+    fills = isinstance(step, FixShapeResize) or (isinstance(step, Resize) and step.scale is not None)
+    if fills and not step.keep_ratio:
+        return FixShapeResize(size[::-1], False, step.interpolation, step.backend)
+    return Fit(size, step.interpolation, step.backend)
 
 
-def _rule_for(rule: ResizeRule, size: Optional[tuple[int, int]], dynamic: bool, fixed: Any) -> ResizeRule:
-    """With a fixed input an image must fit into it whichever way up it is; mmdet's own rule lets a portrait grow."""
-    if rule.rule == "stretch":
-        return ResizeRule("stretch", size or rule.size)
-    if dynamic:
-        return ResizeRule("keep_ratio", size or rule.size)
-    return ResizeRule("fit", size or _landscape(rule, fixed))
+def _check_fits(steps: Sequence[Step], size: tuple[int, int], resizes: bool) -> None:
+    if not resizes and not any(isinstance(step, (Pad, CenterCrop)) for step in steps):
+        return  # images of any size, of which those that fit are taken
+    largest = final_size(*(size if resizes else (1, 1)), steps)
+    if largest[0] > size[0] or largest[1] > size[1]:
+        raise UnsupportedPipelineError(
+            f"--size: expected a size that holds what the test pipeline makes, found {size[0]} {size[1]}, where its "
+            f"padding makes {largest[0]} {largest[1]}; give that size, or leave --size out"
+        )
 
 
-def _landscape(rule: ResizeRule, fixed: tuple[int, int]) -> tuple[int, int]:
-    return min(min(rule.size), fixed[0]), min(max(rule.size), fixed[1])
-
-
-def _fixed_size(size: Optional[tuple[int, int]], rule: ResizeRule, divisor: int) -> tuple[int, int]:
-    if size is None:
-        natural = rule.size if rule.rule == "stretch" else (min(rule.size), max(rule.size))
-        return tuple(_round_up(v, divisor) for v in natural)
+def _check_size(size: tuple[int, int], divisor: int) -> None:
     if any(v < 1 or v % divisor for v in size):
         nearest = " ".join(str(_round_up(max(v, 1), divisor)) for v in size)
         raise ValueError(
             f"--size: expected multiples of {divisor}, which this model pads to, found {size[0]} {size[1]}; "
             f"the next larger is {nearest}"
         )
-    return size
 
 
 def _round_up(value: int, divisor: int) -> int:
     return -(-value // divisor) * divisor
-
-
-def _floats(values: Any) -> tuple[float, float, float]:
-    flat = [float(v) for v in values.flatten()]
-    return tuple(flat * 3 if len(flat) == 1 else flat)
 
 
 def _versions() -> dict[str, str]:

@@ -33,12 +33,24 @@ class LoadedModel:
         config: its config.
         name: the config's name.
         checkpoint: None for random weights.
+        whole: what the config builds, where the detector is a part of it (semi-supervised training).
     """
 
     model: nn.Module
     config: Config
     name: str
     checkpoint: Optional[Checkpoint]
+    whole: Optional[nn.Module] = None
+
+    @property
+    def preprocessor(self) -> nn.Module:
+        """The data preprocessor that mmdet's inference uses."""
+        return (self.whole or self.model).data_preprocessor
+
+    @property
+    def in_channels(self) -> int:
+        """The channels of the images that the backbone takes; three where its config does not say."""
+        return in_channels(self.config)
 
 
 def load_model(
@@ -78,7 +90,14 @@ def load_model(
         randomize(detector, seed=0, size=RANDOM_WEIGHTS_SIZE)
     else:
         load_weights(model, content, allow_mismatch=allow_mismatch)
-    return LoadedModel(detector.to(torch.device(device)), cfg, Path(config).stem, content)
+    whole = model.to(torch.device(device))
+    return LoadedModel(detector, cfg, Path(cfg.filename or config).stem, content, None if detector is model else whole)
+
+
+def in_channels(config: Config) -> int:
+    """Return the channels of the images that a config's backbone takes; three where it does not say."""
+    backbone = config.model.get("detector", config.model).get("backbone") or {}
+    return backbone.get("in_channels") or 3
 
 
 def _predicting_detector(model: nn.Module) -> nn.Module:
@@ -100,5 +119,7 @@ def model_from_config(config: Config) -> nn.Module:
             torch.manual_seed(0)  # Of some layers mmdet draws the weights here, and never again.
             model = MODELS.build(config.model)
     except Exception as error:
-        raise ModelBuildError(f"config: expected a model that mmdet can build, found: {error}") from error
-    return model.eval().requires_grad_(False)
+        why = str(error) or type(error).__name__
+        raise ModelBuildError(f"config: expected a model that mmdet can build, found: {why}") from error
+    model.eval()  # which mmdet's backbones return nothing from
+    return model.requires_grad_(False)

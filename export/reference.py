@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from examples import CHECKPOINT_PATH, CONFIG_PATH
+from export.api import check_device
 from export.metadata import metadata_from_model
 from export.model import LoadedModel, load_model
-from export.verify import reference_detections
-from runtime.artifacts import batches, load_batch
+from export.verify import MmdetInference
+from runtime.artifacts import batches
 from runtime.cli import add_images, positive, tracked
 from runtime.detections import Detections, MaskCrop
 from runtime.images import find_images
@@ -67,11 +68,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def record_reference(
     loaded: LoadedModel, metadata: ModelMetadata, images: Sequence[Path], output: Path, *, batch_size: int
 ) -> str:
-    """Run mmdet's own ``predict`` in float32 on images prepared as the runtime prepares them, and write an ``.npz``.
+    """Take images through mmdet's own test pipeline and model, in float32, and write an ``.npz``.
 
     Args:
         loaded: the unpatched model.
-        metadata: how images are prepared: the resize rule, the size, the normalisation.
+        metadata: of the file that it is a reference for; with a size of its own, mmdet resizes into that.
         images: the files.
         output: the ``.npz``.
         batch_size: images that run at once.
@@ -102,12 +103,13 @@ def record_reference(
 def _results(
     loaded: LoadedModel, metadata: ModelMetadata, images: Sequence[Path], batch_size: int
 ) -> Iterator[tuple[Path, Detections]]:
+    mmdet = MmdetInference(loaded, metadata)
     for paths in batches(images, batch_size):
-        batch = load_batch(paths, metadata)
-        found = reference_detections(loaded.model, batch, metadata)
-        for path, arrays, size in zip(paths, found, batch.original_sizes):
+        prepared = mmdet.prepare(paths)
+        for index, (path, arrays) in enumerate(zip(paths, mmdet.detect(prepared))):
             masks = None if arrays.masks is None else WholeMasks(arrays.masks)
             labels = arrays.labels.astype(np.int32)
+            size = prepared.geometry(index)[0]
             yield path, Detections(arrays.boxes, arrays.scores, labels, size, metadata.classes, masks)
 
 
@@ -131,10 +133,9 @@ def _check_arguments(args: argparse.Namespace) -> None:
             f"expected CONFIG and CHECKPOINT, found only {args.config}; "
             "give the checkpoint, or `none` for random weights"
         )
-    if torch.device(args.device).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"--device: expected a device that PyTorch sees, found {args.device}; leave it out for the CPU"
-        )
+    if args.size is not None and args.dynamic_size:
+        raise ValueError("--size, --dynamic-size: expected one of them, found both")
+    check_device(args.device)
     args.size = None if args.size is None else tuple(args.size)
 
 
@@ -153,10 +154,12 @@ def _parser() -> argparse.ArgumentParser:
         nargs=2,
         type=int,
         metavar=("H", "W"),
-        help="the network's fixed input size, px, as in export.maskrcnn; default: the config's test size",
+        help="the network's fixed input size, px, of a file exported with it; default: the config's own test pipeline",
     )
     parser.add_argument(
-        "--dynamic-size", action="store_true", help="resize as the config's test pipeline does"
+        "--dynamic-size",
+        action="store_true",
+        help="as in export.maskrcnn; needed where the test pipeline makes one size alone",
     )
     parser.add_argument(
         "--max-per-img", type=int, metavar="K", help="most detections per image; default: the config's"

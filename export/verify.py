@@ -1,4 +1,8 @@
-"""The exported file against the model it came from: onnxruntime and unpatched PyTorch on the same pixels."""
+"""The exported file against mmdet, on image files: each side reads, resizes, detects and pastes by itself.
+
+mmdet's side is its own test pipeline, data preprocessor and model, unpatched. What they are held against is what
+``runtime.infer`` runs.
+"""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -9,27 +13,45 @@ from typing import Any, Optional
 from unittest import mock
 
 import numpy as np
+import onnx
 import torch
+from mmcv.transforms import Compose
+from mmdet.datasets.transforms import Resize as MmdetResize
 from mmdet.structures import DetDataSample
 from torch import Tensor, nn
 
+from export.dataset import test_pipeline
+from export.model import LoadedModel
+from export.pipeline import RESIZES, built
+from patches.operators import DOMAIN
+from runtime.compare import arrays_from_detections
 from runtime.detector import Detector
 from runtime.difference import DetectionArrays, Difference, Tolerance, compare
-from runtime.metadata import ModelMetadata
-from runtime.postprocess import detections_from_outputs
+from runtime.images import read_image
+from runtime.metadata import KEY, ModelMetadata
 from runtime.preprocess import Batch, prepare
+from runtime.transforms import Fit, FixShapeResize
+
+# Fewer detections than these, over all images, prove little.
+ENOUGH_DETECTIONS = 10
+LOWER_THRESHOLDS = (0.01, 0.001, 1e-4, 0.0)
+
+
+class MmdetFailedError(ValueError):
+    """mmdet itself cannot take an image through the config's pipeline and model."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One batch's comparison.
+    """One image's comparison.
 
     Attributes:
-        batch: number of images.
+        batch: number of images that ran together.
         image: index within the batch.
         size: (height, width) of the image inside its padding, px.
         difference: of its detections.
         ordered_ties: PyTorch ran under ``ordered_ties``: as it is, it disagrees.
+        path: the image file.
     """
 
     batch: int
@@ -37,26 +59,186 @@ class Case:
     size: tuple[int, int]
     difference: Difference
     ordered_ties: bool = False
+    path: Path = Path()
 
     def within(self, tolerance: Tolerance) -> bool:
         """Return whether this image's results agree."""
         return self.difference.within(tolerance)
 
 
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A batch of files as mmdet prepares them.
+
+    Attributes:
+        images: (B, C, H, W) float32.
+        samples: mmdet's description of each image.
+    """
+
+    images: Tensor
+    samples: list[DetDataSample]
+
+    def geometry(self, index: int) -> tuple[tuple[int, ...], ...]:
+        """Return an image's original size, its size in the batch, and its scale factor."""
+        sample = self.samples[index]
+        return tuple(sample.ori_shape[:2]), tuple(sample.img_shape[:2]), tuple(sample.scale_factor)
+
+
+class MmdetInference:
+    """mmdet's own way from image files to detections, for batches of any number.
+
+    With a file of ``--size`` the config's resize makes the size that the file asks for, and batches are padded to it;
+    the pixels are mmdet's in either case.
+    """
+
+    def __init__(self, loaded: LoadedModel, metadata: ModelMetadata) -> None:
+        """Build the test pipeline.
+
+        Raises:
+            export.pipeline.UnsupportedPipelineError: mmdet cannot build it.
+        """
+        self._loaded, self._metadata = loaded, metadata
+        transforms = built(test_pipeline(loaded.config).steps)
+        into = [step for step in metadata.steps if isinstance(step, (Fit, FixShapeResize))]
+        if metadata.size is not None and into:
+            transforms = [_resized_into(into[0], t) if isinstance(t, RESIZES) else t for t in transforms]
+        self._pipeline = Compose(transforms)
+
+    def prepare(self, paths: Sequence[Path]) -> Prepared:
+        """Take files through the test pipeline and the data preprocessor.
+
+        Raises:
+            MmdetFailedError: mmdet cannot.
+        """
+        try:
+            items = [self._pipeline({"img_path": str(path), "img_id": 0}) for path in paths]
+            data = {
+                "inputs": [i["inputs"] for i in items],
+                "data_samples": [i["data_samples"] for i in items],
+            }
+            with torch.no_grad():
+                done = self._loaded.preprocessor(data, False)
+        except Exception as error:
+            raise MmdetFailedError(
+                f"{', '.join(map(str, paths))}: expected mmdet's own test pipeline to take the image, found "
+                f"{type(error).__name__}: {' '.join(str(error).split())}; correct the test pipeline, or the file"
+            ) from error
+        return self._padded(done["inputs"], done["data_samples"])
+
+    def _padded(self, images: Tensor, samples: list[DetDataSample]) -> Prepared:
+        for sample in samples:
+            if "scale_factor" not in sample:  # nothing was resized
+                sample.set_metainfo({"scale_factor": (1.0, 1.0)})
+        if self._metadata.size is not None:
+            height, width = self._metadata.size
+            padding = (0, width - images.shape[3], 0, height - images.shape[2])
+            if min(padding) < 0:
+                raise MmdetFailedError(
+                    f"image: expected to fit into {height}x{width}, found {images.shape[2]}x{images.shape[3]}"
+                )
+            images = nn.functional.pad(images, padding, value=self._metadata.pad_value)
+            for sample in samples:
+                sample.set_metainfo({"batch_input_shape": (height, width), "pad_shape": (height, width)})
+        return Prepared(images, samples)
+
+    def detect(self, prepared: Prepared) -> list[DetectionArrays]:
+        """Run mmdet's own ``predict``, in float32.
+
+        Returns:
+            Per image, in original px with masks at original resolution; for ``full`` masks in network px.
+
+        Raises:
+            MmdetFailedError: mmdet cannot.
+        """
+        samples = [DetDataSample(metainfo=sample.metainfo) for sample in prepared.samples]
+        rescale = self._metadata.masks != "full"
+        # PyTorch convolves in TF32 on a GPU unless told otherwise, which is no reference for float32.
+        with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                found = self._loaded.model.predict(prepared.images, samples, rescale=rescale)
+            except Exception as error:
+                raise MmdetFailedError(
+                    f"expected mmdet's own model to run, found {type(error).__name__}: {' '.join(str(error).split())}; "
+                    "correct the config"
+                ) from error
+        return [_arrays(sample.pred_instances, self._metadata) for sample in found]
+
+    @contextmanager
+    def score_threshold(self, threshold: float) -> Iterator[None]:
+        """Detect with another threshold inside the block."""
+        cfg = self._loaded.model.roi_head.test_cfg
+        before = cfg.score_thr
+        cfg.score_thr = threshold
+        try:
+            yield
+        finally:
+            cfg.score_thr = before
+
+
+def _resized_into(step: "Fit | FixShapeResize", replaced: Any) -> Any:
+    """Return a transform that resizes by mmdet's ``Resize`` to the size that the step says."""
+
+    def transform(results: dict) -> dict:
+        height, width = step.size(*results["img"].shape[:2])
+        resize = MmdetResize(
+            scale=(width, height), keep_ratio=False, backend=step.backend, interpolation=step.interpolation
+        )
+        return resize(results)
+
+    return transform
+
+
+def pixel_difference(
+    mmdet: MmdetInference, paths: Sequence[Path], metadata: ModelMetadata
+) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """Prepare files as one batch on either side.
+
+    Returns:
+        Where the two differ, in words, empty where every pixel and every size is the same; and each image's (height,
+        width) inside its padding.
+
+    Raises:
+        OSError, ValueError, RuntimeError: a side cannot take a file; names it.
+    """
+    expected = mmdet.prepare(paths)
+    found = prepare([read_image(path, metadata.load) for path in paths], metadata)
+    sizes = tuple((int(h), int(w)) for h, w in found.image_sizes)
+    for index, path in enumerate(paths):
+        own = found.original_sizes[index], sizes[index], tuple(map(float, found.scale_factors[index]))
+        theirs = expected.geometry(index)
+        for name, a, b in zip(("ori_shape", "img_shape", "scale_factor"), theirs, own):
+            if tuple(a) != tuple(b):
+                return f"{path}: {name}: mmdet has {a}, the runtime {b}", sizes
+    images = expected.images.cpu().numpy()
+    if images.shape != found.images.shape:
+        return f"{paths[0]}: batch: mmdet has {images.shape}, the runtime {found.images.shape}", sizes
+    differs = images != found.images
+    if not differs.any():
+        return "", sizes
+    where = tuple(int(v) for v in np.argwhere(differs)[0])
+    share = float(differs.mean())
+    return (
+        f"{paths[where[0]]}: {share:.1%} of the network's input differs, first at channel {where[1]}, row {where[2]}, "
+        f"column {where[3]}: mmdet has {images[where]:.6g}, the runtime {found.images[where]:.6g}",
+        sizes,
+    )
+
+
 def verify(
     path: Path,
-    model: nn.Module,
-    batches: Sequence[Sequence[np.ndarray]],
+    mmdet: MmdetInference,
+    batches: Sequence[Sequence[Path]],
     *,
     threads: Optional[int] = None,
     tolerance: Optional[Tolerance] = None,
 ) -> list[Case]:
-    """Compare the file with the model; where an image disagrees, with the model under ``ordered_ties``.
+    """Compare the file with mmdet; where an image disagrees, with mmdet under ``ordered_ties``.
 
     Args:
         path: the ONNX file.
-        model: the unpatched detector in evaluation mode.
-        batches: lists of (H, W, 3) uint8 BGR images; each list is run as one batch.
+        mmdet: the other side.
+        batches: lists of image files; each list is run as one batch.
         threads: of onnxruntime; None for as many as there are cores.
         tolerance: beyond which an image disagrees; None for the default one.
 
@@ -66,28 +248,23 @@ def verify(
     """
     cases = []
     with Detector(path, "onnxruntime", threads=threads) as detector:
-        for images in batches:
-            batch = prepare(images, detector.metadata)
-            outputs = detector.backend.run(batch.images, batch.image_sizes)
-            found = exported_detections(outputs, batch, detector.metadata)
-            cases += _compare_with_model(model, batch, found, detector.metadata, tolerance or Tolerance())
+        for paths in batches:
+            found = exported_detections(detector, paths)
+            cases += _compared(mmdet, paths, found, tolerance or Tolerance())
     return cases
 
 
-def _compare_with_model(
-    model: nn.Module,
-    batch: Batch,
-    found: list[DetectionArrays],
-    metadata: ModelMetadata,
-    tolerance: Tolerance,
+def _compared(
+    mmdet: MmdetInference, paths: Sequence[Path], found: list[DetectionArrays], tolerance: Tolerance
 ) -> list[Case]:
-    sizes = [(int(h), int(w)) for h, w in batch.image_sizes]
-    differences = compare(reference_detections(model, batch, metadata), found)
-    cases = [Case(len(batch), i, sizes[i], difference) for i, difference in enumerate(differences)]
+    prepared = mmdet.prepare(paths)
+    sizes = [prepared.geometry(i)[1] for i in range(len(paths))]
+    differences = compare(mmdet.detect(prepared), found)
+    cases = [Case(len(paths), i, sizes[i], d, path=paths[i]) for i, d in enumerate(differences)]
     if all(case.within(tolerance) for case in cases):
         return cases
     with ordered_ties():
-        again = compare(reference_detections(model, batch, metadata), found)
+        again = compare(mmdet.detect(prepared), found)
     agreeing = (
         replace(case, difference=d, ordered_ties=True) if d.within(tolerance) else case
         for case, d in zip(cases, again)
@@ -112,30 +289,22 @@ def ordered_ties() -> Iterator[None]:
         yield
 
 
-def reference_detections(model: nn.Module, batch: Batch, metadata: ModelMetadata) -> list[DetectionArrays]:
-    """Run mmdet's own ``predict``, in float32.
+def exported_detections(detector: Detector, paths: Sequence[Path]) -> list[DetectionArrays]:
+    """Return what the file finds in image files that run as one batch, where ``MmdetInference.detect`` has it.
 
-    Returns:
-        Per image, in original px with masks at original resolution; for ``full`` masks in network px.
+    Raises:
+        ValueError: a file cannot be read or does not fit into the model.
     """
-    device = next(model.parameters()).device
-    images = torch.from_numpy(batch.images).to(device)
-    # PyTorch convolves in TF32 on a GPU unless told otherwise, which is no reference for float32.
-    with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        samples = model.predict(images, data_samples(batch), rescale=metadata.masks != "full")
-    return [_arrays(sample.pred_instances, metadata) for sample in samples]
-
-
-def exported_detections(
-    outputs: dict[str, np.ndarray], batch: Batch, metadata: ModelMetadata
-) -> list[DetectionArrays]:
-    """Bring the graph's outputs to where ``reference_detections`` are."""
+    metadata = detector.metadata
+    images = [read_image(path, metadata.load) for path in paths]
     if metadata.masks != "full":
-        return [
-            DetectionArrays(d.boxes, d.scores, d.labels, d.masks if d.has_masks else None)
-            for d in detections_from_outputs(outputs, batch, metadata)
-        ]
+        return [arrays_from_detections(found) for found in detector(images)]
+    batch = prepare(images, metadata)
+    return pasted_detections(detector.backend.run(batch.images, batch.image_sizes), batch)
+
+
+def pasted_detections(outputs: dict[str, np.ndarray], batch: Batch) -> list[DetectionArrays]:
+    """Return the detections of a graph that pastes masks itself, in network px."""
     found = []
     for i, count in enumerate(outputs["num_dets"]):
         height, width = (int(v) for v in batch.image_sizes[i])
@@ -145,20 +314,29 @@ def exported_detections(
     return found
 
 
-def data_samples(batch: Batch) -> list[DetDataSample]:
-    """Return mmdet's description of the images of a batch, which its ``predict`` takes beside the pixels."""
-    samples = []
-    for size, factors, original in zip(batch.image_sizes, batch.scale_factors, batch.original_sizes):
-        shape = (int(size[0]), int(size[1]))
-        meta = {
-            "img_shape": shape,
-            "ori_shape": tuple(original),
-            "scale_factor": tuple(float(f) for f in factors),
-            "batch_input_shape": batch.images.shape[2:],
-            "pad_shape": batch.images.shape[2:],
-        }
-        samples.append(DetDataSample(metainfo=meta))
-    return samples
+def with_score_threshold(
+    model: onnx.ModelProto, metadata: ModelMetadata, threshold: float
+) -> onnx.ModelProto:
+    """Return a copy of the graph that keeps detections above another score.
+
+    Raises:
+        ValueError: the graph has no NMS with the metadata's threshold.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    changed = 0
+    for node in copy.graph.node:
+        for attribute in node.attribute if node.domain == DOMAIN and node.op_type == "GroupedNMS" else ():
+            if attribute.name == "score_threshold" and attribute.f == np.float32(metadata.score_threshold):
+                attribute.f = threshold
+                changed += 1
+    if changed != 1:
+        raise ValueError(
+            f"graph: expected one GroupedNMS of score {metadata.score_threshold}, found {changed}"
+        )
+    changed_metadata = ModelMetadata(**{**vars(metadata), "score_threshold": threshold})
+    onnx.helper.set_model_props(copy, {KEY: changed_metadata.to_json()})
+    return copy
 
 
 def _arrays(instances: object, metadata: ModelMetadata) -> DetectionArrays:

@@ -41,10 +41,11 @@ def _select_top(
     """Keep the ``nms_pre`` best of a level per image.
 
     With a dynamic size nobody knows whether the level has so many: padding makes the result's size constant,
-    and neither ``SelectTop`` nor TensorRT's TopK takes a k computed in the graph.
+    and neither ``SelectTop`` nor TensorRT's TopK takes a k computed in the graph. Without ``nms_pre`` (0 or less) all
+    go on, and their number is the graph's.
     """
     num_priors = scores.shape[1]
-    if is_dynamic_size():
+    if nms_pre > 0 and is_dynamic_size():
         padded = F.pad(scores, (0, nms_pre), value=NO_CANDIDATE)
         scores, index = _top(padded, nms_pre)
         index = torch.minimum(index, torch.as_tensor(num_priors - 1, device=index.device))
@@ -83,6 +84,9 @@ def rpn_head__predict_by_feat(
         [spatial_size(s) for s in cls_scores], dtype=cls_scores[0].dtype, device=cls_scores[0].device
     )
     min_size, nms_pre = cfg.get("min_bbox_size", -1), cfg.get("nms_pre", -1)
+    if nms_pre <= 0 and is_dynamic_size():
+        boxes, scores = _decoded(self, cls_scores, bbox_preds, priors, batch_img_metas, nms_pre, min_size)
+        return _nms(cfg, boxes, scores, _groups_of(priors))
     boxes, scores = _decoded(self, cls_scores, bbox_preds, priors, batch_img_metas, nms_pre, min_size)
     top = _top_of_levels(self, cls_scores, nms_pre)
     if _is_plain(self, top):
@@ -98,6 +102,12 @@ def rpn_head__predict_by_feat(
         )
     groups = torch.arange(len(top), dtype=torch.int32).repeat_interleave(torch.tensor(top))
     return _nms(cfg, boxes, scores, groups[None].to(boxes.device))
+
+
+def _groups_of(priors: list[Tensor]) -> Tensor:
+    """Return (1, M) int32, the level of each prior, where the number of priors is a tensor."""
+    levels = [torch.zeros_like(prior[:, 0], dtype=torch.int32) + level for level, prior in enumerate(priors)]
+    return torch.cat(levels)[None]
 
 
 def _top_of_levels(self: RPNHead, cls_scores: list[Tensor], nms_pre: int) -> list[int]:

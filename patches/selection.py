@@ -134,10 +134,34 @@ def check_supported(model: nn.Module) -> None:
             f"{type(model).__name__}: expected an RPN and a RoI head, found a model without "
             f"{'an RPN, whose proposals come from elsewhere' if not model.with_rpn else 'a RoI head'}."
         )
+    _check_test_cfg(model)
     _check_rpn(model)
     _check_roi_head(model)
     for name, module in model.named_modules():
         _check_layer(module, name)
+
+
+def _check_test_cfg(model: nn.Module) -> None:
+    """What mmdet reads at inference must be there."""
+    needed = {
+        "rpn": {"nms": dict, "max_per_img": int},
+        "rcnn": {"score_thr": (int, float), "nms": dict, "max_per_img": int},
+    }
+    if getattr(getattr(model, "roi_head", None), "with_mask", False):
+        needed["rcnn"]["mask_thr_binary"] = (int, float)
+    for part, keys in needed.items():
+        cfg = (model.test_cfg or {}).get(part)
+        if cfg is None:
+            raise UnsupportedModelError(
+                f"test_cfg: expected settings for {part}, found none; add test_cfg.{part}."
+            )
+        for key, kind in keys.items():
+            value = cfg.get(key)
+            if not isinstance(value, kind) or isinstance(value, bool) or value != value:
+                raise UnsupportedModelError(
+                    f"test_cfg.{part}.{key}: expected {'a dict' if kind is dict else 'a number'}, found {value!r}; "
+                    "mmdet cannot run without it."
+                )
 
 
 def _check_layer(module: nn.Module, name: str) -> None:
@@ -160,6 +184,11 @@ def _check_rpn(model: nn.Module) -> None:
     )
     _check_coder(head.bbox_coder, "rpn_head.bbox_coder")
     _check_nms(model.test_cfg.rpn, "test_cfg.rpn")
+    nms_pre = model.test_cfg.rpn.get("nms_pre", -1)
+    if not isinstance(nms_pre, int):
+        raise UnsupportedModelError(
+            f"test_cfg.rpn.nms_pre: expected a whole number, found {nms_pre!r}; leave it out to keep every anchor."
+        )
 
 
 def _check_roi_head(model: nn.Module) -> None:
@@ -188,10 +217,10 @@ def _check_roi_head(model: nn.Module) -> None:
     for mask_head in stages(head.mask_head):
         _check_uses(mask_head, FCNMaskHead, "predict_by_feat", "roi_head.mask_head")
         _check_uses(mask_head, FCNMaskHead, "_predict_by_feat_single", "roi_head.mask_head")
-    if model.test_cfg.rcnn.mask_thr_binary < 0:
+    if not 0 <= model.test_cfg.rcnn.mask_thr_binary <= 1:
         raise UnsupportedModelError(
-            "test_cfg.rcnn.mask_thr_binary: expected a threshold of 0 or more, "
-            f"found {model.test_cfg.rcnn.mask_thr_binary} (mmdet's debugging output)."
+            "test_cfg.rcnn.mask_thr_binary: expected a threshold of 0 to 1, "
+            f"found {model.test_cfg.rcnn.mask_thr_binary}."
         )
 
 

@@ -7,7 +7,7 @@
 using namespace maskrcnn;
 
 // Raised with every change of a structure or a function here; a new one is looked for by its name.
-MASKRCNN_EXPORT int32_t maskrcnn_images_abi() { return 1; }
+MASKRCNN_EXPORT int32_t maskrcnn_images_abi() { return 2; }
 
 MASKRCNN_EXPORT const char* maskrcnn_error_string(int error) {
   return cudaGetErrorString(static_cast<cudaError_t>(error));

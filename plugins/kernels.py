@@ -584,6 +584,7 @@ def prepare_images(
     *,
     tables: Tensor,
     reverse_channels: bool,
+    pad_value: float = 0.0,
 ) -> Tensor:
     """Resize, normalise, pad and stack images; see ``prepare_images_kernel.h``.
 
@@ -603,7 +604,7 @@ def prepare_images(
     _launch(
         "prepare_images",
         PrepareImagesArguments(
-            sources, len(images), *size, tables.data_ptr(), reverse_channels, output.data_ptr()
+            sources, len(images), *size, tables.data_ptr(), reverse_channels, pad_value, output.data_ptr()
         ),
     )
     return output

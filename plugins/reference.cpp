@@ -214,7 +214,8 @@ py::array_t<uint8_t> paste_masks_binding(const py::array& masks, const py::array
 
 py::array_t<float> prepare_images_binding(const std::vector<py::array>& images,
                                           const std::vector<std::pair<int64_t, int64_t>>& sizes, int64_t height,
-                                          int64_t width, const py::array& tables, bool reverse_channels) {
+                                          int64_t width, const py::array& tables, bool reverse_channels,
+                                          float pad_value) {
   const auto is_size = [](int64_t size, int64_t at_most) { return size >= 1 && size <= at_most; };
   check(is_size(height, kMaxImageSize) && is_size(width, kMaxImageSize),
         "height, width: expected 1 to " + std::to_string(kMaxImageSize) + ", found " + std::to_string(height) + ", " +
@@ -240,6 +241,7 @@ py::array_t<float> prepare_images_binding(const std::vector<py::array>& images,
   auto* output_data = output.mutable_data();
   {
     const py::gil_scoped_release release;
+    std::fill_n(output_data, output.size(), pad_value);
     prepare_images(in, output_data);
   }
   return output;
@@ -522,8 +524,8 @@ another shape, dtype or range.
 
 Source: mmdet's _do_paste_mask with skip_empty=True.)");
   module.def("prepare_images", &maskrcnn::prepare_images_binding, arg("images"), arg("sizes"), arg("height"),
-             arg("width"), arg("tables"), arg("reverse_channels"),
-             R"(Return images resized, normalised, padded and stacked: (B, 3, height, width) float32, 0 in the padding.
+             arg("width"), arg("tables"), arg("reverse_channels"), arg("pad_value") = 0.f,
+             R"(Return images resized, normalised, padded with pad_value and stacked: (B, 3, height, width) float32.
 
 images: list of (H_i, W_i, 3) uint8, BGR. sizes: list of (height, width) in px, what each is resized to, within the
 output's. tables: (3, 256) float32, the normalised value of each value of a pixel, per output channel. reverse_channels:

@@ -209,7 +209,7 @@ def load_batch(paths: Sequence[Path], metadata: ModelMetadata) -> Batch:
     """
     images = []
     for path in paths:
-        image = read_image(path)
+        image = read_image(path, metadata.load)
         try:
             network_size(image.shape[0], image.shape[1], metadata)
         except ValueError as error:

@@ -74,8 +74,8 @@ class Detector:
         """Detect objects.
 
         Args:
-            images: (H, W, 3) uint8 BGR arrays of any sizes and number. ``runtime.images.read_image`` reads
-                files.
+            images: (H, W, 3) uint8 BGR arrays of any sizes and number; (H, W) of a model that reads grey images.
+                ``runtime.images.read_image(path, detector.metadata.load)`` reads files as the model was trained.
             timings: if given, each stage's milliseconds are added, summed over the batches: on the GPU ``copy_in``,
                 ``prepare``, ``engine``, ``encode``, ``copy_out``; on the CPU ``prepare``, ``engine``, ``results``.
 
@@ -91,7 +91,7 @@ class Detector:
                 "pass [image]"
             )
         for index, image in enumerate(images):
-            check_image(image, f"images[{index}]")
+            check_image(image, f"images[{index}]", self.metadata)
         staged = self._staged(images)
         size = self._batch_of(max(1, len(images)))
         batches = ((None, batch) for batch in iter(lambda: list(islice(staged, size)), []))
@@ -128,6 +128,7 @@ class Detector:
         return detect_files(
             self._runner,
             paths,
+            load=self.metadata.load,
             batch_size=self._batch_of(self.batch_size or 1),
             min_score=min_score,
             threads=threads,

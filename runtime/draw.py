@@ -59,7 +59,7 @@ def draw_detections(image: np.ndarray, detections: Detections) -> np.ndarray:
     better one's label, if there is such a place.
 
     Args:
-        image: (H, W, 3) uint8 BGR; not changed.
+        image: (H, W, 3) uint8 BGR, or as ``read_image`` reads others, grey or with alpha; not changed.
         detections: of this image.
 
     Returns:
@@ -73,6 +73,7 @@ def draw_detections(image: np.ndarray, detections: Detections) -> np.ndarray:
             f"image: expected the detections' {detections.image_size} (height, width), found {image.shape[:2]}; "
             "draw on the image that was detected in, at its own size"
         )
+    image = _in_color(image)
     factor = max(1, -(-_MIN_DRAWN_EDGE_PX // max(image.shape[:2])))
     canvas = np.repeat(np.repeat(image, factor, 0), factor, 1) if factor > 1 else image.copy()
     worst_first = detections.select(np.argsort(detections.scores, kind="stable"))
@@ -85,6 +86,12 @@ def draw_detections(image: np.ndarray, detections: Detections) -> np.ndarray:
     for label in reversed(_placed_labels(worst_first, factor, canvas.shape, pen)):
         _draw_label(canvas, label, pen)
     return canvas
+
+
+def _in_color(image: np.ndarray) -> np.ndarray:
+    if image.ndim == 2 or image.shape[2] == 1:
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
+    return image[..., :3]
 
 
 def _pen_for(height: int, width: int) -> _Pen:

@@ -1,22 +1,35 @@
 """Image files: finding and reading them."""
 
 import glob
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Union
+from typing import Any, Optional, Union
 
 import cv2
 import numpy as np
 
+from runtime.transforms import Load, pillow_image
+
+IN_COLOR = Load()
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
-def read_image(path: Union[str, Path]) -> np.ndarray:
-    """Return the image as (H, W, 3) uint8 BGR, turned as its EXIF orientation says, as mmcv reads it.
+def read_image(path: Union[str, Path], load: Load = IN_COLOR) -> np.ndarray:
+    """Return the image as mmcv's ``LoadImageFromFile`` reads it.
+
+    Args:
+        path: of the file.
+        load: how it is decoded; by default turned as its EXIF orientation says.
+
+    Returns:
+        uint8: (H, W, 3) BGR for the color types of that name, (H, W) for the grey ones, and what is in the file for
+        ``unchanged``. ``load.to_float32`` is left to ``runtime.preprocess``.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is empty, damaged, or not an image.
+        ValueError: it is empty, damaged, not an image, or its pixels are not 8 bits.
+        RuntimeError: it is to be decoded with Pillow, which is not installed.
     """
     # Not cv2.imread: it does not tell a missing file from a damaged one, nor read non-ASCII paths on Windows.
     data = Path(path).read_bytes()
@@ -24,14 +37,60 @@ def read_image(path: Union[str, Path]) -> np.ndarray:
         raise ValueError(
             f"{path}: expected a whole JPEG, found {len(data)} bytes without an end; copy it again"
         )
+    image = _DECODERS[load.decoder](data, load.color_type, path) if data else None
+    if image is None:
+        raise ValueError(
+            f"{path}: expected an image, found {len(data)} bytes that {load.decoder} cannot decode"
+        )
+    if image.dtype != np.uint8:
+        raise ValueError(f"{path}: expected 8 bits per channel, found {image.dtype} pixels; convert the file")
+    return image
+
+
+def _with_opencv(data: bytes, color_type: str, path: Union[str, Path]) -> Optional[np.ndarray]:
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+        return cv2.imdecode(np.frombuffer(data, np.uint8), _IMREAD_FLAGS[color_type])
     except cv2.error as error:
         # More pixels than OPENCV_IO_MAX_IMAGE_PIXELS, for example.
         raise ValueError(f"{path}: expected an image, OpenCV cannot decode it: {error.err}") from error
-    if image is None:
-        raise ValueError(f"{path}: expected an image, found {len(data)} bytes that OpenCV cannot decode")
-    return image
+
+
+def _with_pillow(data: bytes, color_type: str, path: Union[str, Path]) -> np.ndarray:
+    pillow = pillow_image()
+    from PIL import ImageOps
+
+    try:
+        with pillow.open(io.BytesIO(data)) as image:
+            if color_type in ("color", "grayscale"):
+                image = ImageOps.exif_transpose(image)
+            if color_type == "unchanged":
+                array = np.array(image)
+                return array[..., _BGR_AND_MORE[: array.shape[2]]] if array.ndim == 3 else array
+            image = _on_canvas(image, pillow) if image.mode == "LA" else image.convert("RGB")
+            return (
+                np.array(image.convert("L")) if color_type.startswith("gray") else np.array(image)[..., ::-1]
+            )
+    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
+        raise ValueError(f"{path}: expected an image, Pillow cannot decode it: {error}") from error
+
+
+def _on_canvas(image: Any, pillow: Any) -> Any:
+    """Return a grey image with transparency as RGB; mmcv lays it on this colour."""
+    opaque = image.convert("RGBA")
+    canvas = pillow.new("RGB", opaque.size, (124, 117, 104))
+    canvas.paste(opaque, mask=opaque.getchannel("A"))
+    return canvas
+
+
+_DECODERS = {"cv2": _with_opencv, "pillow": _with_pillow}
+_IMREAD_FLAGS = {
+    "color": cv2.IMREAD_COLOR,
+    "grayscale": cv2.IMREAD_GRAYSCALE,
+    "unchanged": cv2.IMREAD_UNCHANGED,
+    "color_ignore_orientation": cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION,
+    "grayscale_ignore_orientation": cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION,
+}
+_BGR_AND_MORE = [2, 1, 0, 3]
 
 
 def _is_cut_jpeg(data: bytes) -> bool:

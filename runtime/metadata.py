@@ -5,38 +5,31 @@ carries the same object.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields
-from typing import Optional
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Optional
+
+from runtime.transforms import (
+    Fit,
+    Load,
+    Resize,
+    Step,
+    check_normalisation,
+    is_resize,
+    load_from_dict,
+    load_to_dict,
+    step_from_dict,
+    step_to_dict,
+)
 
 KEY = "maskrcnn"
-FORMAT = 1
+# 1: an image is read in colour by OpenCV and resized, nothing else; ``resize`` stands for the steps.
+FORMAT = 2
+FORMATS = (1, 2)
 
-RESIZE_RULES = ("fit", "keep_ratio", "stretch")
 MASK_MODES = ("crop", "full", "none")
-
-
-@dataclass(frozen=True)
-class ResizeRule:
-    """How an image gets from its own size to the network's.
-
-    Attributes:
-        rule: ``keep_ratio``: mmdet's ``Resize(scale, keep_ratio=True)``, so that neither the long edge
-            exceeds ``max(size)`` nor the short edge ``min(size)``. ``fit``: the largest size of the same
-            aspect ratio inside ``size`` = (height, width), orientation included. ``stretch``: exactly
-            ``size``.
-        size: two positive ints in px; (height, width) for ``fit`` and ``stretch``, in any order for
-            ``keep_ratio``.
-    """
-
-    rule: str
-    size: tuple[int, int]
-
-    def __post_init__(self) -> None:
-        if self.rule not in RESIZE_RULES:
-            raise ValueError(f"resize rule: expected one of {', '.join(RESIZE_RULES)}, found {self.rule!r}")
-        object.__setattr__(self, "size", tuple(int(v) for v in self.size))
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"resize size: expected two positive ints, found {self.size}")
+MAX_CHANNELS = 4
 
 
 @dataclass(frozen=True)
@@ -45,9 +38,11 @@ class ModelMetadata:
 
     Attributes:
         classes: class names; a label is an index into them.
-        mean, std: per channel in ``color_order``, in units of 0-255 pixel values: ``(pixel - mean) / std``.
-        color_order: ``rgb`` or ``bgr``, the channel order the network expects.
-        resize: how images are resized before padding.
+        load: how an image file is decoded.
+        steps: what happens to its pixels before they are normalised.
+        mean, std: per channel of the network's input, in ``color_order``: ``(pixel - mean) / std``.
+        color_order: ``rgb`` exchanges the first and the third channel of what the steps leave; ``bgr`` does not.
+        pad_value: of the network's input outside an image.
         size: fixed (height, width) of the network's input in px, or None where both are dynamic.
         size_divisor: the padded height and width are multiples of this (dynamic size only).
         masks: ``crop``, ``full`` or ``none`` (a detector without a mask head).
@@ -60,16 +55,18 @@ class ModelMetadata:
     """
 
     classes: tuple[str, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     color_order: str
-    resize: ResizeRule
+    steps: tuple[Step, ...]
     size: Optional[tuple[int, int]]
     size_divisor: int
     masks: str
     mask_threshold: float
     score_threshold: float
     max_per_img: int
+    load: Load = Load()
+    pad_value: float = 0.0
     config: str = ""
     checkpoint_sha256: Optional[str] = None
     versions: dict = field(default_factory=dict)
@@ -79,47 +76,140 @@ class ModelMetadata:
             raise ValueError(f"color_order: expected rgb or bgr, found {self.color_order!r}")
         if self.masks not in MASK_MODES:
             raise ValueError(f"masks: expected one of {', '.join(MASK_MODES)}, found {self.masks!r}")
-        for name in ("classes", "mean", "std", "size"):
+        for name in ("classes", "mean", "std", "size", "steps"):
             value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else tuple(value))
-        for name, length in (("mean", 3), ("std", 3), ("size", 2)):
-            value = getattr(self, name)
-            if value is not None and len(value) != length:
-                raise ValueError(f"{name}: expected {length} numbers, found {value}")
-        if self.size_divisor < 1:
+            object.__setattr__(self, name, None if value is None else _tuple(name, value))
+        self._check_classes()
+        self._check_channels()
+        self._check_size()
+        self._check_thresholds()
+
+    @property
+    def resize(self) -> Optional[Step]:
+        """The step that resizes, the last where there are several; None where none does."""
+        return next((step for step in reversed(self.steps) if is_resize(step)), None)
+
+    @property
+    def channels(self) -> int:
+        """How many channels the network's input has."""
+        return len(self.mean)
+
+    def _check_classes(self) -> None:
+        if not self.classes or not all(isinstance(name, str) for name in self.classes):
+            raise ValueError(f"classes: expected one name or more, found {self.classes!r}")
+
+    def _check_channels(self) -> None:
+        if not 1 <= len(self.mean) <= MAX_CHANNELS or len(self.mean) != len(self.std):
+            raise ValueError(
+                f"mean, std: expected as many numbers of each, 1 to {MAX_CHANNELS}, found {self.mean} and {self.std}"
+            )
+        if not all(_is_number(value) for value in (*self.mean, *self.std)):
+            raise ValueError(f"mean, std: expected finite numbers, found {self.mean} and {self.std}")
+        check_normalisation(self.mean, self.std)
+        if self.color_order == "rgb" and self.channels != 3:
+            raise ValueError(f"color_order: expected bgr of {self.channels} channels, found rgb")
+        if not _is_number(self.pad_value):
+            raise ValueError(f"pad_value: expected a finite number, found {self.pad_value!r}")
+
+    def _check_size(self) -> None:
+        size = self.size
+        if size is not None and (len(size) != 2 or not all(_is_whole(v) and v >= 1 for v in size)):
+            raise ValueError(f"size: expected 2 numbers of 1 or more, found {size}")
+        if not _is_whole(self.size_divisor) or self.size_divisor < 1:
             raise ValueError(f"size_divisor: expected at least 1, found {self.size_divisor}")
+        if not all(isinstance(step, Step) for step in self.steps):
+            raise ValueError(f"steps: expected steps of runtime.transforms, found {self.steps!r}")
+        if not isinstance(self.load, Load):
+            raise ValueError(f"load: expected runtime.transforms.Load, found {self.load!r}")
+
+    def _check_thresholds(self) -> None:
+        if not _is_number(self.mask_threshold) or not 0 <= self.mask_threshold <= 1:
+            raise ValueError(f"mask_threshold: expected 0 to 1, found {self.mask_threshold!r}")
+        if not _is_number(self.score_threshold):
+            raise ValueError(f"score_threshold: expected a finite number, found {self.score_threshold!r}")
+        if not _is_whole(self.max_per_img) or self.max_per_img < 1:
+            raise ValueError(f"max_per_img: expected at least 1, found {self.max_per_img!r}")
 
     def to_json(self) -> str:
         """Return the JSON that ``from_json`` reads, with the format's number in it."""
-        return json.dumps({"format": FORMAT, **asdict(self)})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["load"] = load_to_dict(self.load)
+        values["steps"] = [step_to_dict(step) for step in self.steps]
+        return json.dumps({"format": FORMAT, **values})
 
     @classmethod
     def from_json(cls, text: str) -> "ModelMetadata":
-        """Parse what ``to_json`` wrote.
+        """Parse what ``to_json`` wrote, of this format or an older one.
 
         Raises:
-            ValueError: not JSON, another format number, or a missing or malformed field; the message names
+            ValueError: not JSON, an unknown format number, or a missing or malformed field; the message names
                 it.
         """
         try:
             data = json.loads(text)
         except ValueError as error:
             raise ValueError(f"model metadata: expected JSON under {KEY!r}, found {text[:80]!r}") from error
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
+        if not isinstance(data, dict) or data.get("format") not in FORMATS:
             found = data.get("format") if isinstance(data, dict) else type(data).__name__
             raise ValueError(
-                f"model metadata: expected format {FORMAT}, found {found}; "
+                f"model metadata: expected format {' or '.join(map(str, FORMATS))}, found {found}; "
                 "export the model again with this version of `python -m export.maskrcnn`"
             )
+        if data["format"] == 1:
+            data = _from_format_1(data)
         known = {f.name for f in fields(cls)}
-        optional = {"config", "checkpoint_sha256", "versions"}
+        optional = {"config", "checkpoint_sha256", "versions", "load", "pad_value"}
         missing = sorted(known - optional - set(data))
         if missing:
             raise ValueError(f"model metadata: missing {', '.join(missing)}; export the model again")
         values = {k: v for k, v in data.items() if k in known}
         try:
-            values["resize"] = ResizeRule(**values["resize"])
-            return cls(**values)
-        except TypeError as error:
+            return cls(**{**values, **_transforms(values)})
+        except (TypeError, ValueError) as error:
             # A field of another JSON type, e.g. a number for the list of classes.
             raise ValueError(f"model metadata: malformed field ({error}); export the model again") from error
+
+
+def _transforms(values: Mapping[str, Any]) -> dict[str, Any]:
+    steps = values["steps"]
+    if not isinstance(steps, list):
+        raise ValueError(f"steps: expected a list, found {type(steps).__name__}")
+    found: dict[str, Any] = {"steps": [step_from_dict(s, f"steps[{i}]") for i, s in enumerate(steps)]}
+    if "load" in values:
+        found["load"] = load_from_dict(values["load"])
+    return found
+
+
+def _from_format_1(data: Mapping[str, Any]) -> dict[str, Any]:
+    if "resize" not in data:
+        raise ValueError("model metadata: missing resize; export the model again")
+    try:
+        step = _step_of_rule(**data["resize"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"model metadata: malformed field (resize: {error}); export the model again"
+        ) from error
+    return {**data, "steps": [step_to_dict(step)]}
+
+
+def _step_of_rule(rule: str, size: Sequence[int]) -> Step:
+    """Return the step of a resize rule of format 1, whose size is (height, width)."""
+    if rule == "fit":
+        return Fit(tuple(size))
+    if rule in ("keep_ratio", "stretch"):
+        return Resize(scale=tuple(size)[::-1], keep_ratio=rule == "keep_ratio")
+    raise ValueError(f"rule: expected fit, keep_ratio or stretch, found {rule!r}")
+
+
+def _tuple(name: str, value: Any) -> tuple:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValueError(f"{name}: expected a list, found {type(value).__name__}")
+    return tuple(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -13,8 +13,9 @@ from typing import Any, Callable, Optional, TypeVar, Union
 import numpy as np
 
 from runtime.detections import Detections
-from runtime.images import read_image
+from runtime.images import IN_COLOR, read_image
 from runtime.runner import Pending, Runner, Timings
+from runtime.transforms import Load
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -65,6 +66,7 @@ def detect_files(
     runner: Runner,
     paths: Iterable[Union[str, Path]],
     *,
+    load: Load = IN_COLOR,
     batch_size: int,
     min_score: float = 0.0,
     threads: Optional[int] = None,
@@ -78,6 +80,7 @@ def detect_files(
     Args:
         runner: the model.
         paths: of the files; those that cannot be read, or do not fit into the model, are reported as results.
+        load: how files are decoded.
         batch_size: images that run at once; the last batch may be smaller.
         min_score: detections below it are left out.
         threads: that read and decode; None: as many as there are cores.
@@ -90,7 +93,7 @@ def detect_files(
     threads = threads or num_cores()
     # As many as the threads are at, and a batch that waits while another is collected.
     files = in_threads(
-        lambda item: _read(runner, *item, keep_images),
+        lambda item: _read(runner, *item, load, keep_images),
         ((index, Path(path)) for index, path in enumerate(paths)),
         threads,
         threads + 2 * batch_size,
@@ -107,11 +110,11 @@ def detect_files(
         files.close()
 
 
-def _read(runner: Runner, index: int, path: Path, keep_image: bool) -> _ReadFile:
+def _read(runner: Runner, index: int, path: Path, load: Load, keep_image: bool) -> _ReadFile:
     start = time.perf_counter()
     staged, image, problem = None, None, ""
     try:
-        image = read_image(path)
+        image = read_image(path, load)
         staged = runner.stage(image)
     except (OSError, ValueError) as error:
         problem = str(error) if str(path) in str(error) else f"{path}: {error}"

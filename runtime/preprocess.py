@@ -1,16 +1,27 @@
 """Images as they come from a file -> the network's input, bit for bit as mmdet's test pipeline makes it.
 
-Pure functions of arrays. The steps are mmdet's ``Resize`` (through ``mmcv.imrescale`` / ``mmcv.imresize``)
-and its ``DetDataPreprocessor`` (colour order, normalisation, zero padding at the bottom and right).
+Pure functions of arrays. The steps are those of ``runtime.transforms``, then what mmdet's ``DetDataPreprocessor`` does:
+colour order, normalisation, padding at the bottom and right.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Optional, Union
 
 import cv2
 import numpy as np
 
-from runtime.metadata import ModelMetadata, ResizeRule
+from runtime.metadata import ModelMetadata
+from runtime.transforms import (
+    Normalize,
+    Pad,
+    Size,
+    Step,
+    applied,
+    final_scale_factor,
+    final_size,
+    is_resize,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +30,7 @@ class BatchGeometry:
 
     Attributes:
         image_sizes: (B, 2) float32, each image's (height, width) inside its padding, px.
-        scale_factors: (B, 2) float64, (new_width / width, new_height / height): mmdet's ``scale_factor``.
+        scale_factors: (B, 2) float64, (x, y): mmdet's ``scale_factor``.
         original_sizes: each image's own (height, width), px.
     """
 
@@ -36,66 +47,51 @@ class Batch(BatchGeometry):
     """A batch as the network takes it.
 
     Attributes:
-        images: (B, 3, H, W) float32, normalised, in the model's colour order, zero outside each image.
+        images: (B, C, H, W) float32, normalised, in the model's colour order, its pad value outside each image.
     """
 
     images: np.ndarray
 
 
-def resized_size(height: int, width: int, rule: ResizeRule) -> tuple[int, int]:
-    """Return the (height, width) in px that an image has after resizing, padding not included.
-
-    Edges are rounded as ``mmcv.imrescale`` rounds them, ``int(edge * scale + 0.5)``. An edge that this takes
-    to zero (aspect ratios above 1000) stays at 1 px, where mmcv fails.
-    """
-    if rule.rule == "stretch":
-        return rule.size
-    if rule.rule == "keep_ratio":
-        scale = min(max(rule.size) / max(height, width), min(rule.size) / min(height, width))
-        return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
-    box_height, box_width = rule.size
-    scale = min(box_height / height, box_width / width)
-    # The rounding may not step over the box, which is the network's size.
-    return (
-        min(box_height, max(1, int(height * scale + 0.5))),
-        min(box_width, max(1, int(width * scale + 0.5))),
-    )
-
-
-def network_size(height: int, width: int, metadata: ModelMetadata) -> tuple[int, int]:
-    """Return ``resized_size`` for a model, having checked that the model can take it.
+def network_size(height: int, width: int, metadata: ModelMetadata) -> Size:
+    """Return the (height, width) in px that an image has in the network's input, padding not included.
 
     Raises:
-        ValueError: the model's size is fixed and the resized image does not fit into it.
+        ValueError: the model's size is fixed and the image does not fit into it.
     """
-    resized = resized_size(height, width, metadata.resize)
-    if metadata.size is not None and (resized[0] > metadata.size[0] or resized[1] > metadata.size[1]):
+    found = final_size(height, width, metadata.steps)
+    if metadata.size is not None and (found[0] > metadata.size[0] or found[1] > metadata.size[1]):
         raise ValueError(
             f"image of {height}x{width} px (height x width): expected to fit into the model's fixed "
-            f"{metadata.size[0]}x{metadata.size[1]} after resizing, found {resized[0]}x{resized[1]} "
-            f"by the rule {metadata.resize.rule} {metadata.resize.size}; export the model with "
-            "`python -m export.maskrcnn --dynamic-size`, or with a --size that holds both orientations"
+            f"{metadata.size[0]}x{metadata.size[1]} after its test pipeline, found {found[0]}x{found[1]}; export the "
+            "model without --size, or with one that holds it"
         )
-    return resized
+    return found
 
 
-def check_image(image: np.ndarray, name: str = "image") -> None:
-    """Refuse what is not a (H, W, 3) uint8 BGR array with at least one pixel.
+def check_image(image: np.ndarray, name: str = "image", metadata: Optional[ModelMetadata] = None) -> None:
+    """Refuse what is not an uint8 array of pixels that the model takes: (H, W, 3) BGR, of grey models (H, W).
 
     Raises:
         ValueError: another type, dtype, rank, channel count, or no pixels; the message says how to convert.
     """
-    expected = f"{name}: expected a (H, W, 3) uint8 BGR array"
+    grey = metadata is not None and metadata.load.is_grey
+    expected = f"{name}: expected a {'(H, W) uint8 grey' if grey else '(H, W, 3) uint8 BGR'} array"
     if not isinstance(image, np.ndarray):
         raise ValueError(
             f"{expected}, found {type(image).__name__}; read files with runtime.images.read_image(path)"
         )
     found = f"{expected}, found shape {image.shape} {image.dtype}"
-    if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
+    if metadata is not None and metadata.load.color_type == "unchanged":
+        _check_unchanged(image, found, metadata)
+    elif grey:
+        if image.ndim != 2 and (image.ndim != 3 or image.shape[2] != 1):
+            raise ValueError(f"{found}; convert it with cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)")
+    elif image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
         raise ValueError(f"{found}; convert grey images with cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)")
-    if image.ndim == 3 and image.shape[2] == 4:
+    elif image.ndim == 3 and image.shape[2] == 4:
         raise ValueError(f"{found}; drop the alpha channel with image[:, :, :3]")
-    if image.ndim != 3 or image.shape[2] != 3:
+    elif image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"{found}; pass a list of images, one array each, channels last")
     if image.dtype != np.uint8:
         raise ValueError(f"{found}; pass pixel values of 0 to 255 as uint8, normalisation is done here")
@@ -103,11 +99,22 @@ def check_image(image: np.ndarray, name: str = "image") -> None:
         raise ValueError(f"{found}; it has no pixels")
 
 
+def _check_unchanged(image: np.ndarray, found: str, metadata: ModelMetadata) -> None:
+    """An image as it lies in its file must have the network's channels; the exchange of two drops a fourth."""
+    channels = 1 if image.ndim == 2 else image.shape[2] if image.ndim == 3 else 0
+    allowed = (3, 4) if metadata.color_order == "rgb" else (metadata.channels,)
+    if channels not in allowed:
+        raise ValueError(
+            f"{found}; the model reads files unchanged and takes {' or '.join(map(str, allowed))} channels: "
+            "convert the file"
+        )
+
+
 def prepare(images: Sequence[np.ndarray], metadata: ModelMetadata) -> Batch:
-    """Resize, normalise, pad and stack images.
+    """Take images through the model's steps, normalise, pad and stack them.
 
     Args:
-        images: (H, W, 3) uint8 BGR arrays, sizes may differ.
+        images: uint8 arrays as ``check_image`` takes them, sizes may differ.
         metadata: the model's facts.
 
     Returns:
@@ -118,22 +125,38 @@ def prepare(images: Sequence[np.ndarray], metadata: ModelMetadata) -> Batch:
         ValueError: an image is not such an array, or does not fit into the model's fixed size.
     """
     for index, image in enumerate(images):
-        check_image(image, f"images[{index}]")
+        check_image(image, f"images[{index}]", metadata)
     originals = [(int(image.shape[0]), int(image.shape[1])) for image in images]
     sizes = [network_size(height, width, metadata) for height, width in originals]
-    # np.zeros is the padding: mmdet pads after normalisation.
-    stacked = np.zeros((len(images), 3, *padded_size(sizes, metadata)), np.float32)
+    # mmdet pads after normalisation.
+    shape = (len(images), metadata.channels, *padded_size(sizes, metadata))
+    stacked = (
+        np.full(shape, metadata.pad_value, np.float32) if metadata.pad_value else np.zeros(shape, np.float32)
+    )
     tables = normalisation_tables(metadata)
     for image, (height, width), out in zip(images, sizes, stacked):
-        _write_normalised(
-            _resized(image, height, width), tables, out[:, :height, :width], metadata.color_order
-        )
-    return Batch(images=stacked, **vars(batch_geometry(originals, sizes)))
+        pixels = applied(loaded(image, metadata), metadata.steps)
+        if pixels.ndim == 2:
+            pixels = pixels[..., None]
+        target = out[:, :height, :width]
+        if pixels.dtype == np.uint8:
+            _write_tables(pixels, tables, target, metadata.color_order)
+        else:
+            _write_normalised(pixels, metadata, target)
+    return Batch(images=stacked, **vars(batch_geometry(originals, metadata)))
 
 
-def batch_geometry(originals: Sequence[tuple[int, int]], sizes: Sequence[tuple[int, int]]) -> BatchGeometry:
-    """Return the geometry of images of the (height, width) ``originals`` that are resized to ``sizes``, px."""
-    scale_factors = [(w / ow, h / oh) for (h, w), (oh, ow) in zip(sizes, originals)]
+def loaded(image: np.ndarray, metadata: ModelMetadata) -> np.ndarray:
+    """Return a decoded image as the first step gets it."""
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[..., 0]
+    return image.astype(np.float32) if metadata.load.to_float32 else image
+
+
+def batch_geometry(originals: Sequence[Size], metadata: ModelMetadata) -> BatchGeometry:
+    """Return the geometry of images of these (height, width), px, in the model's input."""
+    sizes = [final_size(*size, metadata.steps) for size in originals]
+    scale_factors = [final_scale_factor(*size, metadata.steps) for size in originals]
     return BatchGeometry(
         image_sizes=np.array(sizes, np.float32).reshape(-1, 2),
         scale_factors=np.array(scale_factors, np.float64).reshape(-1, 2),
@@ -141,7 +164,7 @@ def batch_geometry(originals: Sequence[tuple[int, int]], sizes: Sequence[tuple[i
     )
 
 
-def padded_size(sizes: Sequence[tuple[int, int]], metadata: ModelMetadata) -> tuple[int, int]:
+def padded_size(sizes: Sequence[Size], metadata: ModelMetadata) -> Size:
     """Return the (height, width) in px of a batch of images of these sizes: see ``prepare``."""
     if metadata.size is not None:
         return metadata.size
@@ -150,14 +173,36 @@ def padded_size(sizes: Sequence[tuple[int, int]], metadata: ModelMetadata) -> tu
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 
-def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    if image.shape[:2] == (height, width):
-        return image
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+def typical_sizes(metadata: ModelMetadata) -> Optional[tuple[tuple[Size, Size], Size]]:
+    """Return what sizes the network's input has, padding included, (height, width) in px.
+
+    Returns:
+        (the least and the largest height and width of images of any shape, the size of a wide photograph); None where
+        the steps do not bound them. Found by asking the steps, over aspect ratios from 1:100 to 100:1.
+    """
+    sizes = {padded_size([final_size(*size, metadata.steps)], metadata) for size in _ANY_SHAPE}
+    largest = [
+        padded_size([final_size(e, e, metadata.steps)], metadata) for e in (_LARGE_EDGE, 2 * _LARGE_EDGE)
+    ]
+    if largest[0] != largest[1]:
+        return None
+    low, high = (tuple(pick(s[axis] for s in sizes) for axis in (0, 1)) for pick in (min, max))
+    typical = padded_size([final_size(1200, 2000, metadata.steps)], metadata)
+    # A short edge alone is asked for: the long one has no end.
+    return None if max(high) > 10 * max(typical) else ((low, high), typical)
+
+
+_LARGE_EDGE = 20000
+_ANY_SHAPE = [
+    size
+    for edge in (100, 640, 1000, 4000, _LARGE_EDGE)
+    for ratio in (1, 1.2, 4 / 3, 1.5, 5 / 3, 16 / 9, 2, 3, 10, 100)
+    for size in ((edge, max(1, round(edge / ratio))), (max(1, round(edge / ratio)), edge))
+]
 
 
 def normalisation_tables(metadata: ModelMetadata) -> np.ndarray:
-    """Return (3, 256) float32: the normalised value of every pixel value, per channel in ``color_order``.
+    """Return (C, 256) float32: the normalised value of every uint8 value, per channel of the network's input.
 
     float32 throughout, first minus then divided, as torch computes it: a table of those 256 results is the
     same to the last bit and several times faster than the arithmetic on every pixel.
@@ -167,11 +212,106 @@ def normalisation_tables(metadata: ModelMetadata) -> np.ndarray:
     return (np.arange(256, dtype=np.float32) - mean) / std
 
 
-def _write_normalised(image: np.ndarray, tables: np.ndarray, out: np.ndarray, color_order: str) -> None:
+def _write_tables(image: np.ndarray, tables: np.ndarray, out: np.ndarray, color_order: str) -> None:
     planes = cv2.split(image)
-    for table, plane, target in zip(tables, planes[::-1] if color_order == "rgb" else planes, out):
+    for table, plane, target in zip(tables, planes[2::-1] if color_order == "rgb" else planes, out):
         written = cv2.LUT(plane, table, dst=target)
         # OpenCV writes into the view it is given as long as type and size fit; were it ever to allocate
         # instead, the image would silently stay zero.
         if not np.shares_memory(written, target):
             target[...] = written
+
+
+def _write_normalised(image: np.ndarray, metadata: ModelMetadata, out: np.ndarray) -> None:
+    """The same of float32 pixels."""
+    planes = image.transpose(2, 0, 1)
+    if metadata.color_order == "rgb":
+        planes = planes[2::-1]
+    mean = np.array(metadata.mean, np.float32)[:, None, None]
+    std = np.array(metadata.std, np.float32)[:, None, None]
+    np.divide(planes - mean, std, out=out)
+
+
+@dataclass(frozen=True, eq=False)
+class DevicePlan:
+    """Which part of ``prepare`` the plugin library's ``prepare_images`` does.
+
+    Attributes:
+        host_steps: steps that the host does first, on uint8 pixels.
+        resize: the step that the kernel does, bilinear as OpenCV's; None where the host did it.
+        steps: those after it, of which the kernel's tables and padding are the result.
+        tables: (3, 256) float32, per channel of the network's input, the value of each value of a pixel.
+        reverse_channels: the input's first channel is the image's third.
+    """
+
+    host_steps: tuple[Step, ...]
+    resize: Optional[Step]
+    steps: tuple[Step, ...]
+    tables: np.ndarray
+    reverse_channels: bool
+
+    def content_size(self, height: int, width: int) -> Size:
+        """Return the (height, width) in px of the pixels of an image of that size, ``Pad`` not included."""
+        height, width = final_size(height, width, self.host_steps)
+        return (height, width) if self.resize is None else self.resize.size(height, width)
+
+
+def device_plan(metadata: ModelMetadata) -> Union[DevicePlan, str]:
+    """Return how images are prepared on the device, or in words why they are not."""
+    if metadata.channels != 3 or metadata.load.color_type == "unchanged" or metadata.load.is_grey:
+        return f"the network's input has {metadata.channels} channels, read as {metadata.load.color_type}"
+    if metadata.load.to_float32:
+        return "the test pipeline's images are float32 before they are resized (to_float32)"
+    steps = list(metadata.steps)
+    resize = steps.pop(0) if steps and _is_kernels_resize(steps[0]) else None
+    host: list[Step] = []
+    while steps and not _is_pointwise(steps, metadata):
+        host.append(steps.pop(0))
+    if any(isinstance(step, Normalize) for step in host):
+        return "the test pipeline changes sizes after Normalize"
+    if host and resize is not None:
+        host, resize = [resize, *host], None
+    reverse = (
+        sum(isinstance(s, Normalize) and s.to_rgb for s in steps) + (metadata.color_order == "rgb")
+    ) % 2 == 1
+    return DevicePlan(tuple(host), resize, tuple(steps), _composed_tables(steps, metadata), reverse)
+
+
+def _is_kernels_resize(step: Step) -> bool:
+    return is_resize(step) and step.backend == "cv2" and step.interpolation == "bilinear"
+
+
+def _is_pointwise(steps: Sequence[Step], metadata: ModelMetadata) -> bool:
+    """Whether every step is a Normalize, or a Pad whose pixels become the pad value of the network's input."""
+    for index, step in enumerate(steps):
+        if isinstance(step, Pad):
+            if step.mode != "constant" or not _becomes_pad_value(step, index, steps, metadata):
+                return False
+        elif not isinstance(step, Normalize):
+            return False
+    return True
+
+
+def _becomes_pad_value(step: Pad, index: int, steps: Sequence[Step], metadata: ModelMetadata) -> bool:
+    is_float = any(isinstance(s, Normalize) for s in steps[:index])
+    pixel = Pad(shape=(2, 1), value=step.value).apply(
+        np.zeros((1, 1, 3), np.float32 if is_float else np.uint8)
+    )
+    values = _network_values(
+        pixel[:, 1:], [s for s in steps[index + 1 :] if isinstance(s, Normalize)], metadata
+    )
+    return bool((values == np.float32(metadata.pad_value)).all())
+
+
+def _composed_tables(steps: Sequence[Step], metadata: ModelMetadata) -> np.ndarray:
+    values = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    found = _network_values(values, [s for s in steps if isinstance(s, Normalize)], metadata)
+    return np.ascontiguousarray(found[:, 0])
+
+
+def _network_values(pixels: np.ndarray, steps: Sequence[Step], metadata: ModelMetadata) -> np.ndarray:
+    """Return (3, H, W) float32 of (H, W, 3) pixels after pointwise steps and the normalisation."""
+    pixels = applied(pixels, steps).astype(np.float32)
+    out = np.empty((3, *pixels.shape[:2]), np.float32)
+    _write_normalised(pixels, metadata, out)
+    return out

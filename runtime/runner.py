@@ -11,7 +11,7 @@ import numpy as np
 from runtime.detections import Detections
 from runtime.metadata import ModelMetadata
 from runtime.postprocess import detections_from_outputs
-from runtime.preprocess import Batch, network_size, prepare
+from runtime.preprocess import Batch, check_image, network_size, prepare
 
 Timings = Optional[dict[str, float]]
 
@@ -85,6 +85,7 @@ class HostRunner:
 
     def stage(self, image: np.ndarray) -> np.ndarray:
         """Return the image, having checked that it fits; see ``Runner.stage``."""
+        check_image(image, metadata=self._model.metadata)
         network_size(image.shape[0], image.shape[1], self._model.metadata)
         return image
 

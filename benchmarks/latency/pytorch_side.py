@@ -18,6 +18,7 @@ import torch
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.structures.mask import encode_mask_results
 
+from benchmarks.inference import data_samples
 from benchmarks.latency import host
 from benchmarks.latency.cases import Case, Options
 from benchmarks.latency.inputs import dataset_of, first_paths, large_image, split, whole_batches
@@ -26,7 +27,6 @@ from benchmarks.latency.outputs import compared_outputs, record_detections
 from export.metadata import metadata_from_model
 from export.model import load_model
 from export.reference import WholeMasks
-from export.verify import data_samples
 from patches.mmcv_ops import ensure_mmcv_ops
 from runtime.artifacts import load_batch
 from runtime.detections import Detections
@@ -91,9 +91,7 @@ class PyTorchSide:
         self._free_at_start = self._free_bytes()
         self._loaded = load_model(options.config, options.checkpoint, device=options.device)
         self._model = self._loaded.model
-        self._metadata = metadata_from_model(
-            self._loaded, size=options.size, dynamic_size=False, masks="crop"
-        )
+        self._metadata = metadata_from_model(self._loaded, size=options.size, masks="crop")
         self._compiled = _Compiled(self._model)
         self.circumstances = {
             "torch": torch.__version__,
@@ -230,7 +228,7 @@ class PyTorchSide:
 
     def _predict(self, images: torch.Tensor, batch: Batch, *, rescale: bool) -> list:
         with torch.no_grad():
-            return self._compiled.predict(images, data_samples(batch), rescale=rescale)
+            return self._compiled.predict(images, data_samples(batch, images.shape[2:]), rescale=rescale)
 
     @contextmanager
     def _mode(self, name: str) -> Iterator[None]:

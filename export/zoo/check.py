@@ -1,4 +1,4 @@
-"""One config: exported with random weights at a small size, and compared with PyTorch at batch 1 and 2."""
+"""One config: its own test pipeline, random weights, and mmdet on the same image files at batch 1 and 2."""
 
 import contextlib
 import io
@@ -10,25 +10,33 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import torch
+from mmengine.config import Config
+from PIL import Image
 from torch import nn
 
+from export.dataset import test_pipeline
 from export.graph import GraphOptions, num_nodes, onnx_from_model, simplified, with_metadata
-from export.metadata import metadata_from_model
+from export.metadata import metadata_from_model, trace_size
 from export.model import LoadedModel, ModelBuildError, load_model
+from export.pipeline import UnsupportedPipelineError
 from export.random_weights import structured_photos
-from export.verify import Case, reference_detections, verify
+from export.verify import Case, MmdetInference, pixel_difference, verify
 from export.zoo.models import one_line
 from patches.mmcv_ops import MissingOperatorError
 from patches.selection import UnsupportedModelError
 from runtime.difference import Difference, Tolerance, compare
-from runtime.metadata import ModelMetadata
-from runtime.preprocess import prepare
 
-SIZE = (256, 384)
-IMAGE_SIZES = ((300, 450), (400, 200), (256, 384))  # landscape; portrait and landscape in one batch
+SIZE = (256, 384)  # the edges of the config's scale are reduced to at most these
+IMAGE_SIZES = (
+    (300, 450),
+    (200, 400),
+    (256, 384),
+)  # landscape; portrait (once turned) and landscape in one batch
+EXIF_ORIENTATION, TURNED_RIGHT = 0x0112, 6
 # Fewer than configs ask for (1000 and 100): both cuts still cut, and the heads take most of the time.
 MAX_PROPOSALS = 300
 MAX_PER_IMG = 50
@@ -103,20 +111,33 @@ def check_config(name: str, path: Path, threads: int) -> Measured:
 
 
 def _export_and_compare(loaded: LoadedModel, path: Path, threads: int, measured: Measured) -> None:
-    metadata = metadata_from_model(loaded, size=SIZE, dynamic_size=False, masks="crop")
+    files = image_files(path.parent)
+    own = metadata_from_model(loaded, size=None)
+    words, _ = pixel_difference(MmdetInference(loaded, own), files, own)
+    if words:
+        measured.result, measured.reason = WRONG, f"pixels: {words}"
+        return
+    reduce_scale(loaded.config)
+    metadata = metadata_from_model(loaded, size=None)
+    mmdet = MmdetInference(loaded, metadata)
     measured.stage = "trace"
-    graph = onnx_from_model(loaded.model, GraphOptions(size=SIZE, masks=metadata.masks))
+    options = GraphOptions(
+        size=trace_size(metadata),
+        dynamic_size=metadata.size is None,
+        masks=metadata.masks,
+        channels=metadata.channels,
+    )
+    graph = onnx_from_model(loaded.model, options)
     measured.stage = "simplify"
     graph = simplified(graph)
     measured.figures["nodes"] = num_nodes(graph)
     onnx.save(with_metadata(graph, metadata), str(path))
     measured.stage = "verify"
-    images = structured_photos(*IMAGE_SIZES)
-    batches = [images[:1], images[1:]]
-    cases = verify(path, loaded.model, batches, threads=threads, tolerance=TOLERANCE)
+    batches = [files[:1], files[1:]]
+    cases = verify(path, mmdet, batches, threads=threads, tolerance=TOLERANCE)
     measured.result, measured.reason = _verdict(cases)
     if measured.result == WRONG:
-        explained = close_decisions(path, loaded.model, batches, cases, threads)
+        explained = close_decisions(path, mmdet, loaded.model, batches, cases, threads)
         if explained:
             measured.figures["close_decisions"] = sorted(set(explained.values()))
             cases = list(explained)
@@ -125,11 +146,40 @@ def _export_and_compare(loaded: LoadedModel, path: Path, threads: int, measured:
     if any(case.ordered_ties for case in cases):
         measured.figures["ordered_ties"] = sum(case.ordered_ties for case in cases)
     if measured.result == WRONG:
-        measured.figures["rounding"] = _figures(rounding(loaded.model, batches, metadata))
+        measured.figures["rounding"] = _figures(rounding(loaded.model, mmdet, batches))
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Write the files that models are compared on: a landscape, a portrait that EXIF turns, a landscape as PNG."""
+    landscape, turned, other = structured_photos(*IMAGE_SIZES)
+    paths = [folder / name for name in ("landscape.jpg", "turned.jpg", "other.png")]
+    for path, photo in zip(paths, (landscape, turned, other)):
+        cv2.imwrite(str(path), photo)
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = TURNED_RIGHT
+    with Image.open(paths[1]) as image:
+        image.load()
+    image.save(paths[1], exif=exif, quality=95)
+    return paths
+
+
+def reduce_scale(config: Config) -> None:
+    """Let the config's own test pipeline make small images: a whole one would take the zoo a day."""
+    for step in test_pipeline(config).steps:
+        scale = step.get("scale")
+        if scale is not None:
+            edges = (scale, scale) if isinstance(scale, int) else tuple(scale)
+            share = max(SIZE) / max(edges)
+            step["scale"] = tuple(max(32, round(edge * share)) for edge in edges)
 
 
 def close_decisions(
-    path: Path, model: nn.Module, batches: Sequence[Sequence[np.ndarray]], cases: Sequence[Case], threads: int
+    path: Path,
+    mmdet: MmdetInference,
+    model: nn.Module,
+    batches: Sequence[Sequence[Path]],
+    cases: Sequence[Case],
+    threads: int,
 ) -> dict[Case, str]:
     """Compare with PyTorch at thresholds of NMS that are moved by less than what rounding moves an overlap.
 
@@ -146,7 +196,7 @@ def close_decisions(
         for delta in (-IOU_ROUNDING, IOU_ROUNDING):
             cfg.nms.iou_threshold = threshold + delta
             try:
-                moved = verify(path, model, batches, threads=threads, tolerance=TOLERANCE)
+                moved = verify(path, mmdet, batches, threads=threads, tolerance=TOLERANCE)
             finally:
                 cfg.nms.iou_threshold = threshold
             words = f"{part} IoU threshold {delta:+.0e}"
@@ -158,22 +208,20 @@ def close_decisions(
     return {agreed[i][0]: agreed[i][1] for i in range(len(cases))}
 
 
-def rounding(
-    model: nn.Module, batches: Sequence[Sequence[np.ndarray]], metadata: ModelMetadata
-) -> list[Difference]:
+def rounding(model: nn.Module, mmdet: MmdetInference, batches: Sequence[Sequence[Path]]) -> list[Difference]:
     """Return how PyTorch's own results change, per image, when every weight moves by one unit in the last place.
 
     Random weights may be such that rounding alone moves results: then this is as large as what it is set beside. The
     model keeps the moved weights.
     """
-    prepared = [prepare(images, metadata) for images in batches]
-    before = [reference_detections(model, batch, metadata) for batch in prepared]
+    prepared = [mmdet.prepare(paths) for paths in batches]
+    before = [mmdet.detect(batch) for batch in prepared]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in model.parameters():
             up = torch.rand(weight.shape, generator=generator) < 0.5
             weight.copy_(torch.nextafter(weight, torch.where(up, torch.inf, -torch.inf)))
-    after = [reference_detections(model, batch, metadata) for batch in prepared]
+    after = [mmdet.detect(batch) for batch in prepared]
     return [difference for a, b in zip(before, after) for difference in compare(a, b)]
 
 
@@ -207,7 +255,7 @@ def _verdict(cases: list[Case]) -> tuple[str, str]:
 
 
 def _kind(error: Exception, stage: str) -> str:
-    if isinstance(error, UnsupportedModelError) and stage == "load":
+    if isinstance(error, (UnsupportedModelError, UnsupportedPipelineError)) and stage == "load":
         return REFUSED
     if isinstance(error, (ModelBuildError, MissingOperatorError)):
         return UNBUILDABLE

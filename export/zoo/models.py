@@ -10,7 +10,7 @@ from typing import Any, Optional
 from mmengine.config import Config
 
 from export.config import load_config, shipped_configs
-from export.metadata import resize_rule
+from export.dataset import test_pipeline
 
 ROOT = Path(__file__).parents[2]
 # The rule: every config that mmdet ships whose bare name has this in it.
@@ -58,22 +58,30 @@ def zoo_configs(paths: Optional[Mapping[str, Path]] = None) -> list[ZooConfig]:
 
 
 def model_key(config: Config) -> str:
-    """Return the hash of what decides a config's results: its resolved model but for ``IGNORED``, and how it resizes.
-
-    Sizes are not part of it: the zoo runs at its own.
-    """
+    """Return the hash of what decides a config's results: its resolved model but for ``IGNORED``, and its pipeline."""
     try:
-        resize = resize_rule(config).rule
+        pipeline: Any = _resolved(test_pipeline(config).steps)
     except ValueError as error:
-        resize = str(error)
-    text = json.dumps([_resolved(config.model), resize], sort_keys=True, default=repr)
+        pipeline = str(error)
+    text = json.dumps([_resolved(config.model), pipeline], sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
 
 
 def code_fingerprint(root: Path = ROOT) -> str:
-    """Return the hash of the sources that results depend on: ``patches/``, ``export/`` and what checks one config."""
+    """Return the hash of the sources that results depend on.
+
+    ``patches/``, ``export/`` with what checks one config, and of ``runtime/`` what reads, prepares, runs in onnxruntime
+    and compares; the CPU reference of the operators that mmdet runs with.
+    """
     zoo = root / "export" / "zoo"
-    paths = [*root.glob("patches/**/*.py"), *root.glob("export/**/*.py")]
+    paths = [*root.glob("patches/**/*.py"), *root.glob("export/**/*.py"), *root.glob("runtime/*.py")]
+    paths += [root / "runtime" / "backends" / name for name in ("__init__.py", "base.py", "onnxruntime.py")]
+    paths += [
+        *root.glob("plugins/*/*_reference.h"),
+        *root.glob("plugins/*/*_math.h"),
+        *root.glob("plugins/common/*.h"),
+    ]
+    paths = [p for p in paths if p.is_file()]
     digest = hashlib.sha256()
     for path in sorted(p for p in paths if zoo not in p.parents or p.name == "check.py"):
         digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")

@@ -31,6 +31,7 @@ struct Batch {
   int height, width, column_tiles;
   const float* tables;
   bool reverse_channels;
+  float pad_value;
   float* output;  // of images[0]
 };
 
@@ -103,7 +104,7 @@ __global__ void __launch_bounds__(kThreads) prepare_tiles(const __grid_constant_
   float* pixel = in.output + (blockIdx.y * 3 + (in.reverse_channels ? 2 : 0)) * plane +
                  static_cast<int64_t>(tile_row + first) * in.width + x;
   for (int i = first; i < num_rows; i += kRowThreads, pixel += static_cast<int64_t>(kRowThreads) * in.width) {
-    float values[3] = {0.f, 0.f, 0.f};
+    float values[3] = {in.pad_value, in.pad_value, in.pad_value};
     if (i < num_inside) {
       const Row row = rows[i];
       PixelPair pairs[2];
@@ -164,6 +165,7 @@ cudaError_t launch_prepare_images(const PrepareImagesArguments& in, cudaStream_t
   batch.column_tiles = (in.width + kTileColumns - 1) / kTileColumns;
   batch.tables = in.tables;
   batch.reverse_channels = in.reverse_channels != 0;
+  batch.pad_value = in.pad_value;
   const int tiles = (in.height + kTileRows - 1) / kTileRows * batch.column_tiles;
   for (int first = 0; first < in.batch; first += kMaxImages) {
     const int num_images = in.batch - first < kMaxImages ? in.batch - first : kMaxImages;

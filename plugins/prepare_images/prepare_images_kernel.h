@@ -24,10 +24,11 @@ struct PrepareImagesArguments {
   int32_t width;              // likewise
   const float* tables;        // (3, 256): the normalised value of each value of a pixel, per output channel
   int32_t reverse_channels;   // 1: output channel 0 is the image's channel 2, RGB
+  float pad_value;            // of the output outside an image
   float* output;              // (batch, 3, height, width)
 };
 
-// One launch for every 32 images; needs no workspace. Writes every element of the output: 0 outside an image. Images
+// One launch for every 32 images; needs no workspace. Writes every element of the output. Images
 // are passed by value: a captured CUDA graph reads the same addresses, in the same sizes, every time.
 // Returns cudaErrorInvalidValue where an argument is out of range.
 cudaError_t launch_prepare_images(const PrepareImagesArguments& arguments, cudaStream_t stream);

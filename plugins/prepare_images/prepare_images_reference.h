@@ -24,7 +24,7 @@ struct PrepareImagesInput {
   bool reverse_channels;
 };
 
-// output: the image's (3, height, width), zeros beforehand.
+// output: the image's (3, height, width), the pad value beforehand.
 inline void prepare_row(const PrepareImagesInput& in, const PrepareImagesInput::Image& image, int y, float* output) {
   const ResizeTap row = row_tap(y, resize_scale(image.height, image.resized_height), image.height);
   const double scale = resize_scale(image.width, image.resized_width);
@@ -43,7 +43,7 @@ inline void prepare_row(const PrepareImagesInput& in, const PrepareImagesInput::
   }
 }
 
-// output: (batch, 3, height, width), zeros beforehand.
+// output: (batch, 3, height, width), the pad value beforehand.
 inline void prepare_images(const PrepareImagesInput& in, float* output) {
   const int64_t size = static_cast<int64_t>(3) * in.height * in.width;
   parallel_for(static_cast<int64_t>(in.images.size()) * in.height, [&](int64_t task) {

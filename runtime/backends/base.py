@@ -59,7 +59,7 @@ def contract_inputs(metadata: ModelMetadata) -> dict[str, Tensor]:
     """Return the inputs that a model with this metadata has. The batch is always free."""
     height, width = metadata.size or (None, None)
     return {
-        "images": Tensor("float32", (None, 3, height, width)),
+        "images": Tensor("float32", (None, metadata.channels, height, width)),
         "image_sizes": Tensor("float32", (None, 2)),
     }
 

@@ -23,6 +23,7 @@ from runtime.engine.plugins import load_plugins
 from runtime.engine.progress import Monitor
 from runtime.engine.session import EngineSession
 from runtime.engine.sidecar import Sidecar
+from runtime.preprocess import device_plan
 from runtime.runner import HostRunner, Runner
 
 
@@ -152,11 +153,14 @@ class TensorRTBackend:
 
     def new_runner(self) -> Runner:
         """Return a ``DeviceRunner``, or where that cannot be, a ``HostRunner`` that says why."""
+        plan = device_plan(self.metadata)
         try:
+            if isinstance(plan, str):
+                raise RuntimeError(plan)
             kernels = self._image_kernels()
         except RuntimeError as error:
             return HostRunner(self, str(error))
-        return DeviceRunner(self._session, kernels, self.metadata)
+        return DeviceRunner(self._session, kernels, self.metadata, plan)
 
     def _image_kernels(self) -> ImageKernels:
         if self.metadata.masks == "full":

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from typing import Any
 
-ABI = 1
+ABI = 2
 
 
 class SourceImage(ctypes.Structure):
@@ -36,6 +36,7 @@ class PrepareImagesArguments(ctypes.Structure):
         ("width", c_int32),
         ("tables", c_void_p),
         ("reverse_channels", c_int32),
+        ("pad_value", c_float),
         ("output", c_void_p),
     )
 

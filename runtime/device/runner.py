@@ -14,7 +14,8 @@ from runtime.device.slot import Frame, Job, Slot
 from runtime.engine.session import EngineSession
 from runtime.metadata import ModelMetadata
 from runtime.postprocess import detections_from_outputs
-from runtime.preprocess import network_size, normalisation_tables
+from runtime.preprocess import DevicePlan, network_size
+from runtime.transforms import applied
 
 NUM_SLOTS = 3
 # Copying pixels into page-locked memory: a few threads take all the bandwidth of the host's memory.
@@ -31,13 +32,15 @@ class DeviceRunner:
     num_stagers = _NUM_STAGERS
     device_failure = ""
 
-    def __init__(self, session: EngineSession, kernels: ImageKernels, metadata: ModelMetadata) -> None:
+    def __init__(
+        self, session: EngineSession, kernels: ImageKernels, metadata: ModelMetadata, plan: DevicePlan
+    ) -> None:
         """Allocate the slots.
 
         Raises:
             RuntimeError: the session is closed, or too little memory.
         """
-        self._session, self._metadata = session, metadata
+        self._session, self._metadata, self._plan = session, metadata, plan
         self.largest_batch: Optional[int] = session.inputs["images"].profile[2][0]
         self._pool = PinnedPool(session.cuda)
         with session.exclusive(), ExitStack() as stack:
@@ -48,12 +51,12 @@ class DeviceRunner:
             # The one that has been used the longest ago comes first.
             self._slots: deque[Slot] = deque()
             for _ in range(self.num_slots):
-                self._slots.append(Slot(session, kernels, metadata, tables.address))
+                self._slots.append(Slot(session, kernels, metadata, plan, tables.address))
                 stack.callback(self._slots[-1].close)
             session.on_close(stack.pop_all().close)
 
     def _copy_tables(self, memory: DeviceMemory) -> None:
-        values = normalisation_tables(self._metadata)
+        values = self._plan.tables
         cuda = self._session.cuda
         stream = cuda.new_stream()
         pinned = PinnedMemory(cuda)
@@ -69,12 +72,15 @@ class DeviceRunner:
             cuda.free_stream(stream)
 
     def stage(self, image: np.ndarray) -> Frame:
-        """Copy an image, (H, W, 3) uint8 BGR, to where the device can fetch it.
+        """Copy an image, (H, W, 3) uint8 BGR, to where the device can fetch it, after what the host does to it.
 
         Raises:
             ValueError: it does not fit into the model's fixed size.
         """
-        return Frame(image, network_size(image.shape[0], image.shape[1], self._metadata), self._pool)
+        size = image.shape[:2]
+        network_size(*size, self._metadata)
+        pixels = applied(image, self._plan.host_steps)
+        return Frame(pixels, size, self._plan.content_size(*size), self._pool)
 
     def submit(self, frames: Sequence[Frame], min_score: float = 0.0) -> "DeviceBatch":
         """Put staged images, 1 to ``largest_batch``, on their way.

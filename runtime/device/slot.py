@@ -17,7 +17,7 @@ from runtime.device.memory import Block, DeviceMemory, PinnedMemory, PinnedPool,
 from runtime.engine.cuda import wait
 from runtime.engine.session import EngineSession
 from runtime.metadata import ModelMetadata
-from runtime.preprocess import BatchGeometry, batch_geometry, padded_size
+from runtime.preprocess import BatchGeometry, DevicePlan, batch_geometry, padded_size
 
 # Room for the run lengths of so many bytes a mask at first.
 _BYTES_PER_MASK = 512
@@ -36,14 +36,17 @@ class Frame:
     """An image in page-locked memory, which goes back to its pool with the last reference.
 
     Attributes:
-        size: (height, width) of the image, px.
-        resized: (height, width) inside the network's input, px.
+        original: (height, width) of the image as it was decoded, px.
+        size: (height, width) of its pixels here, px.
+        content: (height, width) of these pixels inside the network's input, px.
     """
 
-    def __init__(self, image: np.ndarray, resized: tuple[int, int], pool: PinnedPool) -> None:
+    def __init__(
+        self, image: np.ndarray, original: tuple[int, int], content: tuple[int, int], pool: PinnedPool
+    ) -> None:
         self._piece: Optional[np.ndarray] = None
         self._pool = pool
-        self.size, self.resized = image.shape[:2], resized
+        self.original, self.size, self.content = original, image.shape[:2], content
         self._num_bytes = image.size
         self._piece = pool.take(self._num_bytes)
         np.copyto(self.pixels.reshape(image.shape), image)
@@ -72,10 +75,9 @@ class Job:
     """
 
     def __init__(self, frames: Sequence[Frame], min_score: float, metadata: ModelMetadata) -> None:
-        sizes = [frame.resized for frame in frames]
         self.frames = tuple(frames)
-        self.geometry: BatchGeometry = batch_geometry([frame.size for frame in frames], sizes)
-        self.padded = padded_size(sizes, metadata)
+        self.geometry: BatchGeometry = batch_geometry([frame.original for frame in frames], metadata)
+        self.padded = padded_size([(int(h), int(w)) for h, w in self.geometry.image_sizes], metadata)
         self.min_score = min_score
         self.outputs: dict[str, Any] = {}
         self.milliseconds: dict[str, float] = {}
@@ -95,7 +97,12 @@ class Slot:
     """
 
     def __init__(
-        self, session: EngineSession, kernels: ImageKernels, metadata: ModelMetadata, tables: int
+        self,
+        session: EngineSession,
+        kernels: ImageKernels,
+        metadata: ModelMetadata,
+        plan: DevicePlan,
+        tables: int,
     ) -> None:
         """Allocate for the engine's largest batch.
 
@@ -103,9 +110,11 @@ class Slot:
             session: the engine.
             kernels: the plugin library's.
             metadata: the model's facts.
-            tables: address of its ``normalisation_tables`` on the device.
+            plan: how its images are prepared.
+            tables: address of the plan's tables on the device.
         """
-        self._session, self._kernels, self._metadata, self._tables = session, kernels, metadata, tables
+        self._session, self._kernels, self._metadata = session, kernels, metadata
+        self._plan, self._tables = plan, tables
         self._cuda = cuda = session.cuda
         self._encodes = metadata.masks == "crop"
         self._least, _, self._most = (shape[0] for shape in session.inputs["images"].profile)
@@ -187,7 +196,7 @@ class Slot:
         address = self._pixels.address
         for frame in job.frames:
             self._cuda.to_device(address, frame.pixels, self._stream)
-            sources.append(SourceImage(address, 3 * frame.size[1], *frame.size, *frame.resized))
+            sources.append(SourceImage(address, 3 * frame.size[1], *frame.size, *frame.content))
             address += aligned(frame.pixels.nbytes)
         self._record("copied", self._stream)
         return sources + sources[-1:] * (batch - len(sources))
@@ -199,7 +208,8 @@ class Slot:
             height=job.padded[0],
             width=job.padded[1],
             tables=self._tables,
-            reverse_channels=int(self._metadata.color_order == "rgb"),
+            reverse_channels=int(self._plan.reverse_channels),
+            pad_value=self._metadata.pad_value,
             output=self._session.address("images"),
         )
         self._kernels.prepare_images(arguments, self._cuda.stream_address(compute))

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from runtime.engine.config import EngineConfig, Shapes
 from runtime.metadata import ModelMetadata
+from runtime.preprocess import typical_sizes
 
 _BATCH, _HEIGHT, _WIDTH = 0, 2, 3
 
@@ -45,10 +46,14 @@ def with_default_sizes(config: EngineConfig, metadata: ModelMetadata) -> EngineC
     """Give a model of dynamic size the range that its own resize rule needs, where the config names none."""
     if metadata.size is not None or config.height is not None or config.shapes:
         return config
+    sizes = typical_sizes(metadata)
+    if sizes is None:
+        return config
+    (low, high), typical = sizes
     step = metadata.size_divisor
-    short, long = (-(-side // step) * step for side in sorted(metadata.resize.size))
     # A very long image is small in the other direction; either orientation occurs.
-    return replace(config, height=(2 * step, short, long), width=(2 * step, long, long))
+    least = tuple(min(max(v, 2 * step), t) for v, t in zip(low, typical))
+    return replace(config, height=(least[0], typical[0], high[0]), width=(least[1], typical[1], high[1]))
 
 
 def _fitting(name: str, shape: Sequence[int], shapes: Shapes) -> Shapes:

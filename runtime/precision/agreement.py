@@ -210,7 +210,7 @@ class _Masks:
 
 
 def _batch(path: Path, metadata: ModelMetadata) -> Batch:
-    image = read_image(path)
+    image = read_image(path, metadata.load)
     try:
         network_size(image.shape[0], image.shape[1], metadata)
     except ValueError as error:

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import export  # noqa: F401  (first: without mmcv's compiled operators mmdet is importable only after it)
+from benchmarks.inference import data_samples
 from benchmarks.latency import pytorch_side
 from benchmarks.latency.pytorch_side import without_pasting
-from export.verify import data_samples
 from runtime.postprocess import paste_mask
 from runtime.preprocess import Batch
 from tests.models import structured_images, tiny_model
@@ -29,9 +29,13 @@ def test_without_pasting_masks_end_as_probabilities() -> None:
     sizes = ((128, 192), (100, 150))
     batch = _batch(images, sizes)
     with torch.no_grad():
-        expected = model.predict(torch.as_tensor(images), data_samples(batch), rescale=False)
+        expected = model.predict(
+            torch.as_tensor(images), data_samples(batch, batch.images.shape[2:]), rescale=False
+        )
         with without_pasting():
-            found = model.predict(torch.as_tensor(images), data_samples(batch), rescale=False)
+            found = model.predict(
+                torch.as_tensor(images), data_samples(batch, batch.images.shape[2:]), rescale=False
+            )
     assert sum(len(sample.pred_instances) for sample in expected) > 0
     for left, right, size in zip(expected, found, sizes):
         boxes, masks = right.pred_instances.bboxes.numpy(), right.pred_instances.masks.numpy()
@@ -59,7 +63,9 @@ def test_compiled_parts_are_used_and_put_back(monkeypatch: pytest.MonkeyPatch) -
 
     def predict() -> None:
         with torch.no_grad():
-            compiled.predict(torch.as_tensor(images), data_samples(batch), rescale=False)
+            compiled.predict(
+                torch.as_tensor(images), data_samples(batch, batch.images.shape[2:]), rescale=False
+            )
 
     with compiled.active("dense"):
         predict()

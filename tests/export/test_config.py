@@ -6,7 +6,8 @@ from mmengine.config import Config
 from export.config import config_path, load_config, shipped_configs
 from export.metadata import class_names, metadata_from_model, resize_rule
 from export.model import LoadedModel
-from runtime.metadata import ModelMetadata, ResizeRule
+from runtime.metadata import ModelMetadata
+from runtime.transforms import Fit, Resize
 from tests.models import tiny_config, tiny_model
 
 
@@ -50,12 +51,12 @@ def test_a_loaded_config_asks_for_no_download():
 RESIZES = {
     "stock": (
         {"type": "Resize", "scale": (1333, 800), "keep_ratio": True},
-        ResizeRule("keep_ratio", (800, 1333)),
+        Resize(scale=(800, 1333), keep_ratio=True),
     ),
-    "stretch": ({"type": "Resize", "scale": (640, 480)}, ResizeRule("stretch", (480, 640))),
+    "stretch": ({"type": "Resize", "scale": (640, 480)}, Resize(scale=(640, 480))),
     "nested": (
         {"type": "TestTimeAug", "transforms": [[{"type": "Resize", "scale": (9, 8), "keep_ratio": True}]]},
-        ResizeRule("keep_ratio", (8, 9)),
+        Resize(scale=(8, 9), keep_ratio=True),
     ),
 }
 
@@ -77,10 +78,10 @@ def loaded() -> LoadedModel:
 
 
 SIZES = {
-    "the config's own": ((None, False), (128, 192), ResizeRule("fit", (128, 192))),
-    "given": (((160, 96), False), (160, 96), ResizeRule("fit", (160, 96))),
-    "dynamic": ((None, True), None, ResizeRule("keep_ratio", (128, 192))),
-    "dynamic, given": (((160, 96), True), None, ResizeRule("keep_ratio", (160, 96))),
+    "the config's own": ((None, False), (128, 192), Fit((128, 192))),
+    "given": (((160, 96), False), (160, 96), Fit((160, 96))),
+    "dynamic": ((None, True), None, Resize(scale=(128, 192), keep_ratio=True)),
+    "dynamic, given": (((160, 96), True), None, Resize(scale=(160, 96), keep_ratio=True)),
 }
 
 

@@ -1,8 +1,11 @@
 """The exported graph against the unpatched model: any batch, any number of detections, both kinds of masks."""
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -21,9 +24,10 @@ from export.graph import (
 from export.metadata import metadata_from_model
 from export.model import LoadedModel, model_from_config
 from export.random_weights import randomize
-from export.verify import verify
+from export.verify import MmdetInference, verify
 from patches.operators import MAX_TOP
 from runtime.difference import Tolerance
+from runtime.metadata import KEY, ModelMetadata
 from tests.models import structured_photos, tiny_config, tiny_model
 
 SIZE = (128, 192)
@@ -52,7 +56,13 @@ def export_loaded(
         loaded, size=None if dynamic_size else size, dynamic_size=dynamic_size, masks=masks
     )
     traced_at = size or metadata.size or SIZE
-    settings = GraphOptions(size=traced_at, dynamic_size=dynamic_size, masks=metadata.masks, opset=opset)
+    settings = GraphOptions(
+        size=traced_at,
+        dynamic_size=metadata.size is None,
+        masks=metadata.masks,
+        opset=opset,
+        channels=metadata.channels,
+    )
     graph = onnx_from_model(loaded.model, settings)
     if simplify:
         graph = simplified(graph)
@@ -62,10 +72,31 @@ def export_loaded(
     return graph
 
 
+def mmdet_inference(model: nn.Module, exported: Path) -> MmdetInference:
+    """Return mmdet's side of a tiny model, for the file that was exported from it."""
+    metadata = ModelMetadata.from_json(
+        {p.key: p.value for p in onnx.load(exported, load_external_data=False).metadata_props}[KEY]
+    )
+    return MmdetInference(LoadedModel(model, tiny_config(), "tiny", None), metadata)
+
+
+def saved(folder: Path, photos: Sequence[np.ndarray]) -> list[Path]:
+    """Write photos as PNG files, named by their content."""
+    paths = []
+    for photo in photos:
+        digest = hashlib.sha256(photo.tobytes() + str(photo.shape).encode()).hexdigest()[:16]
+        paths.append(folder / f"{digest}.png")
+        cv2.imwrite(str(paths[-1]), photo)
+    return paths
+
+
 def assert_equal(
     path: Path, model: nn.Module, *batches: list[np.ndarray], tolerance: Tolerance = TOLERANCE
 ) -> list:
-    cases = verify(path, model, batches)
+    """Hold the file against mmdet on image files; ``batches`` are photos that run together."""
+    files = [saved(path.parent, batch) for batch in batches]
+    cases = verify(path, mmdet_inference(model, path), files)
+    assert len(cases) == sum(map(len, batches)) > 0
     for case in cases:
         d = case.difference
         assert case.within(tolerance), (

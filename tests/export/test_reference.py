@@ -10,9 +10,11 @@ import torch
 from export.metadata import metadata_from_model
 from export.model import LoadedModel
 from export.reference import main, record_reference
-from export.verify import reference_detections
+from export.verify import MmdetInference
 from runtime import compare
-from runtime.artifacts import load_batch, open_artifact
+from runtime.artifacts import open_artifact
+from runtime.difference import DetectionArrays
+from runtime.metadata import ModelMetadata
 from runtime.recording import read_recording
 from tests.export.test_graph import export_loaded
 from tests.models import structured_photos, tiny_config, tiny_model, write_config
@@ -36,6 +38,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
+def by_mmdet(loaded: LoadedModel, paths: list[Path], metadata: ModelMetadata) -> list[DetectionArrays]:
+    mmdet = MmdetInference(loaded, metadata)
+    return mmdet.detect(mmdet.prepare(paths))
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_it_is_what_the_model_finds(
@@ -51,9 +58,7 @@ def test_it_is_what_the_model_finds(
     expected = [
         arrays
         for start in range(0, len(images), batch_size)
-        for arrays in reference_detections(
-            loaded.model, load_batch(images[start : start + batch_size], metadata), metadata
-        )
+        for arrays in by_mmdet(loaded, images[start : start + batch_size], metadata)
     ]
     assert len(expected[0].boxes) > 3
     for path, arrays in zip(images, expected):

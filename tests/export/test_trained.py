@@ -1,14 +1,15 @@
 """Trained models on real images: the embedded one, and the stock R50-FPN where its checkpoint is."""
 
 from pathlib import Path
+from typing import Optional
 
 import pytest
 
 from examples import CHECKPOINT_PATH, CONFIG_PATH, IMAGES_DIR
+from export.metadata import metadata_from_model
 from export.model import LoadedModel, load_model
-from export.verify import verify
+from export.verify import MmdetInference, verify
 from runtime.difference import Tolerance
-from runtime.images import read_image
 from tests.export.test_graph import export_loaded
 
 # The contract: same detections and labels, boxes within 0.01 px, scores within 1e-4, masks within 1e-4 of their pixels.
@@ -19,8 +20,12 @@ VARIANTS = pytest.mark.parametrize(
 )
 
 
-def assert_exact(path: Path, loaded: LoadedModel, *batches: list[Path]) -> None:
-    cases = verify(path, loaded.model, [[read_image(p) for p in batch] for batch in batches])
+def assert_exact(
+    path: Path, loaded: LoadedModel, size: Optional[tuple[int, int]], masks: str, *batches: list[Path]
+) -> None:
+    mmdet = MmdetInference(loaded, metadata_from_model(loaded, size=size, masks=masks))
+    cases = verify(path, mmdet, batches)
+    assert len(cases) == sum(map(len, batches))
     for case in cases:
         d = case.difference
         assert case.within(TOLERANCE), (
@@ -33,8 +38,9 @@ def assert_exact(path: Path, loaded: LoadedModel, *batches: list[Path]) -> None:
 def test_embedded(tmp_path, masks, dynamic):
     loaded = load_model(str(CONFIG_PATH), CHECKPOINT_PATH)
     images = sorted(IMAGES_DIR.iterdir())
-    export_loaded(loaded, tmp_path / "m.onnx", masks=masks, dynamic_size=dynamic)
-    assert_exact(tmp_path / "m.onnx", loaded, images[:1], images[1:3], images[3:6])
+    size = None if dynamic else (448, 640)
+    export_loaded(loaded, tmp_path / "m.onnx", masks=masks, size=size)
+    assert_exact(tmp_path / "m.onnx", loaded, size, masks, images[:1], images[1:3], images[3:6])
 
 
 @pytest.fixture(scope="session")
@@ -48,5 +54,6 @@ def test_stock_r50_fpn(tmp_path, test_data, stock, masks, dynamic):
     """A landscape alone; a landscape and a portrait together."""
     folder = test_data / "datasets" / "shapes_val"
     images = [folder / f"{i:06d}.jpg" for i in (6, 1, 4)]
-    export_loaded(stock, tmp_path / "m.onnx", masks=masks, dynamic_size=dynamic, size=(800, 1216))
-    assert_exact(tmp_path / "m.onnx", stock, images[:1], images[1:])
+    size = None if dynamic else (800, 1216)
+    export_loaded(stock, tmp_path / "m.onnx", masks=masks, size=size)
+    assert_exact(tmp_path / "m.onnx", stock, size, masks, images[:1], images[1:])

@@ -6,7 +6,7 @@ from torch import nn
 
 from export.verify import ordered_ties, verify
 from runtime.difference import Tolerance
-from tests.export.test_graph import PHOTOS, export
+from tests.export.test_graph import PHOTOS, export, mmdet_inference, saved
 from tests.models import tiny_model
 
 
@@ -20,7 +20,8 @@ def tied() -> nn.Module:
 
 def test_equal_scores_may_come_in_any_order(tied, tmp_path):
     export(tied, tmp_path / "m.onnx")
-    cases = verify(tmp_path / "m.onnx", tied, [PHOTOS[:1], PHOTOS[1:]])
+    files = saved(tmp_path, PHOTOS)
+    cases = verify(tmp_path / "m.onnx", mmdet_inference(tied, tmp_path / "m.onnx"), [files[:1], files[1:]])
     assert all(case.difference.within(Tolerance()) for case in cases)
     assert any(case.ordered_ties for case in cases)
     assert min(case.difference.found for case in cases) > 3
@@ -31,7 +32,8 @@ def test_what_disagrees_with_ordered_ties_too_is_a_difference(tied, tmp_path):
     other = tiny_model()
     nn.init.zeros_(other.rpn_head.rpn_cls.weight)
     other.roi_head.bbox_head.fc_cls.bias.data[0] += 0.1
-    (case,) = verify(tmp_path / "m.onnx", other, [PHOTOS[:1]])
+    mmdet = mmdet_inference(other, tmp_path / "m.onnx")
+    (case,) = verify(tmp_path / "m.onnx", mmdet, [saved(tmp_path, PHOTOS[:1])])
     assert not case.within(Tolerance())
     assert not case.ordered_ties
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from plugins import _reference
-from runtime.metadata import ResizeRule
 from runtime.preprocess import prepare
+from runtime.transforms import Fit, Resize, Step
 from tests.runtime import fakes
 
 # One value per pixel value and channel, none of them twice: a wrong pixel is a wrong float.
@@ -91,23 +91,21 @@ def test_a_batch_is_padded_with_zeros(reverse_channels: bool) -> None:
 
 @pytest.mark.parametrize("color_order", ["rgb", "bgr"])
 @pytest.mark.parametrize(
-    ("rule", "size"),
+    ("step", "size"),
     [
-        (ResizeRule("keep_ratio", (1333, 800)), None),
-        (ResizeRule("fit", (800, 1216)), (800, 1216)),
-        (ResizeRule("stretch", (320, 256)), (320, 256)),
+        (Resize(scale=(1333, 800), keep_ratio=True), None),
+        (Fit((800, 1216)), (800, 1216)),
+        (Resize(scale=(256, 320)), (320, 256)),
     ],
 )
-def test_batches_equal_the_runtimes(
-    rule: ResizeRule, size: "tuple[int, int] | None", color_order: str
-) -> None:
+def test_batches_equal_the_runtimes(step: Step, size: "tuple[int, int] | None", color_order: str) -> None:
     rng = np.random.default_rng(3)
     images = [random_image(rng, *size) for size in [(1080, 1920), (480, 640), (640, 427), (31, 33)]]
     facts = fakes.metadata(
         mean=(103.53, 116.28, 123.675),
         std=(57.375, 1.0, 58.395),
         color_order=color_order,
-        resize=rule,
+        steps=(step,),
         size=size,
     )
     expected = prepare(images, facts)

@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, parser
 
-from runtime.metadata import KEY, ModelMetadata, ResizeRule
+from runtime.metadata import KEY, ModelMetadata
+from runtime.transforms import Fit
 
 NUM_ROWS = 4
 NUM_DETS = 3
@@ -78,7 +79,7 @@ def metadata(**changes: object) -> ModelMetadata:
         "mean": (123.675, 116.28, 103.53),
         "std": (58.395, 57.12, 57.375),
         "color_order": "rgb",
-        "resize": ResizeRule("fit", (64, 96)),
+        "steps": (Fit((64, 96)),),
         "size": (64, 96),
         "size_divisor": 32,
         "masks": "crop",

@@ -12,7 +12,8 @@ from onnx import numpy_helper
 from runtime import Detector
 from runtime.artifacts import open_artifact, record
 from runtime.images import read_image
-from runtime.metadata import ModelMetadata, ResizeRule
+from runtime.metadata import ModelMetadata
+from runtime.transforms import Resize
 from tests.runtime import fakes
 
 
@@ -121,7 +122,7 @@ def test_a_missing_image_is_named_before_the_first_runs(images: list[Path], fake
 
 
 def test_an_image_that_does_not_fit_is_named(images: list[Path], tmp_path: Path) -> None:
-    facts = fakes.metadata(resize=ResizeRule("keep_ratio", (96, 64)))
+    facts = fakes.metadata(steps=(Resize(scale=(96, 64), keep_ratio=True),))
     with open_artifact(fakes.save(tmp_path / "m.onnx", facts), batch_size=2) as artifact:
         with pytest.raises(ValueError, match=r"1\.png: image of 96x64 px .*expected to fit"):
             list(artifact(images))

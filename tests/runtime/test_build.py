@@ -14,8 +14,8 @@ from onnx import numpy_helper, parser
 from runtime import build
 from runtime.engine.config import EngineConfig
 from runtime.engine.sidecar import Sidecar
-from runtime.metadata import ResizeRule
 from runtime.precision.plan import PrecisionGroup, PrecisionPlan
+from runtime.transforms import Resize
 from tests.runtime import fakes
 from tests.runtime.engine import fakes as engine_fakes
 from tests.runtime.engine.fake_cuda import Cudart, Device
@@ -278,7 +278,7 @@ def test_the_share_of_the_arithmetic_in_fp16_is_reported(
 def test_a_dynamic_model_reports_its_sizes(
     tmp_path: Path, device: Device, capsys: pytest.CaptureFixture
 ) -> None:
-    facts = fakes.metadata(size=None, resize=ResizeRule("keep_ratio", (192, 128)))
+    facts = fakes.metadata(size=None, steps=(Resize(scale=(192, 128), keep_ratio=True),))
     assert _run(fakes.save(tmp_path / "m.onnx", facts)) == 0
     printed = capsys.readouterr().out
     assert re.search(r"height +│ 64 to 192 px, tuned for 128 ", printed)

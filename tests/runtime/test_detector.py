@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from runtime import Detections, Detector
-from runtime.metadata import ResizeRule
+from runtime.transforms import Resize
 from tests.runtime import fakes
 
 DARK_IMAGE = np.zeros((50, 70, 3), np.uint8)
@@ -54,7 +54,7 @@ def test_a_batch_has_the_results_of_its_images(batch_size: object, masks: str, t
 
 
 def test_a_dynamic_size_takes_every_image(tmp_path: Path) -> None:
-    facts = fakes.metadata(size=None, resize=ResizeRule("keep_ratio", (160, 96)))
+    facts = fakes.metadata(size=None, steps=(Resize(scale=(160, 96), keep_ratio=True),))
     found = Detector(fakes.save(tmp_path / "m.onnx", facts), batch_size=2)(IMAGES)
     assert [d.image_size for d in found] == [image.shape[:2] for image in IMAGES]
 

@@ -10,6 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from runtime import infer
+from runtime.transforms import Resize
 from tests.runtime import fakes
 from tests.runtime.engine import fakes as engine_fakes
 from tests.runtime.engine.fake_kernels import FakeLibrary
@@ -92,7 +93,7 @@ def test_a_corrupt_image_is_reported_and_the_others_are_done(
 def test_an_image_too_large_for_a_fixed_model_is_skipped(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    facts = fakes.metadata(resize=fakes.ResizeRule("keep_ratio", (96, 64)))
+    facts = fakes.metadata(steps=(Resize(scale=(96, 64), keep_ratio=True),))
     model = fakes.save(tmp_path / "m.onnx", facts)
     assert _run(images / "0.png", images / "1.png", "--model", model, "--out", tmp_path / "out") == 1
     assert f"skipped: {images / '1.png'}: image of 96x64 px" in capsys.readouterr().err
@@ -145,7 +146,7 @@ def test_a_plugin_library_without_the_functions_of_images_is_noted(
     model = tmp_path / "m.onnx"
     model.write_bytes(fake_model.read_bytes())
     engine_fakes.install(monkeypatch)
-    engine_fakes.put_plugins(monkeypatch, tmp_path, FakeLibrary(abi=2))
+    engine_fakes.put_plugins(monkeypatch, tmp_path, FakeLibrary(abi=1))
     assert _run(images, "--model", model, "--backend", "tensorrt", "--out", tmp_path / "out") == 0
     printed = capsys.readouterr().out
     assert (

@@ -2,7 +2,18 @@ import json
 
 import pytest
 
-from runtime.metadata import ModelMetadata, ResizeRule
+from runtime.metadata import ModelMetadata
+from runtime.transforms import (
+    CenterCrop,
+    Fit,
+    FixShapeResize,
+    Load,
+    Normalize,
+    Pad,
+    Resize,
+    ResizeShortestEdge,
+    Step,
+)
 from tests.runtime import fakes
 
 
@@ -14,15 +25,32 @@ def test_json_brings_back_the_same_metadata() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 99}, "expected format 1, found 99; export the model again"),
+        ({"format": 99}, "expected format 1 or 2, found 99; export the model again"),
         ({"masks": "polygons"}, "masks: expected one of crop, full, none, found 'polygons'"),
         ({"color_order": "grb"}, "color_order: expected rgb or bgr, found 'grb'"),
-        ({"mean": [1.0, 2.0]}, r"mean: expected 3 numbers, found \(1.0, 2.0\)"),
-        ({"size": [64]}, r"size: expected 2 numbers, found \(64,\)"),
+        ({"mean": [1.0, 2.0]}, r"mean, std: expected as many numbers of each, 1 to 4, found \(1.0, 2.0\)"),
+        ({"size": [64]}, r"size: expected 2 numbers of 1 or more, found \(64,\)"),
         ({"size_divisor": 0}, "size_divisor: expected at least 1, found 0"),
-        ({"resize": {"rule": "crop", "size": [1, 1]}}, "resize rule: expected one of .* found 'crop'"),
-        ({"resize": {"rule": "fit", "size": [0, 1]}}, "resize size: expected two positive ints"),
-        ({"resize": {"size": [1, 1]}}, "malformed field .*export the model again"),
+        ({"mean": [1.0, float("nan"), 2.0]}, "mean, std: expected finite numbers"),
+        ({"std": [1.0, 0, 2.0]}, "std: expected numbers other than 0"),
+        ({"mean": [1.0], "std": [1.0]}, "color_order: expected bgr of 1 channels, found rgb"),
+        ({"pad_value": "grey"}, "pad_value: expected a finite number, found 'grey'"),
+        ({"mask_threshold": 1.5}, "mask_threshold: expected 0 to 1, found 1.5"),
+        ({"mask_threshold": float("nan")}, "mask_threshold: expected 0 to 1, found nan"),
+        ({"score_threshold": None}, "score_threshold: expected a finite number, found None"),
+        ({"max_per_img": 0}, "max_per_img: expected at least 1, found 0"),
+        ({"steps": {}}, "steps: expected a list, found dict"),
+        ({"steps": [{"step": "blur"}]}, r"steps\[0\]: expected one of the steps resize, .* found 'blur'"),
+        ({"steps": [3]}, r"steps\[0\]: expected one of the steps .* found 3"),
+        ({"steps": [{"step": "fit", "box": [0, 1]}]}, r"steps\[0\], fit: box: expected two positive numbers"),
+        ({"steps": [{"step": "fit"}]}, r"steps\[0\], fit: .*box.*export the model again"),
+        ({"steps": [{"step": "resize"}]}, r"steps\[0\], resize: .*expected either a scale or factors"),
+        (
+            {"steps": [{"step": "resize", "scale": [9, 9], "backend": "pillow", "interpolation": "area"}]},
+            "interpolation: expected one of nearest, .* found 'area'",
+        ),
+        ({"load": {"color_type": "sepia"}}, "load: color_type: expected one of color, .* found 'sepia'"),
+        ({"load": []}, "malformed field .*load"),
         ({"classes": 5}, "malformed field .*export the model again"),
     ],
 )
@@ -36,8 +64,9 @@ def test_malformed_metadata_is_refused(changes: dict, message: str) -> None:
     ("text", "message"),
     [
         ("{not json", "expected JSON under 'maskrcnn', found '{not json'"),
-        ("[1]", "expected format 1, found list"),
-        ('{"format": 1}', "missing .*classes.*size"),
+        ("[1]", "expected format 1 or 2, found list"),
+        ('{"format": 1}', "missing resize"),
+        ('{"format": 2}', "missing .*classes.*size"),
     ],
 )
 def test_what_is_not_metadata_is_refused(text: str, message: str) -> None:
@@ -45,5 +74,46 @@ def test_what_is_not_metadata_is_refused(text: str, message: str) -> None:
         ModelMetadata.from_json(text)
 
 
-def test_the_resize_rules_size_becomes_ints() -> None:
-    assert ResizeRule("fit", [64.0, 96]).size == (64, 96)
+STEPS = (
+    Resize(scale=(1333, 800), keep_ratio=True, interpolation="area"),
+    Resize(factors=(0.5, 2.0), floor=True, backend="pillow", interpolation="hamming"),
+    ResizeShortestEdge(scale=800, max_size=1333),
+    FixShapeResize(scale=(64, 96), keep_ratio=True),
+    Fit((64, 96)),
+    Pad(size_divisor=32, value=(1, 2, 3), mode="reflect"),
+    Normalize(mean=(1.5, 2.5, 3.5), std=(1.0, 2.0, 4.0)),
+    CenterCrop((50, 60), pad=Pad(shape=(1, 1), value=114.5)),
+)
+
+
+def test_every_step_survives_json() -> None:
+    facts = fakes.metadata(steps=STEPS, load=Load("grayscale", "pillow", True), pad_value=-1.5, size=None)
+    assert ModelMetadata.from_json(facts.to_json()) == facts
+
+
+@pytest.mark.parametrize(
+    ("rule", "size", "step"),
+    [
+        ("fit", [64, 96], Fit((64, 96))),
+        ("keep_ratio", [800, 1333], Resize(scale=(1333, 800), keep_ratio=True)),
+        ("stretch", [64, 96], Resize(scale=(96, 64))),
+    ],
+)
+def test_a_file_of_format_1_is_read(rule: str, size: list, step: Step) -> None:
+    """As exporters wrote it before the steps were in it."""
+    facts = fakes.metadata(steps=(step,))
+    data = json.loads(facts.to_json())
+    for name in ("steps", "load", "pad_value"):
+        del data[name]
+    old = {**data, "format": 1, "resize": {"rule": rule, "size": size}}
+    assert ModelMetadata.from_json(json.dumps(old)) == facts
+    assert facts.resize == step
+
+
+@pytest.mark.parametrize(
+    "resize", [{"rule": "crop", "size": [1, 1]}, {"rule": "fit", "size": [0, 1]}, {"size": [1, 1]}, 5]
+)
+def test_a_malformed_rule_of_format_1_is_refused(resize: object) -> None:
+    data = {**json.loads(fakes.metadata().to_json()), "format": 1, "resize": resize}
+    with pytest.raises(ValueError, match="malformed field .*resize.*export the model again"):
+        ModelMetadata.from_json(json.dumps(data))

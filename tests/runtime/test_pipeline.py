@@ -14,6 +14,7 @@ from runtime import Detector
 from runtime.images import read_image
 from runtime.pipeline import FileResult, detect_files, in_threads, run_batches
 from runtime.preprocess import prepare
+from runtime.transforms import Resize
 from tests.runtime import fakes
 from tests.runtime.device.test_runner import assert_same, config, save
 from tests.runtime.engine import fakes as engine_fakes
@@ -92,7 +93,7 @@ def test_low_scores_can_be_left_out_and_pixels_kept(
 
 
 def test_what_does_not_fit_is_a_result_that_names_the_file(tmp_path: Path, device: Device) -> None:
-    facts = fakes.metadata(resize=fakes.ResizeRule("keep_ratio", (96, 64)))
+    facts = fakes.metadata(steps=(Resize(scale=(96, 64), keep_ratio=True),))
     tall, wide, missing = (tmp_path / name for name in ("tall.png", "wide.png", "missing.png"))
     for path, size in ((tall, (96, 64)), (wide, (64, 96))):
         path.write_bytes(cv2.imencode(".png", fakes.random_image(*size))[1].tobytes())
@@ -207,7 +208,7 @@ def test_as_many_batches_are_under_way_as_there_are_slots() -> None:
 def test_files_are_not_read_further_ahead_than_a_few_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.pipeline.read_image", lambda path: np.zeros((4, 4, 3), np.uint8))
+    monkeypatch.setattr("runtime.pipeline.read_image", lambda path, load: np.zeros((4, 4, 3), np.uint8))
     runner = CountingRunner()
     results = detect_files(runner, (tmp_path / str(i) for i in range(1000)), batch_size=4, threads=5)
     for taken in range(1, 100):

@@ -2,11 +2,11 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from mmdet.datasets.transforms import Resize
+from mmdet.datasets import transforms as mmdet
 from mmdet.models.data_preprocessors import DetDataPreprocessor
 
-from runtime.metadata import ResizeRule
-from runtime.preprocess import network_size, prepare, resized_size
+from runtime.preprocess import network_size, prepare
+from runtime.transforms import Fit, Resize
 from tests.runtime import fakes
 
 # height, width: landscape, portrait, tiny, square, extreme, and edges whose scaled length is near a half
@@ -29,12 +29,12 @@ SIZES = [
 def test_keep_ratio_is_mmcvs_rescale_size(size: tuple[int, int], scale: tuple[int, int]) -> None:
     height, width = size
     expected_width, expected_height = mmcv.rescale_size((width, height), scale)
-    assert resized_size(height, width, ResizeRule("keep_ratio", scale)) == (expected_height, expected_width)
+    assert Resize(scale=scale, keep_ratio=True).size(height, width) == (expected_height, expected_width)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_fit_touches_the_box_and_never_exceeds_it(size: tuple[int, int]) -> None:
-    height, width = resized_size(*size, ResizeRule("fit", (64, 96)))
+    height, width = Fit((64, 96)).size(*size)
     assert (height == 64 and width <= 96) or (width == 96 and height <= 64)
     # At most half a pixel off the aspect ratio, except where one pixel is the least there can be.
     scale = min(64 / size[0], 96 / size[1])
@@ -43,12 +43,12 @@ def test_fit_touches_the_box_and_never_exceeds_it(size: tuple[int, int]) -> None
 
 
 def test_stretch_is_the_size_itself() -> None:
-    assert resized_size(10, 999, ResizeRule("stretch", (64, 96))) == (64, 96)
+    assert Resize(scale=(96, 64)).size(10, 999) == (64, 96)
 
 
 def test_an_edge_is_never_rounded_to_nothing() -> None:
-    assert resized_size(1, 5000, ResizeRule("keep_ratio", (96, 64))) == (1, 96)
-    assert resized_size(1, 5000, ResizeRule("fit", (64, 96))) == (1, 96)
+    assert Resize(scale=(96, 64), keep_ratio=True).size(1, 5000) == (1, 96)
+    assert Fit((64, 96)).size(1, 5000) == (1, 96)
 
 
 @pytest.mark.parametrize("color_order", ["rgb", "bgr"])
@@ -67,9 +67,13 @@ def test_a_batch_is_mmdets_to_the_last_bit(mean: tuple, std: tuple, color_order:
         for seed, (h, w) in enumerate([(120, 200), (201, 90), (64, 96), (33, 31)])
     ]
     facts = fakes.metadata(
-        mean=mean, std=std, color_order=color_order, size=None, resize=ResizeRule("keep_ratio", (160, 96))
+        mean=mean,
+        std=std,
+        color_order=color_order,
+        size=None,
+        steps=(Resize(scale=(160, 96), keep_ratio=True),),
     )
-    resize = Resize(scale=(160, 96), keep_ratio=True)
+    resize = mmdet.Resize(scale=(160, 96), keep_ratio=True)
     resized = [resize.transform({"img": image}) for image in images]
     preprocessor = DetDataPreprocessor(
         mean=list(mean), std=list(std), bgr_to_rgb=color_order == "rgb", pad_size_divisor=facts.size_divisor
@@ -89,8 +93,8 @@ def test_a_batch_is_mmdets_to_the_last_bit(mean: tuple, std: tuple, color_order:
 
 def test_stretch_is_mmdets_resize_without_keep_ratio() -> None:
     image = fakes.random_image(50, 70)
-    expected = Resize(scale=(96, 64), keep_ratio=False).transform({"img": image})
-    batch = prepare([image], fakes.metadata(resize=ResizeRule("stretch", (64, 96))))
+    expected = mmdet.Resize(scale=(96, 64), keep_ratio=False).transform({"img": image})
+    batch = prepare([image], fakes.metadata(steps=(Resize(scale=(96, 64)),)))
     np.testing.assert_array_equal(batch.image_sizes, [expected["img_shape"]])
     np.testing.assert_array_equal(batch.scale_factors, [expected["scale_factor"]])
 
@@ -117,11 +121,11 @@ def test_no_images_make_an_empty_batch() -> None:
 
 
 def test_an_image_that_does_not_fit_the_fixed_size_is_refused() -> None:
-    facts = fakes.metadata(resize=ResizeRule("keep_ratio", (96, 64)))
+    facts = fakes.metadata(steps=(Resize(scale=(96, 64), keep_ratio=True),))
     assert network_size(48, 96, facts) == (48, 96)
     with pytest.raises(
         ValueError,
-        match=r"image of 96x48 px .* fixed 64x96 .* found 96x48 by the rule keep_ratio.*--dynamic-size",
+        match=r"image of 96x48 px .* fixed 64x96 .* found 96x48; export the model without --size",
     ):
         prepare([fakes.random_image(96, 48)], facts)
 

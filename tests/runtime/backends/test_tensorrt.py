@@ -18,8 +18,9 @@ from runtime.backends.tensorrt import TensorRTBackend
 from runtime.engine.config import EngineConfig
 from runtime.engine.files import engine_path
 from runtime.engine.session import EngineSession
-from runtime.metadata import ModelMetadata, ResizeRule
+from runtime.metadata import ModelMetadata
 from runtime.preprocess import Batch, prepare
+from runtime.transforms import Resize
 from tests.runtime import fakes
 from tests.runtime.engine import fakes as engine_fakes
 from tests.runtime.engine.fake_cuda import Device
@@ -157,7 +158,7 @@ def test_the_arrays_are_the_callers(tmp_path: Path, device: Device) -> None:
 
 
 def test_a_size_outside_the_profile_is_refused_with_the_range(tmp_path: Path, device: Device) -> None:
-    facts = fakes.metadata(size=None, resize=ResizeRule("keep_ratio", (96, 64)))
+    facts = fakes.metadata(size=None, steps=(Resize(scale=(96, 64), keep_ratio=True),))
     config = EngineConfig(batch=(1, 1, 2), height=(64, 64, 96), width=(64, 96, 96), precision="fp32")
     backend = TensorRTBackend(_save(tmp_path / "m.onnx", facts), config=config)
     message = (

@@ -21,7 +21,9 @@ typedef struct {
   const uint8_t* pixels; int64_t row_stride; int32_t height, width; int32_t resized_height, resized_width;
 } SourceImage;
 typedef struct {
-  const SourceImage* images; int32_t batch, height, width; const float* tables; int32_t reverse_channels; float* output;
+  const SourceImage* images; int32_t batch, height, width; const float* tables; int32_t reverse_channels;
+  float pad_value;
+  float* output;
 } PrepareImagesArguments;
 typedef struct { int32_t height, width; float scale_x, scale_y; } TargetImage;
 typedef struct {
@@ -32,7 +34,7 @@ typedef struct {
 typedef struct { const float* values; int64_t num_values; uint8_t* output; } CastMasksArguments;
 """
 FUNCTIONS = """
-int32_t maskrcnn_images_abi(void) { return 1; }
+int32_t maskrcnn_images_abi(void) { return 2; }
 size_t maskrcnn_images_arguments_size(int which) {
   size_t sizes[] = {sizeof(SourceImage), sizeof(PrepareImagesArguments), sizeof(TargetImage),
                     sizeof(EncodeMasksArguments), sizeof(CastMasksArguments)};
@@ -120,10 +122,10 @@ def test_a_cast_of_another_structure_is_refused(tmp_path: Path) -> None:
             "plugin library: expected the functions of images, found no maskrcnn_images_abi; build it again with "
             "`make plugins`",
         ),
-        (FakeLibrary(abi=2), "in version 1 .*, found version 2 and .*; build it again with `make plugins`"),
+        (FakeLibrary(abi=1), "in version 2 .*, found version 1 and .*; build it again with `make plugins`"),
         (
             FakeLibrary(sizes=(32, 48, 16, 88)),
-            r"structures of \(32, 48, 16, 96\) bytes, found version 1 and \(32, 48, 16, 88\)",
+            r"structures of \(32, 48, 16, 96\) bytes, found version 2 and \(32, 48, 16, 88\)",
         ),
     ],
     ids=["without", "other version", "other structures"],

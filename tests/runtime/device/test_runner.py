@@ -18,7 +18,8 @@ from runtime import Detections, Detector
 from runtime.backends.tensorrt import TensorRTBackend
 from runtime.device import slot as device_slot
 from runtime.engine.config import EngineConfig
-from runtime.metadata import ModelMetadata, ResizeRule
+from runtime.metadata import ModelMetadata
+from runtime.transforms import Resize
 from tests.runtime import fakes
 from tests.runtime.engine import fake_cuda
 from tests.runtime.engine import fakes as engine_fakes
@@ -132,8 +133,8 @@ def test_every_release_and_binding_finds_the_same(
     [
         fakes.metadata(masks="none"),
         fakes.metadata(color_order="bgr", mask_threshold=0.3),
-        fakes.metadata(resize=ResizeRule("stretch", (48, 80))),
-        fakes.metadata(size=None, resize=ResizeRule("keep_ratio", (160, 96))),
+        fakes.metadata(steps=(Resize(scale=(80, 48)),)),
+        fakes.metadata(size=None, steps=(Resize(scale=(160, 96), keep_ratio=True),)),
     ],
     ids=["no masks", "bgr", "padded", "dynamic size"],
 )
@@ -363,7 +364,7 @@ def test_a_constructor_that_fails_leaves_nothing(
 def test_a_size_outside_the_profile_is_refused_before_anything_runs(
     tmp_path: Path, device: Device, library: FakeLibrary
 ) -> None:
-    facts = fakes.metadata(size=None, resize=ResizeRule("keep_ratio", (160, 96)))
+    facts = fakes.metadata(size=None, steps=(Resize(scale=(160, 96), keep_ratio=True),))
     path = save(tmp_path / "dynamic.onnx", facts)
     sizes = {"height": (32, 96, 96), "width": (32, 96, 160)}
     with Detector(path, "tensorrt", config=config(1, 1, 1, **sizes)) as detector:
@@ -388,7 +389,7 @@ def test_page_locked_memory_is_used_again(model: Path, device: Device, library: 
 @pytest.mark.parametrize(
     ("handle", "masks", "reason"),
     [
-        (FakeLibrary(abi=9), "crop", "plugin library: expected the functions of images in version 1"),
+        (FakeLibrary(abi=9), "crop", "plugin library: expected the functions of images in version 2"),
         (None, "crop", "plugin library: expected the functions of images, found no library"),
         (FakeLibrary(), "full", "masks: expected crop or none, found full"),
     ],

@@ -36,7 +36,7 @@ class FakeLibrary:
         failing: names of functions that return an error.
     """
 
-    def __init__(self, abi: int = 1, sizes: Optional[tuple[int, ...]] = None) -> None:
+    def __init__(self, abi: int = 2, sizes: Optional[tuple[int, ...]] = None) -> None:
         structures = (
             SourceImage,
             PrepareImagesArguments,
@@ -117,7 +117,7 @@ def _array(address: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
 def _do_prepare(a: PrepareImagesArguments, images: list[dict]) -> None:
     output = _array(a.output, (a.batch, 3, a.height, a.width), "float32")
     tables = _array(a.tables, (3, 256), "float32")
-    output[...] = 0
+    output[...] = a.pad_value
     for image, planes in zip(images, output):
         height, width = image["resized_height"], image["resized_width"]
         rows = _array(image["pixels"], (image["height"], image["row_stride"]), "uint8")

@@ -25,8 +25,8 @@ from runtime.engine.files import (
 )
 from runtime.engine.plugins import PluginLibrary
 from runtime.engine.sidecar import Sidecar, sha256_of
-from runtime.metadata import ResizeRule
 from runtime.precision.plan import PrecisionGroup, PrecisionPlan, plan_path
+from runtime.transforms import Resize
 from tests.runtime import fakes as models
 from tests.runtime.engine import fake_cuda, fakes
 
@@ -217,7 +217,7 @@ def test_the_default_profile_takes_the_batch(batch: Optional[int], profile: tupl
 
 
 def test_a_dynamic_model_gets_its_own_sizes_and_keeps_its_engine(tmp_path: Path) -> None:
-    facts = models.metadata(size=None, resize=ResizeRule("keep_ratio", (192, 128)))
+    facts = models.metadata(size=None, steps=(Resize(scale=(192, 128), keep_ratio=True),))
     model = models.save(tmp_path / "m.onnx", facts)
     machine = _machine()
     for _ in range(2):

@@ -5,7 +5,7 @@ import pytest
 
 from runtime.engine.config import EngineConfig
 from runtime.engine.profiles import profile_shapes, with_default_sizes
-from runtime.metadata import ResizeRule
+from runtime.transforms import Resize
 from tests.runtime import fakes
 
 SIZES = EngineConfig(batch=(1, 2, 8), height=(64, 800, 1344), width=(96, 1216, 1344))
@@ -64,13 +64,13 @@ def test_what_does_not_fit_is_refused(shape: tuple, options: dict, message: str)
 @pytest.mark.parametrize(
     ("resize", "height", "width"),
     [
-        (("keep_ratio", (1333, 800)), (64, 800, 1344), (64, 1344, 1344)),
-        (("keep_ratio", (800, 1333)), (64, 800, 1344), (64, 1344, 1344)),
-        (("keep_ratio", (192, 128)), (64, 128, 192), (64, 192, 192)),
+        (Resize(scale=(1333, 800), keep_ratio=True), (64, 800, 1344), (64, 1344, 1344)),
+        (Resize(scale=(800, 1333), keep_ratio=True), (64, 800, 1344), (64, 1344, 1344)),
+        (Resize(scale=(192, 128), keep_ratio=True), (64, 128, 192), (64, 192, 192)),
     ],
 )
-def test_a_dynamic_model_gets_the_sizes_of_its_own_rule(resize: tuple, height: tuple, width: tuple) -> None:
-    facts = fakes.metadata(size=None, resize=ResizeRule(*resize))
+def test_a_dynamic_model_gets_the_sizes_of_its_own_rule(resize: Resize, height: tuple, width: tuple) -> None:
+    facts = fakes.metadata(size=None, steps=(resize,))
     config = with_default_sizes(EngineConfig(batch=(1, 1, 1)), facts)
     assert (config.batch, config.height, config.width) == ((1, 1, 1), height, width)
 
@@ -78,7 +78,7 @@ def test_a_dynamic_model_gets_the_sizes_of_its_own_rule(resize: tuple, height: t
 @pytest.mark.parametrize("size", [(64, 96), None])
 @pytest.mark.parametrize("height", [(32, 32, 64), None])
 def test_given_and_fixed_sizes_stay(size: Optional[tuple], height: Optional[tuple]) -> None:
-    facts = fakes.metadata(size=size, resize=ResizeRule("keep_ratio", (96, 64)))
+    facts = fakes.metadata(size=size, steps=(Resize(scale=(96, 64), keep_ratio=True),))
     config = EngineConfig(height=height, width=height)
     if size is None and height is None:
         config = EngineConfig(shapes=(("images", ((1, 3, 32, 32),) * 3),))

@@ -30,7 +30,7 @@ def tiny_dynamic() -> onnx.ModelProto:
 def embedded() -> onnx.ModelProto:
     """The embedded trained model, with metadata."""
     loaded = load_model(str(CONFIG_PATH), CHECKPOINT_PATH)
-    metadata = metadata_from_model(loaded, size=None, dynamic_size=False, masks="crop")
+    metadata = metadata_from_model(loaded, size=(448, 640))
     return with_metadata(simplified(onnx_from_model(loaded.model, GraphOptions(metadata.size))), metadata)
 
 

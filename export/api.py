@@ -1,0 +1,439 @@
+"""The exporter as a function: config and checkpoint -> patched model -> ONNX -> compared with mmdet -> one file."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import onnx
+import torch
+
+from examples import CHECKPOINT_PATH, CONFIG_PATH, VERIFICATION_IMAGES
+from export.graph import (
+    GraphOptions,
+    num_nodes,
+    onnx_from_model,
+    simplified,
+    with_metadata,
+)
+from export.metadata import metadata_from_model, names_of, price_of_fixed_size, trace_size
+from export.model import LoadedModel, load_model
+from export.verify import (
+    ENOUGH_DETECTIONS,
+    LOWER_THRESHOLDS,
+    Case,
+    MmdetInference,
+    pixel_difference,
+    verify,
+    with_score_threshold,
+)
+from runtime.difference import Tolerance
+from runtime.files import refuse_inputs, whole_file, write_whole
+from runtime.images import find_images, read_image
+from runtime.metadata import ModelMetadata
+from runtime.precision import PrecisionPlan, default_plan, plan_path
+
+PathLike = Union[str, Path]
+SUFFIX = ".onnx"
+# Rows of the outputs. 3000 masks of 28x28 take 9 MB an image, and the mask head's features 8 GB.
+MAX_PER_IMG = 3000
+# Files that are verified with, of all that --images names; the rest would take hours.
+MAX_IMAGES = 16
+
+
+class VerificationError(Exception):
+    """The exported file does not find what mmdet finds, or nothing was found that would show it.
+
+    Attributes:
+        result: what was compared; its ``path`` is where the file is kept, or None where none was made.
+    """
+
+    def __init__(self, message: str, result: "ExportResult") -> None:
+        super().__init__(message)
+        self.result = result
+
+
+class PixelsDifferError(ValueError):
+    """mmdet's test pipeline and the runtime make different pixels of a file, or place them differently."""
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What an export made.
+
+    Attributes:
+        path: of the file.
+        plan_path: of its precision plan.
+        metadata: the model's facts.
+        plan: the nodes that stay FP32 in an FP16 engine.
+        cases: one per verified image, of each batch; none where verification was left out.
+        threshold: score above which detections were compared; lower than the model's own where it found too few.
+        seconds: by step.
+        notes: what a user should know, a line each.
+    """
+
+    path: Optional[Path]
+    plan_path: Optional[Path]
+    metadata: ModelMetadata
+    plan: Optional[PrecisionPlan]
+    cases: tuple[Case, ...] = ()
+    threshold: Optional[float] = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+Steps = Callable[[str], AbstractContextManager[Any]]
+
+
+class _Silent:
+    def note(self, text: str) -> None:
+        """Show nothing."""
+
+
+def export_model(
+    config: Optional[PathLike] = None,
+    checkpoint: Optional[PathLike] = None,
+    output: PathLike = Path("out/maskrcnn.onnx"),
+    *,
+    size: Optional[tuple[int, int]] = None,
+    dynamic_size: bool = False,
+    masks: str = "crop",
+    opset: int = GraphOptions.opset,
+    max_per_img: Optional[int] = None,
+    simplify: bool = True,
+    verify: bool = True,
+    images: Optional[Sequence[PathLike]] = None,
+    device: str = "cpu",
+    trust_checkpoint: bool = False,
+    allow_mismatch: bool = False,
+    steps: Optional[Steps] = None,
+) -> ExportResult:
+    """Export a detector to one ONNX file, and hold it against mmdet on image files.
+
+    Args:
+        config: an mmdet config: a file, or the bare name of one that mmdet ships; None for the embedded model.
+        checkpoint: its weights; ``none`` for random ones.
+        output: the file, ending in ``.onnx``. One that is there stays until the new one is known to be good.
+        size: fixed (height, width) of the network's input, px; None for what the config's test pipeline makes.
+        dynamic_size: any height and width also where the test pipeline makes one size alone.
+        masks: ``crop`` or ``full``: see ``export.graph.GraphOptions``.
+        opset: of ONNX's operators.
+        max_per_img: rows in the outputs; None for the config's.
+        simplify: fold constants and infer shapes with onnxsim.
+        verify: compare with mmdet.
+        images: files, folders and patterns to verify with; None for the embedded ones.
+        device: where PyTorch runs.
+        trust_checkpoint, allow_mismatch: see ``export.checkpoint``.
+        steps: called with each step's title, returns a context manager with a ``note(text)``.
+
+    Returns:
+        What was made.
+
+    Raises:
+        VerificationError: the file differs from mmdet, or nothing was proven; it is kept as ``NAME.failed.onnx``.
+        OSError, ValueError, NotImplementedError: refused, before anything was written.
+    """
+    run = _Run(steps)
+    output = Path(output)
+    _check(config, checkpoint, output, size, dynamic_size, max_per_img, device)
+    paths = _verification_images(images) if verify else []
+    refuse_inputs(output, [p for p in (config, checkpoint, *paths) if p is not None and Path(p).exists()])
+    with run.step(f"load {Path(config or CONFIG_PATH).stem}"):
+        loaded = _load(config, checkpoint, device, max_per_img, trust_checkpoint, allow_mismatch)
+        metadata = metadata_from_model(
+            loaded, size=None if size is None else tuple(size), dynamic_size=dynamic_size, masks=masks
+        )
+        run.notes += _notes(loaded, metadata, size)
+        options = GraphOptions(
+            size=trace_size(metadata),
+            dynamic_size=metadata.size is None,
+            masks=metadata.masks,
+            opset=opset,
+            channels=metadata.channels,
+        )
+        mmdet = MmdetInference(loaded, metadata)
+    batches = run.compare_pixels(mmdet, paths, metadata) if verify else []
+    with run.step("trace") as step:
+        model = onnx_from_model(loaded.model, options)
+        step.note(f"{num_nodes(model)} nodes")
+    if simplify:
+        with run.step("simplify") as step:
+            model = simplified(model)
+            step.note(f"{num_nodes(model)} nodes")
+    with run.step("check"):
+        model = with_metadata(model, metadata)
+        onnx.checker.check_model(model, full_check=True)
+        plan = default_plan(model)
+    return run.write(model, output, plan, metadata, mmdet, batches)
+
+
+class _Run:
+    """One export: its steps' times, its notes, and what was compared."""
+
+    def __init__(self, steps: Optional[Steps]) -> None:
+        self._steps = steps or (lambda title: nullcontext(_Silent()))
+        self.seconds: dict[str, float] = {}
+        self.notes: list[str] = []
+        self.cases: list[Case] = []
+        self.threshold: Optional[float] = None
+
+    def step(self, title: str) -> "_Timed":
+        """Return the step, to be entered."""
+        return _Timed(self._steps(title), title, self.seconds)
+
+    def compare_pixels(
+        self, mmdet: MmdetInference, paths: Sequence[Path], metadata: ModelMetadata
+    ) -> list[list[Path]]:
+        """Return the batches to verify with: each file alone, and two of unlike shape together.
+
+        Raises:
+            PixelsDifferError: mmdet's pixels are others than the runtime's.
+        """
+        with self.step("compare pixels with mmdet's test pipeline") as step:
+            sizes = {}
+            for path in paths:
+                words, (sizes[path],) = pixel_difference(mmdet, [path], metadata)
+                _refuse_pixels(words)
+            pair = _unlike_pair(sizes)
+            if pair:
+                _refuse_pixels(pixel_difference(mmdet, pair, metadata)[0])
+            step.note(f"{len(paths)} files")
+        return [[path] for path in paths] + [pair] * bool(pair)
+
+    def write(
+        self,
+        model: onnx.ModelProto,
+        output: Path,
+        plan: PrecisionPlan,
+        metadata: ModelMetadata,
+        mmdet: MmdetInference,
+        batches: Sequence[Sequence[Path]],
+    ) -> ExportResult:
+        """Write the file under its name once it is known to be good."""
+        data = model.SerializeToString()
+        with whole_file(output) as file:
+            file.write(data)
+            file.flush()
+            words = self.verify(Path(file.name), model, metadata, mmdet, batches) if batches else ""
+            if words:
+                failed = failed_path(output)
+                write_whole(failed, data)
+                message = f"{words}; it is kept as {failed}"
+                raise VerificationError(message, self.result(failed, None, metadata, plan))
+        plan.save(plan_path(output))
+        failed_path(output).unlink(missing_ok=True)
+        return self.result(output, plan_path(output), metadata, plan)
+
+    def verify(
+        self,
+        path: Path,
+        model: onnx.ModelProto,
+        metadata: ModelMetadata,
+        mmdet: MmdetInference,
+        batches: Sequence[Sequence[Path]],
+    ) -> str:
+        """Compare the file with mmdet; return in words why it may not be used, or nothing."""
+        with self.step("compare detections with mmdet, unpatched") as step:
+            self.cases = verify(path, mmdet, batches)
+            self.threshold = metadata.score_threshold
+            if self._agree() and self._num_detections() < ENOUGH_DETECTIONS:
+                step.note(f"{self._num_detections()} detections above {metadata.score_threshold:g}")
+                self._verify_lower(path, model, metadata, mmdet, batches)
+        if not self._agree():
+            return "the exported file differs from mmdet"
+        if not self._num_detections():
+            return (
+                "nothing was proven: neither mmdet nor the exported file finds anything in the images, at any score; "
+                "give --images with objects of the model's classes, or check that the checkpoint is a trained one"
+            )
+        return ""
+
+    def _verify_lower(
+        self,
+        path: Path,
+        model: onnx.ModelProto,
+        metadata: ModelMetadata,
+        mmdet: MmdetInference,
+        batches: Sequence[Sequence[Path]],
+    ) -> None:
+        """Compare again, the same graph with a lower score threshold, until there is enough to compare."""
+        own = self.cases
+        for threshold in LOWER_THRESHOLDS:
+            if threshold >= metadata.score_threshold:
+                continue
+            lower = path.with_name(f"{path.name}.lower{SUFFIX}")
+            try:
+                lower.write_bytes(with_score_threshold(model, metadata, threshold).SerializeToString())
+                with mmdet.score_threshold(threshold):
+                    self.cases = [*own, *verify(lower, mmdet, batches)]
+            finally:
+                lower.unlink(missing_ok=True)
+            self.threshold = threshold
+            if not self._agree() or self._num_detections() >= ENOUGH_DETECTIONS:
+                return
+
+    def _agree(self) -> bool:
+        return all(case.within(Tolerance()) for case in self.cases)
+
+    def _num_detections(self) -> int:
+        return sum(case.difference.expected for case in self.cases)
+
+    def result(
+        self, path: Optional[Path], plan_file: Optional[Path], metadata: ModelMetadata, plan: PrecisionPlan
+    ) -> ExportResult:
+        """Return what there is."""
+        return ExportResult(
+            path,
+            plan_file,
+            metadata,
+            plan,
+            tuple(self.cases),
+            self.threshold,
+            dict(self.seconds),
+            tuple(self.notes),
+        )
+
+
+class _Timed:
+    """A step that is shown and timed."""
+
+    def __init__(self, shown: AbstractContextManager[Any], title: str, seconds: dict[str, float]) -> None:
+        self._shown, self._title, self._seconds = shown, title, seconds
+
+    def __enter__(self) -> Any:
+        self._start = time.perf_counter()
+        return self._shown.__enter__()
+
+    def __exit__(self, *error: Any) -> Optional[bool]:
+        self._seconds[self._title] = time.perf_counter() - self._start
+        return self._shown.__exit__(*error)
+
+
+def failed_path(output: Path) -> Path:
+    """Return where a file that differs from mmdet is kept."""
+    return output.with_name(f"{output.stem}.failed{SUFFIX}")
+
+
+def _check(
+    config: Optional[PathLike],
+    checkpoint: Optional[PathLike],
+    output: Path,
+    size: Optional[Sequence[int]],
+    dynamic_size: bool,
+    max_per_img: Optional[int],
+    device: str,
+) -> None:
+    if config is not None and checkpoint is None:
+        raise ValueError(
+            f"expected CONFIG and CHECKPOINT, found only {config}; "
+            "give the checkpoint, or `none` for random weights"
+        )
+    if size is not None and dynamic_size:
+        raise ValueError(
+            f"--size, --dynamic-size: expected one of them, found both; --size {size[0]} {size[1]} fixes the size, "
+            "without it images have the size that mmdet gives them"
+        )
+    if max_per_img is not None and not 1 <= max_per_img <= MAX_PER_IMG:
+        raise ValueError(f"--max-per-img: expected 1 to {MAX_PER_IMG}, found {max_per_img}")
+    check_output(output)
+    check_device(device)
+
+
+def check_output(output: Path) -> None:
+    """Refuse a name that no ONNX file can have.
+
+    Raises:
+        ValueError: a folder, or another suffix.
+    """
+    if output.is_dir():
+        raise ValueError(
+            f"-o {output}: expected the name of a file, found a folder; give {output / 'model.onnx'}"
+        )
+    if output.suffix.lower() != SUFFIX:
+        raise ValueError(
+            f"-o {output}: expected a name that ends in {SUFFIX}, found {output.suffix or 'no suffix'!r}; "
+            f"give {output.with_name((output.stem or 'model') + SUFFIX)}"
+        )
+
+
+def check_device(device: str) -> None:
+    """Refuse what is no device of PyTorch's here.
+
+    Raises:
+        ValueError: no such device.
+    """
+    try:
+        kind = torch.device(device).type
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        kind = None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if kind not in ("cpu", "cuda"):
+        why = f" ({reason})" if kind is None else ""
+        raise ValueError(
+            f"--device: expected a device that PyTorch sees, found {device}{why}; leave it out for the CPU"
+        )
+
+
+def _load(
+    config: Optional[PathLike],
+    checkpoint: Optional[PathLike],
+    device: str,
+    max_per_img: Optional[int],
+    trust_checkpoint: bool,
+    allow_mismatch: bool,
+) -> LoadedModel:
+    if config is None:
+        config, checkpoint = CONFIG_PATH, CHECKPOINT_PATH
+    return load_model(
+        str(config),
+        None if str(checkpoint) == "none" else Path(checkpoint),
+        device=device,
+        max_per_img=max_per_img,
+        trust_pickle=trust_checkpoint,
+        allow_mismatch=allow_mismatch,
+    )
+
+
+def _notes(loaded: LoadedModel, metadata: ModelMetadata, size: Optional[Sequence[int]]) -> list[str]:
+    names = names_of(loaded)
+    notes = []
+    if names.is_invented:
+        notes.append(
+            f"class names are invented (class_0, class_1, ...): {names.source}; set metainfo=dict(classes=(...)) in "
+            "the config's test dataset"
+        )
+    if loaded.checkpoint is not None:
+        notes += getattr(loaded.checkpoint, "notes", ())
+    price = price_of_fixed_size(metadata, loaded) if size is not None else ""
+    return notes + [price] * bool(price)
+
+
+def _verification_images(images: Optional[Sequence[PathLike]]) -> list[Path]:
+    """Return the files to verify with, at most ``MAX_IMAGES``, spread over all that are named."""
+    if images is None:
+        return list(VERIFICATION_IMAGES)
+    found = find_images([str(image) for image in images])
+    step = max(1, -(-len(found) // MAX_IMAGES))
+    chosen = found[::step]
+    for path in chosen:
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError(f"--images {path}: expected a regular file; name another")
+        read_image(path)
+    return chosen
+
+
+def _unlike_pair(sizes: dict[Path, tuple[int, int]]) -> list[Path]:
+    """Return the tallest and the widest image; of images of one shape two of them, of one image none."""
+    ordered = sorted(sizes, key=lambda path: sizes[path][1] / sizes[path][0])
+    return [ordered[0], ordered[-1]] if len(ordered) > 1 else []
+
+
+def _refuse_pixels(words: str) -> None:
+    if words:
+        raise PixelsDifferError(
+            f"{words}: the runtime does not repeat this config's test pipeline; nothing was exported. "
+            "This is a defect of the exporter unless the config changes mmdet or mmcv itself: please report the config"
+        )
