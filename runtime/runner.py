@@ -1,5 +1,6 @@
 """What gets batches of images through a model, and the one that does so on the host."""
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,6 +10,7 @@ from typing import Any, Optional, Protocol
 import numpy as np
 
 from runtime.detections import Detections
+from runtime.forks import check_process
 from runtime.metadata import ModelMetadata
 from runtime.postprocess import detections_from_outputs
 from runtime.preprocess import Batch, check_image, network_size, prepare
@@ -81,7 +83,7 @@ class HostRunner:
         self.device_failure = device_failure
         self._is_closed = False
         self._model = model
-        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._process, self._preparing = os.getpid(), _new_thread()
 
     def stage(self, image: np.ndarray) -> np.ndarray:
         """Return the image, having checked that it fits; see ``Runner.stage``."""
@@ -94,13 +96,21 @@ class HostRunner:
         if self._is_closed:
             raise RuntimeError("model: expected an open one, found it closed; make a new Detector")
         spent: dict[str, float] = {}
-        prepared = self._preparing.submit(_prepare, staged, self._model.metadata, spent)
+        prepared = self._thread().submit(_prepare, staged, self._model.metadata, spent)
         return HostBatch(self._model, prepared, min_score, spent)
+
+    def _thread(self) -> ThreadPoolExecutor:
+        """Return the thread of this process: a forked one has none of its parent's."""
+        if self._process != os.getpid():
+            self._preparing = _new_thread()
+            self._process = os.getpid()
+        return self._preparing
 
     def close(self) -> None:
         """End the thread."""
         self._is_closed = True
-        self._preparing.shutdown()
+        if self._process == os.getpid():
+            self._preparing.shutdown()
 
 
 class HostBatch:
@@ -110,9 +120,11 @@ class HostBatch:
         self, model: ArrayModel, prepared: "Future[Batch]", min_score: float, spent: dict[str, float]
     ) -> None:
         self._model, self._prepared, self._min_score, self._spent = model, prepared, min_score, spent
+        self._process = os.getpid()
 
     def result(self, timings: Timings = None) -> list[Detections]:
         """Run the model; see ``Pending.result``. The stages are ``prepare``, ``engine`` and ``results``."""
+        check_process(self._process, "batch")
         batch = self._prepared.result()
         with _timed(self._spent, "engine"):
             outputs = self._model.run(batch.images, batch.image_sizes)
@@ -121,6 +133,10 @@ class HostBatch:
         for stage, milliseconds in self._spent.items() if timings is not None else ():
             timings[stage] = timings.get(stage, 0.0) + milliseconds
         return [d.filter(self._min_score) for d in found] if self._min_score > 0 else found
+
+
+def _new_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="prepare")
 
 
 def _prepare(images: Sequence[np.ndarray], metadata: ModelMetadata, spent: dict[str, float]) -> Batch:

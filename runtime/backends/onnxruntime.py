@@ -1,10 +1,16 @@
 """onnxruntime: the default backend, on the CPU or through one of its execution providers."""
 
+import os
+import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional, Union
 
 import numpy as np
+
+# Its telemetry has threads, which a forked process waits for in vain when it ends (1.31, with nothing but the import).
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Absolute: this module has the library's name, and inside the package `onnxruntime` is still the library.
 import onnxruntime
@@ -19,6 +25,7 @@ from runtime.backends.base import (
     contract_inputs,
     contract_outputs,
 )
+from runtime.forks import check_process, never_free
 from runtime.metadata import KEY, ModelMetadata
 from runtime.runner import HostRunner, Runner
 
@@ -60,10 +67,11 @@ class OnnxRuntimeBackend:
         """
         path = check_model_file(model)
         names = _provider_names(device, providers)
-        self._session: Optional[onnxruntime.InferenceSession] = _open_session(path, names, threads)
-        _check_active(names, self._session.get_providers())
-        self.metadata = _read_metadata(path, self._session)
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self._session = _ProcessSession(path, names, threads)
+        session = self._session.here()
+        _check_active(names, session.get_providers())
+        self.metadata = _read_metadata(path, session)
+        inputs, outputs = session.get_inputs(), session.get_outputs()
         check_contract(path, "input", contract_inputs(self.metadata), _tensors(inputs))
         check_contract(path, "output", contract_outputs(self.metadata), _tensors(outputs))
         self._output_names = [output.name for output in outputs]
@@ -73,14 +81,14 @@ class OnnxRuntimeBackend:
 
         Raises:
             ValueError: arrays of another rank, dtype or size.
-            RuntimeError: the backend is closed, or onnxruntime failed (out of memory, for example).
+            RuntimeError: the backend is closed, or onnxruntime failed (out of memory, for example), or this process was
+                forked off the one that loaded the model, and the model cannot be loaded again.
         """
-        if self._session is None:
-            raise RuntimeError("model: expected an open one, found it closed; make a new Detector")
+        session = self._session.here()
         check_run_inputs(self.metadata, images, image_sizes)
         feeds = {"images": images, "image_sizes": image_sizes}
         try:
-            return dict(zip(self._output_names, self._session.run(self._output_names, feeds)))
+            return dict(zip(self._output_names, session.run(self._output_names, feeds)))
         except _RUN_ERRORS as error:
             raise RuntimeError(
                 f"onnxruntime {onnxruntime.__version__} failed on images of shape {images.shape}: "
@@ -93,7 +101,83 @@ class OnnxRuntimeBackend:
 
     def close(self) -> None:
         """Release the session and its memory."""
+        self._session.close()
+
+
+class _ProcessSession:
+    """An onnxruntime session, and in a forked process another one: the threads of the first are not there.
+
+    With one thread there is nothing to miss, and a forked process shares the session's memory.
+    """
+
+    def __init__(self, path: Path, providers: list[str], threads: Optional[int]) -> None:
+        self._path, self._providers, self._threads = path.absolute(), providers, threads
+        self._file = _file_identity(path)
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._session: Optional[onnxruntime.InferenceSession] = _open_session(path, providers, threads)
+        self._is_closed = False
+        _sessions.add(self)
+
+    def here(self) -> "onnxruntime.InferenceSession":
+        """Return the session of this process.
+
+        Raises:
+            RuntimeError: it is closed, or cannot be made again after a fork.
+        """
+        session = self._session
+        if session is None:
+            with self._lock:
+                if self._is_closed:
+                    raise RuntimeError("model: expected an open one, found it closed; make a new Detector")
+                session = self._session = self._session or self._opened_again()
+        return session
+
+    def leave_to_parent(self) -> None:
+        """Have another session made when it is needed; called in a forked process, before anything else runs."""
+        on_cpu = self._providers == [DEVICE_PROVIDERS["cpu"]]
+        self._lock = threading.Lock()  # another thread of the parent may have had it
+        if self._session is None or (on_cpu and self._threads == 1):
+            return
+        never_free(self._session)
         self._session = None
+
+    def close(self) -> None:
+        """Release the session."""
+        with self._lock:
+            self._is_closed, self._session = True, None
+
+    def _opened_again(self) -> "onnxruntime.InferenceSession":
+        if self._providers != [DEVICE_PROVIDERS["cpu"]]:
+            check_process(self._process, self._providers[0])
+        found = _file_identity(self._path)
+        if found != self._file:
+            raise RuntimeError(
+                f"model {self._path}: expected the file that was loaded before this process was forked, found "
+                f"{'another' if found else 'nothing'}; make the Detector after the fork"
+            )
+        return _open_session(self._path, self._providers, self._threads)
+
+
+_sessions: "weakref.WeakSet[_ProcessSession]" = weakref.WeakSet()
+
+
+def _leave_sessions_to_parent() -> None:
+    for session in list(_sessions):
+        session.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_sessions_to_parent)
+
+
+def _file_identity(path: Path) -> Optional[tuple[int, ...]]:
+    """Return what changes when a file is written or replaced; None without a file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _provider_names(device: str, providers: Optional[Sequence[str]]) -> list[str]:

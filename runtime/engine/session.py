@@ -1,5 +1,6 @@
 """Run an engine: NumPy arrays in and out, or tensors that lie on the device; by name."""
 
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,7 @@ import numpy as np
 from runtime.engine.buffers import Buffer, ByteBuffer, Cast
 from runtime.engine.cuda import Cuda, active, open_cuda, wait
 from runtime.engine.library import Library, last, open_library
+from runtime.forks import check_process
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class EngineSession:
     """An engine with one execution context, one stream and its own buffers.
 
     Calls from several threads are safe and run one after the other; for calls side by side, make a session per
-    thread. Sessions of one process do not disturb each other.
+    thread. Sessions of one process do not disturb each other. A process that is forked off cannot use them: CUDA does
+    not survive a fork.
 
     ``run`` takes and returns arrays. ``exclusive`` and ``start`` leave everything on the device, and the host free
     while it computes. One context computes one thing at a time: all of it is on one stream.
@@ -110,6 +113,7 @@ class EngineSession:
         self._library = library or open_library()
         self._tensorrt = self._library.tensorrt
         self._lock = threading.Lock()
+        self._process = os.getpid()
         self._graphs = _GraphCache() if cuda_graphs else None
         self.cuda = cuda or open_cuda()
         # Those of the inputs as the context knows them, and of the outputs that follow.
@@ -207,8 +211,9 @@ class EngineSession:
 
         Raises:
             ValueError: a missing or unknown input, another dtype, a shape outside the profile.
-            RuntimeError: the session is closed, or the device failed.
+            RuntimeError: the session is closed, or the device failed, or this process was forked off the session's.
         """
+        self.check_process()
         with self._lock:
             self._check_open()
             self._check_feeds(feeds)
@@ -248,8 +253,9 @@ class EngineSession:
         """Keep the session, and the device, for the calling thread; yields the stream that the network runs on.
 
         Raises:
-            RuntimeError: the session is closed.
+            RuntimeError: the session is closed, or this process was forked off the session's.
         """
+        self.check_process()
         with self._lock:
             self._check_open()
             with active(self.cuda):
@@ -312,6 +318,14 @@ class EngineSession:
         """Why the network runs without a CUDA graph although one was asked for; empty if it does not."""
         return "" if self._graphs is None else self._graphs.failure
 
+    def check_process(self) -> None:
+        """Refuse to be used in a process that was forked off, where another thread's lock would stay locked.
+
+        Raises:
+            RuntimeError: this is another process than the session's.
+        """
+        check_process(self._process, "engine")
+
     def _check_open(self) -> None:
         if self._engine is None:
             raise RuntimeError("engine: expected an open session, found it closed; make a new one")
@@ -363,7 +377,12 @@ class EngineSession:
         return inspector.get_engine_information(self._tensorrt.trt.LayerInformationFormat.JSON)
 
     def close(self) -> None:
-        """Release context, engine, buffers and stream. Calling it again does nothing; ``run`` raises afterwards."""
+        """Release context, engine, buffers and stream. Calling it again does nothing; ``run`` raises afterwards.
+
+        In a process that was forked off, there is nothing that it could release.
+        """
+        if self._process != os.getpid():
+            return
         with self._lock:
             if self._engine is None:
                 return

@@ -1,5 +1,6 @@
 """Running engines on the fake device, where what is on a stream happens when it is waited for."""
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
@@ -458,3 +459,21 @@ def test_shapes_on_the_device_are_checked_before_anything_starts(device: Device,
         _check(session.run({"x": X, "offsets": OFFSETS}), X)
     with pytest.raises(RuntimeError, match="found it closed"), session.exclusive():
         pass
+
+
+def test_a_forked_process_has_no_session(
+    device: Device, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever holds the lock at the fork holds it in the child for ever."""
+    session = _session(device, library)
+    x = _array(1, 2, 4)
+    process = os.getpid()
+    with session.exclusive(), monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: process + 1)
+        message = rf"engine: expected to be used in process {process}, .*make the Detector after the fork"
+        with pytest.raises(RuntimeError, match=message):
+            session.run({"x": x, "offsets": OFFSETS})
+        with pytest.raises(RuntimeError, match=message), session.exclusive():
+            pass
+        session.close()
+    _check(session.run({"x": x, "offsets": OFFSETS}), x)
