@@ -94,7 +94,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             artifacts = _open_all(args, stack)
             for artifact in artifacts:
                 _check_classes(artifact, dataset)
-            evaluations = [evaluate(artifact, dataset) for artifact in artifacts]
+            evaluations = _evaluate_all(artifacts, dataset)
         _print_report(evaluations, dataset)
         if args.json:
             write_json(args.json, _report(evaluations, dataset))
@@ -123,30 +123,38 @@ def evaluate(artifact: Artifact, dataset: CocoDataset) -> Evaluation:
         kept = result.detections.filter(artifact.metadata.score_threshold)
         rows += result_rows(kept, image.image_id, categories)
     seconds = time.perf_counter() - start
-    shared = [identity for identity in categories if identity is not None]
-    objects = dataset.annotations_of(set(shared))
-    num_without_mask = sum("segmentation" not in annotation for annotation in objects)
-    has_masks = artifact.metadata.masks != "none"
+    values, notes = _measured(artifact, dataset, categories, rows)
     return Evaluation(
         name=artifact.name,
         num_images=len(dataset.images),
         num_detections=len(rows),
-        average_precision=average_precision(
-            dataset.truth,
-            rows,
-            masks=has_masks and not num_without_mask,
-            image_ids=[image.image_id for image in dataset.images],
-            category_ids=shared,
-        ),
+        average_precision=values,
         seconds=seconds,
         model_seconds=artifact.model_seconds,
         problems=tuple(problems),
-        notes=(
-            *_notes_on_classes(artifact, dataset, categories),
-            *_notes_on_masks(len(objects), num_without_mask if has_masks else 0),
-            *_notes_on_sizes(other_sizes if has_masks else []),
-        ),
+        notes=(*notes, *_notes_on_sizes(other_sizes if "mask" in values else [])),
     )
+
+
+def _measured(
+    artifact: Artifact, dataset: CocoDataset, categories: Sequence[Optional[Identity]], rows: Sequence[dict]
+) -> tuple[dict[str, dict[str, Optional[float]]], tuple[str, ...]]:
+    """Return the average precision, and what it leaves out; masks count where every object has one."""
+    shared = [identity for identity in categories if identity is not None]
+    objects = dataset.annotations_of(set(shared))
+    num_without = sum("segmentation" not in annotation for annotation in objects)
+    has_masks = artifact.metadata.masks != "none"
+    values = average_precision(
+        dataset.truth,
+        rows,
+        masks=has_masks and not num_without,
+        image_ids=[image.image_id for image in dataset.images],
+        category_ids=shared,
+    )
+    notes = list(_notes_on_classes(artifact, dataset, categories))
+    if has_masks and num_without:
+        notes.append(f"no AP of masks: {num_without} of {len(objects)} objects are annotated without one")
+    return values, tuple(notes)
 
 
 def _notes_on_classes(
@@ -163,11 +171,6 @@ def _notes_on_classes(
         yield f"categories that the model has not are left out: {listed(others)}"
 
 
-def _notes_on_masks(num_objects: int, num_without_mask: int) -> Iterator[str]:
-    if num_without_mask:
-        yield f"no AP of masks: {num_without_mask} of {num_objects} objects are annotated without one"
-
-
 def _notes_on_sizes(names: Sequence[str]) -> Iterator[str]:
     if names:
         yield (
@@ -181,6 +184,13 @@ def _open_all(args: argparse.Namespace, stack: ExitStack) -> list[Artifact]:
     order = sorted(enumerate(args.artifacts), key=lambda item: Path(item[1]).suffix.lower() != SUFFIX)
     opened = {index: stack.enter_context(_open(path, args)) for index, path in order}
     return [opened[index] for index in range(len(args.artifacts))]
+
+
+def _evaluate_all(artifacts: Sequence[Artifact], dataset: CocoDataset) -> list[Evaluation]:
+    """Evaluate in order, but recordings first: one that lacks an image is refused before a model has run."""
+    order = sorted(range(len(artifacts)), key=lambda index: artifacts[index].model_seconds is not None)
+    evaluations = {index: evaluate(artifacts[index], dataset) for index in order}
+    return [evaluations[index] for index in range(len(artifacts))]
 
 
 def _open(path: str, args: argparse.Namespace) -> Artifact:

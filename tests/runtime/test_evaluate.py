@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from runtime import Detector, evaluate, record
-from runtime.artifacts import ImageResult
-from runtime.coco import read_dataset
+from runtime.artifacts import Artifact, ImageResult
+from runtime.coco import CocoDataset, read_dataset
 from runtime.images import read_image
 from tests.runtime import fakes
 from tests.runtime.test_artifacts import changed_model
@@ -226,6 +226,23 @@ def test_a_damaged_recording_is_refused_before_a_model_is_opened(
     (tmp_path / "r.npz").write_bytes(b"damaged")
     assert _run("no-such-model.onnx", tmp_path / "r.npz", "--dataset", dataset) == 2
     assert "recording" in capsys.readouterr().err
+
+
+def test_a_recording_that_lacks_an_image_is_refused_before_a_model_runs(
+    dataset: Path, fake_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = tmp_path / "r.npz"
+    assert record.main([str(fake_model), "--images", str(dataset / "1.png"), "-o", str(recorded)]) == 0
+    evaluated = []
+    original = evaluate.evaluate
+
+    def watched(artifact: Artifact, data: CocoDataset) -> evaluate.Evaluation:
+        evaluated.append(artifact.name)
+        return original(artifact, data)
+
+    monkeypatch.setattr(evaluate, "evaluate", watched)
+    assert _run(fake_model, recorded, "--dataset", dataset) == 2
+    assert evaluated == [str(recorded)]
 
 
 @pytest.mark.parametrize("target", ["annotations.json", "link", "."])
