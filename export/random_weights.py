@@ -114,10 +114,18 @@ def _last_norm(block: nn.Module) -> Optional[nn.Module]:
 def _network_images(model: nn.Module, size: tuple[int, int], seed: int) -> Tensor:
     """Return an image as the model gets them; without a division by std its values are fifty times as large."""
     pixels = _pixels(structured_images(1, size, seed)).to(next(model.parameters()).device)
+    channels = _in_channels(model)
+    pixels = pixels.repeat(1, -(-channels // pixels.shape[1]), 1, 1)[:, :channels]
     preprocessor = model.data_preprocessor
-    if not getattr(preprocessor, "_enable_normalize", False):
+    if not getattr(preprocessor, "_enable_normalize", False) or len(preprocessor.mean) not in (1, channels):
         return pixels
     return (pixels - preprocessor.mean) / preprocessor.std
+
+
+def _in_channels(model: nn.Module) -> int:
+    """Return the channels of the images: those that the first convolution takes."""
+    first = next((m for m in model.backbone.modules() if isinstance(m, nn.Conv2d)), None)
+    return 3 if first is None else first.in_channels
 
 
 def _calibrate_batch_norm(model: nn.Module, images: Tensor) -> None:

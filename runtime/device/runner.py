@@ -76,7 +76,9 @@ class DeviceRunner:
 
         Raises:
             ValueError: it does not fit into the model's fixed size.
+            RuntimeError: the process was forked after the model was loaded.
         """
+        self._session.check_process()
         size = image.shape[:2]
         network_size(*size, self._metadata)
         pixels = applied(image, self._plan.host_steps)
