@@ -1,3 +1,18 @@
-"""Checkpoint -> ONNX. Needs PyTorch and mmdet; what comes out needs neither."""
+"""Checkpoint -> ONNX. Needs PyTorch and mmdet; what comes out needs neither.
+
+``export_model`` is the command ``python -m export.maskrcnn`` as a function.
+"""
+
+import importlib
+from typing import Any
 
 import patches  # noqa: F401  (first: without mmcv's compiled operators mmdet is importable only after it)
+
+__all__ = ["ExportResult", "VerificationError", "export_model"]
+
+
+def __getattr__(name: str) -> Any:
+    # When it is asked for: a command of this package that only prints its help loads no PyTorch.
+    if name in __all__:
+        return getattr(importlib.import_module("export.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -186,21 +186,34 @@ class _Run:
     def compare_pixels(
         self, mmdet: MmdetInference, paths: Sequence[Path], metadata: ModelMetadata
     ) -> list[list[Path]]:
-        """Return the batches to verify with: each file alone, and two of unlike shape together.
+        """Return the batches to verify with: two files of unlike shape together, the others alone.
 
         Raises:
             PixelsDifferError: mmdet's pixels are others than the runtime's.
         """
         with self.step("compare pixels with mmdet's test pipeline") as step:
-            sizes = {}
-            for path in paths:
-                words, (sizes[path],) = pixel_difference(mmdet, [path], metadata)
-                _refuse_pixels(words)
-            pair = _unlike_pair(sizes)
-            if pair:
-                _refuse_pixels(pixel_difference(mmdet, pair, metadata)[0])
-            step.note(f"{len(paths)} files")
-        return [[path] for path in paths] + [pair] * bool(pair)
+            sizes = {path: self._same_pixels([path], mmdet, metadata)[0] for path in paths}
+            if len(set(sizes.values())) == 1:
+                # A batch needs padding to show that it is not minded.
+                others = [path for path in VERIFICATION_IMAGES if path not in sizes]
+                sizes.update({path: self._same_pixels([path], mmdet, metadata)[0] for path in others[:2]})
+            pair = _unlike_pair(sizes, paths[0])
+            self._same_pixels(pair, mmdet, metadata)
+            step.note(f"{len(sizes)} files")
+        alone = [path for path in paths if path not in pair] or [paths[0]]
+        return [*([path] for path in alone), pair]
+
+    def _same_pixels(
+        self, paths: Sequence[Path], mmdet: MmdetInference, metadata: ModelMetadata
+    ) -> tuple[tuple[int, int], ...]:
+        """Compare a batch; return the images' sizes in it."""
+        words, sizes = pixel_difference(mmdet, paths, metadata)
+        if words:
+            raise PixelsDifferError(
+                f"{words}: the runtime does not repeat this config's test pipeline; nothing was exported. This is a "
+                "defect of the exporter unless the config changes mmdet or mmcv itself: please report the config"
+            )
+        return sizes
 
     def write(
         self,
@@ -425,15 +438,9 @@ def _verification_images(images: Optional[Sequence[PathLike]]) -> list[Path]:
     return chosen
 
 
-def _unlike_pair(sizes: dict[Path, tuple[int, int]]) -> list[Path]:
-    """Return the tallest and the widest image; of images of one shape two of them, of one image none."""
+def _unlike_pair(sizes: dict[Path, tuple[int, int]], first: Path) -> list[Path]:
+    """Return the tallest and the widest image; where all have one shape, the first one and another."""
     ordered = sorted(sizes, key=lambda path: sizes[path][1] / sizes[path][0])
-    return [ordered[0], ordered[-1]] if len(ordered) > 1 else []
-
-
-def _refuse_pixels(words: str) -> None:
-    if words:
-        raise PixelsDifferError(
-            f"{words}: the runtime does not repeat this config's test pipeline; nothing was exported. "
-            "This is a defect of the exporter unless the config changes mmdet or mmcv itself: please report the config"
-        )
+    if len(set(sizes.values())) > 1:
+        return [ordered[0], ordered[-1]]
+    return [first, next(path for path in sizes if path != first)]

@@ -20,6 +20,7 @@ from export.api import ExportResult, PixelsDifferError, VerificationError, expor
 from export.graph import MAX_OPSET, MIN_OPSET
 from export.steps import Steps
 from export.verify import Case
+from runtime.cli import table_console
 from runtime.difference import Tolerance
 
 DEFAULT_OUTPUT = Path("out/maskrcnn.onnx")
@@ -34,7 +35,7 @@ REFUSALS = (OSError, ValueError, NotImplementedError, MemoryError)
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Export, verify, and return the exit status."""
     args = _parser().parse_args(argv)
-    console = Console()
+    console = table_console()
     try:
         result = export_model(
             args.config,

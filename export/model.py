@@ -91,7 +91,9 @@ def load_model(
     else:
         load_weights(model, content, allow_mismatch=allow_mismatch)
     whole = model.to(torch.device(device))
-    return LoadedModel(detector, cfg, Path(cfg.filename or config).stem, content, None if detector is model else whole)
+    return LoadedModel(
+        detector, cfg, Path(cfg.filename or config).stem, content, None if detector is model else whole
+    )
 
 
 def in_channels(config: Config) -> int:

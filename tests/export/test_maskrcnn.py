@@ -8,8 +8,8 @@ import onnx
 import pytest
 import torch
 
-from export import maskrcnn
-from export.maskrcnn import EXIT_DIFFERENT, EXIT_REFUSED, main
+from export import VerificationError, api, export_model
+from export.maskrcnn import EXIT_DIFFERENT, EXIT_FAILED, EXIT_REFUSED, main
 from runtime.metadata import KEY, ModelMetadata
 from runtime.precision import PrecisionPlan, check_plan
 from tests.models import structured_photos, tiny_config, tiny_model, write_config
@@ -48,7 +48,7 @@ def test_export_writes_a_verified_file(files, tmp_path, capsys):
     (output.parent / "m.failed.onnx").write_bytes(b"of an earlier run")
     assert run(files, output) == 0
     shown = capsys.readouterr().out
-    for step in ("load tiny", "trace", "simplify", "check", "verify", "equal"):
+    for step in ("load tiny", "compare pixels", "trace", "simplify", "check", "compare detections", "equal"):
         assert step in shown
     assert sorted(p.name for p in output.parent.iterdir()) == ["m.onnx", "m.plan.json"]
     model = onnx.load(output)
@@ -59,7 +59,7 @@ def test_export_writes_a_verified_file(files, tmp_path, capsys):
     assert f"{len(plan.nodes)} nodes that stay FP32" in shown
     metadata = ModelMetadata.from_json({p.key: p.value for p in model.metadata_props}[KEY])
     assert metadata.config == "tiny"
-    assert metadata.size == (128, 192)
+    assert metadata.size is None
     assert len(metadata.checkpoint_sha256) == 64
     assert metadata.versions["torch"]
 
@@ -85,7 +85,7 @@ def test_a_difference_exits_1_and_keeps_what_was_there(files, tmp_path, monkeypa
     output = tmp_path / "m.onnx"
     output.write_bytes(b"the good one")
     (tmp_path / "m.plan.json").write_bytes(b"its plan")
-    trace = maskrcnn.onnx_from_model
+    trace = api.onnx_from_model
 
     def wrong(model, options):
         graph = trace(model, options)
@@ -94,14 +94,15 @@ def test_a_difference_exits_1_and_keeps_what_was_there(files, tmp_path, monkeypa
                 tensor.raw_data = (np.frombuffer(tensor.raw_data, np.float32) + 0.05).tobytes()
         return graph
 
-    monkeypatch.setattr(maskrcnn, "onnx_from_model", wrong)
+    monkeypatch.setattr(api, "onnx_from_model", wrong)
     assert run(files, output) == EXIT_DIFFERENT
     assert output.read_bytes() == b"the good one"
     assert (tmp_path / "m.plan.json").read_bytes() == b"its plan"
     assert (tmp_path / "m.failed.onnx").is_file()
     shown = " ".join(capsys.readouterr().out.split())
     assert "differs" in shown
-    assert "batch 1, image 0: " in shown
+    assert "batch 1, image 0: " in shown or "batch 2, image 0: " in shown
+    assert "box" in shown
     assert "m.failed.onnx" in shown
 
 
@@ -139,15 +140,165 @@ def test_a_checkpoint_of_another_model(files, tmp_path, capsys):
             "--device: expected a device that PyTorch sees, found cuda",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
-        (["--max-per-img", "0"], "--max-per-img: expected at least 1, found 0"),
+        (["--max-per-img", "100000"], "--max-per-img: expected 1 to 3000, found 100000"),
+        (["--device", "foo"], "--device: expected a device that PyTorch sees, found foo"),
+        (["--device", "meta"], "--device: expected a device that PyTorch sees, found meta"),
+        (
+            ["--size", "64", "96", "--dynamic-size"],
+            "--size, --dynamic-size: expected one of them, found both",
+        ),
+        (["-o", "m.engine"], "-o m.engine: expected a name that ends in .onnx, found '.engine'; give m.onnx"),
+        (["-o", "model"], "-o model: expected a name that ends in .onnx, found 'no suffix'; give model.onnx"),
+        (["--max-per-img", "0"], "--max-per-img: expected 1 to 3000, found 0"),
     ],
 )
 def test_wrong_options(files, capsys, options, message):
     assert message in refusal(capsys, files["config"], files["checkpoint"], "--no-verify", *options)
 
 
-def test_images_of_one_size(files, capsys):
-    message = refusal(
-        capsys, files["config"], files["checkpoint"], "--images", files["first"], files["first"]
+def exported_with(files, output, *images) -> str:
+    arguments = [files["config"], files["checkpoint"], "-o", output, "--images", *images]
+    assert main([str(a) for a in arguments]) == 0
+
+
+def test_images_of_one_size_are_batched_with_another(files, tmp_path, capsys):
+    for images in ([files["first"]], [files["first"], files["first"]]):
+        exported_with(files, tmp_path / "m.onnx", *images)
+        shown = capsys.readouterr().out
+        assert "3 files" in shown
+        assert {"first.png", "portrait.jpg"} <= set(shown.split())
+
+
+def test_a_folder_of_images(files, tmp_path, capsys):
+    exported_with(files, tmp_path / "m.onnx", files["first"].parent)
+    assert {"first.png", "second.png"} <= set(capsys.readouterr().out.split())
+
+
+def test_an_output_that_is_an_input_is_refused(files, tmp_path, capsys):
+    """Whatever its name says; nothing is written."""
+    for name in ("config", "checkpoint", "first"):
+        link = tmp_path / f"{name}.onnx"
+        link.symlink_to(files[name])
+        before = files[name].read_bytes()
+        message = refusal(
+            capsys,
+            files["config"],
+            files["checkpoint"],
+            "--images",
+            files["first"],
+            files["second"],
+            "-o",
+            link,
+        )
+        assert "expected a file that is not read, found the input" in message
+        assert files[name].read_bytes() == before
+
+
+def test_a_folder_for_an_output(files, tmp_path, capsys):
+    message = refusal(capsys, files["config"], files["checkpoint"], "--no-verify", "-o", tmp_path)
+    assert f"expected the name of a file, found a folder; give {tmp_path / 'model.onnx'}" in message
+
+
+def config_with(tmp_path: Path, **rcnn: object) -> Path:
+    config = tiny_config()
+    config.model.test_cfg.rcnn.update(rcnn)
+    return write_config(config, tmp_path / "changed.py")
+
+
+def test_few_detections_are_compared_at_a_lower_score(files, tmp_path, capsys):
+    """Of a model that is sure of nothing there is nothing to compare at its own threshold."""
+    files = {**files, "config": config_with(tmp_path, score_thr=0.9999999)}
+    assert run(files, tmp_path / "m.onnx") == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "0 detections above 1" in shown
+    assert "the same graph was also compared above 0.01" in shown
+    assert "0 of 0" in shown
+    metadata = {p.key: p.value for p in onnx.load(tmp_path / "m.onnx").metadata_props}[KEY]
+    assert ModelMetadata.from_json(metadata).score_threshold == pytest.approx(0.9999999)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["changed.py", "m.onnx", "m.plan.json"]
+
+
+def test_a_difference_below_the_threshold_is_found(files, tmp_path, monkeypatch):
+    """Nothing is above the model's threshold on either side: it takes the lower one to see that the graph is wrong."""
+    files = {**files, "config": config_with(tmp_path, score_thr=0.9999999)}
+    trace = api.onnx_from_model
+
+    def wrong(model, options):
+        graph = trace(model, options)
+        for tensor in graph.graph.initializer:
+            if tensor.name.endswith("fc_cls.bias"):
+                tensor.raw_data = (
+                    (np.frombuffer(tensor.raw_data, np.float32) + [1, 0, 0, 0, 0, 0]).astype("f4").tobytes()
+                )
+        return graph
+
+    monkeypatch.setattr(api, "onnx_from_model", wrong)
+    assert run(files, tmp_path / "m.onnx") == EXIT_DIFFERENT
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_nothing_found_at_any_score_proves_nothing(files, tmp_path, monkeypatch, capsys):
+    config = tiny_config()
+    config.model.test_cfg.rpn.min_bbox_size = 10**6  # no proposal is so large
+    files = {**files, "config": write_config(config, tmp_path / "none.py")}
+    assert run(files, tmp_path / "m.onnx") == EXIT_DIFFERENT
+    assert "nothing was proven: neither mmdet nor the exported file finds anything" in " ".join(
+        capsys.readouterr().out.split()
     )
-    assert "expected two images of different size to verify a batch with" in message
+    assert not (tmp_path / "m.onnx").exists()
+    assert (tmp_path / "m.failed.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(float("nan"), "expected finite weights"), (0.0, "expected trained weights, found all")],
+)
+def test_weights_that_say_nothing_are_refused(files, tmp_path, capsys, value, message):
+    weights = {
+        k: torch.full_like(v, value) if v.is_floating_point() else v
+        for k, v in tiny_model().state_dict().items()
+    }
+    torch.save({"state_dict": weights}, tmp_path / "bad.pth")
+    assert message in refusal(capsys, files["config"], tmp_path / "bad.pth", "-o", tmp_path / "m.onnx")
+
+
+def test_an_error_of_its_own_exits_3_and_says_how_to_report_it(files, tmp_path, monkeypatch, capsys):
+    def broken(model):
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(api, "simplified", broken)
+    assert run(files, tmp_path / "m.onnx") == EXIT_FAILED
+    captured = capsys.readouterr()
+    assert "the exporter itself failed: KeyError: 'a defect' Please report" in " ".join(captured.out.split())
+    assert "Traceback" in captured.err
+    assert not (tmp_path / "m.onnx").exists()
+
+
+def test_as_a_function(files, tmp_path):
+    result = export_model(
+        files["config"],
+        files["checkpoint"],
+        tmp_path / "m.onnx",
+        size=(64, 96),
+        images=[files["first"], files["second"]],
+        max_per_img=7,
+    )
+    assert result.path == tmp_path / "m.onnx"
+    assert result.plan_path.is_file()
+    assert (result.metadata.size, result.metadata.max_per_img) == ((64, 96), 7)
+    assert {case.path.name for case in result.cases} == {"first.png", "second.png"}
+    assert {case.batch for case in result.cases} == {1, 2}
+    assert set(result.seconds) >= {"trace", "simplify", "check"}
+    assert any("a portrait photograph" in note for note in result.notes)
+
+
+def test_the_function_raises_what_the_command_prints(files, tmp_path, monkeypatch):
+    config = tiny_config()
+    config.model.test_cfg.rpn.min_bbox_size = 10**6
+    arguments = (write_config(config, tmp_path / "none.py"), files["checkpoint"], tmp_path / "m.onnx")
+    with pytest.raises(VerificationError, match="nothing was proven") as caught:
+        export_model(*arguments, images=[files["first"], files["second"]])
+    assert caught.value.result.path == tmp_path / "m.failed.onnx"
+    assert len(caught.value.result.cases) >= 3
+    with pytest.raises(ValueError, match="--size, --dynamic-size"):
+        export_model(*arguments, size=(64, 96), dynamic_size=True)
