@@ -17,7 +17,10 @@ FOLDER = "repository"
 def on_files(files: Files, config: Any) -> Files:
     """Add the first page, and a copy of every file that a page links to outside this folder."""
     files.append(File.generated(config, "index.md", content=_first_page()))
-    pages = [_first_page(), *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))]
+    pages = [
+        _first_page(),
+        *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))),
+    ]
     for name in sorted({name for page in pages for name in OUTSIDE.findall(page)}):
         files.append(File.generated(config, f"{FOLDER}/{name}", abs_src_path=str(ROOT / name)))
     return files
