@@ -150,7 +150,8 @@ def _options(command: str) -> frozenset[str]:
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as done:
         main([*subcommand, "--help"])
     assert done.value.code == 0
-    return frozenset(OPTION.findall(printed.getvalue()))
+    lines = re.findall(r"^ +(-.*?)(?:  |$)", printed.getvalue(), re.MULTILINE)
+    return frozenset(option for line in lines for option in OPTION.findall(line))
 
 
 def _tables_of_options() -> dict[str, set[str]]:
