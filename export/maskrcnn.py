@@ -5,6 +5,7 @@ error of the exporter's own.
 """
 
 import argparse
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ TIES = (
     "equal where PyTorch sorts equal scores by index, as the file does; mmdet's own sort is not stable, so that its "
     "proposals depend on the machine where two scores are equal"
 )
-EXIT_DIFFERENT, EXIT_REFUSED, EXIT_FAILED = 1, 2, 3
+EXIT_DIFFERENT, EXIT_REFUSED, EXIT_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 REFUSALS = (OSError, ValueError, NotImplementedError, MemoryError)
 
 
@@ -36,6 +37,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Export, verify, and return the exit status."""
     args = _parser().parse_args(argv)
     console = table_console()
+    # A polite end: what was begun is removed, and the file that was there stays.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         result = export_model(
             args.config,
@@ -61,6 +64,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return _failed(error, console, EXIT_DIFFERENT)
     except REFUSALS as error:
         return _failed(error, console, EXIT_REFUSED)
+    except KeyboardInterrupt:
+        console.print("interrupted; nothing was written", highlight=False)
+        return EXIT_INTERRUPTED
     except Exception as error:
         traceback.print_exc()
         what = f"{type(error).__name__}: {error}"
@@ -77,6 +83,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         console.print(f"[yellow]note[/] {escape(note)}", highlight=False, soft_wrap=True)
     console.print(_summary(result), highlight=False, soft_wrap=True)
     return 0
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _failed(error: Exception, console: Console, status: int) -> int:

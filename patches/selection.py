@@ -276,4 +276,7 @@ def _check_nms(cfg: dict, where: str) -> None:
             f"{where}.nms: expected dict(type='nms', iou_threshold=...), found {dict(cfg.nms)}."
         )
     if cfg.max_per_img < 1:
-        raise UnsupportedModelError(f"{where}.max_per_img: expected at least 1, found {cfg.max_per_img}.")
+        raise UnsupportedModelError(
+            f"{where}.max_per_img: expected at least 1, found {cfg.max_per_img}: the file has rows for so many; "
+            + ("give --max-per-img K." if where.endswith("rcnn") else "set it in the config.")
+        )
