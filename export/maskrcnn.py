@@ -21,6 +21,7 @@ from export.api import ExportResult, PixelsDifferError, VerificationError, expor
 from export.graph import MAX_OPSET, MIN_OPSET
 from export.steps import Steps
 from export.verify import Case
+from export.weights import data_path
 from runtime.cli import table_console
 from runtime.difference import Tolerance
 
@@ -200,7 +201,8 @@ def _summary(result: ExportResult) -> str:
     size = "x".join(map(str, metadata.size)) if metadata.size else "dynamic"
     digest = metadata.checkpoint_sha256
     weights = "random weights" if digest is None else f"checkpoint {digest[:12]}"
-    megabytes = result.path.stat().st_size / 1e6
+    parts = [path for path in (result.path, data_path(result.path)) if path.is_file()]
+    megabytes = sum(path.stat().st_size for path in parts) / 1e6
     facts = f"{megabytes:.1f} MB, batch dynamic, size {size}, {len(metadata.classes)} classes"
     path = escape(str(result.path))
     return (

@@ -4,13 +4,19 @@ While the graph is worked on, each of them is an input of the graph.
 """
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import onnx
-from onnx.external_data_helper import ExternalDataInfo, set_external_data, uses_external_data
+from onnx.external_data_helper import (
+    ExternalDataInfo,
+    load_external_data_for_tensor,
+    set_external_data,
+    uses_external_data,
+)
 from torch import nn
 
 # Of all weights together; the graph around them takes some of the 2 GB as well.
@@ -18,6 +24,8 @@ MOST_BYTES = 1_900_000_000
 DATA_SUFFIX = ".data"
 # Where a tensor begins in the data file: ONNX asks for this, so that it can be mapped into memory.
 ALIGNMENT = 4096
+# Smaller tensors go into the graph, where constants are folded.
+LEAST_BYTES = 1 << 16
 _CHUNK = 1 << 24
 
 
@@ -75,15 +83,36 @@ def num_bytes(model: nn.Module) -> int:
 
 
 def detach(model: onnx.ModelProto, folder: Path) -> DetachedWeights:
-    """Make inputs of the weights that lie in files of a folder; the model is changed."""
-    tensors = [tensor for tensor in model.graph.initializer if uses_external_data(tensor)]
-    kept = [tensor for tensor in model.graph.initializer if not uses_external_data(tensor)]
+    """Make inputs of the large weights that lie in files of a folder, and read the other tensors there.
+
+    The model is changed.
+    """
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                _read(attribute.t, folder)
+    tensors, kept = [], []
+    for tensor in model.graph.initializer:
+        if _num_bytes(tensor) < LEAST_BYTES:
+            _read(tensor, folder)
+        (tensors if uses_external_data(tensor) else kept).append(tensor)
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     model.graph.input.extend(
         onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in tensors
     )
     return DetachedWeights(folder, tuple(tensors))
+
+
+def _read(tensor: onnx.TensorProto, folder: Path) -> None:
+    if uses_external_data(tensor):
+        load_external_data_for_tensor(tensor, str(folder))
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+
+
+def _num_bytes(tensor: onnx.TensorProto) -> int:
+    return math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 
 
 def attached(model: onnx.ModelProto, tensors: Iterable[onnx.TensorProto], location: str) -> onnx.ModelProto:
