@@ -1,9 +1,9 @@
 """``python -m benchmarks.accuracy DATA``: the exported file next to mmdet's ``inference_detector``, on image files.
 
 The embedded model on its 200 held-out renders, and ``mask-rcnn_r50_fpn_2x_coco`` with the weights of the folder DATA
-(``checkpoints/``) on its images (``datasets/shapes_val/``) and on 20 rendered portraits. For each: image by image, and in
-batches of two of unlike shape, what is the difference (``exactness.json``), and what is COCO's AP (``accuracy.json``)?
-Of the portraits also: what is the AP of a file of fixed size?
+(``checkpoints/``) on its images (``datasets/shapes_val/``) and on 20 rendered portraits. For each: image by image, and
+in batches of two of unlike shape, what is the difference (``exactness.json``), and what is COCO's AP
+(``accuracy.json``)? Of the portraits also: what is the AP of a file of fixed size?
 
 mmdet's results are recorded once and used again as long as the checkpoint, the images and the versions are the same.
 The exit status is 1 where an image differs for another reason than rounding (``benchmarks.handover``), or AP differs.
@@ -46,6 +46,7 @@ RESULTS = Path(__file__).parent / "results"
 TOLERANCE = Tolerance(box_px=0.02, score=1e-4, mask=1e-4, mask_px=0)
 MAX_AP_DIFFERENCE = 0.0005
 NUM_RENDERS, RENDER_SEED = 200, 20001  # those of examples/metrics.json
+SUBJECTS = ("embedded", "r50", "portraits")
 NUM_PORTRAITS, PORTRAIT_SEED = 20, 30001
 PORTRAIT_SIZES = ((1200, 800), (1280, 720), (1024, 768), (640, 480))  # (height, width) px
 # What the config's scale of 1333 x 800 asks for, padded to multiples of 32.
