@@ -86,6 +86,7 @@ setup(
     python_requires=">=3.9",
     packages=[
         "patches",
+        "patches.families",
         "export",
         "plugins",
         "runtime",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from export.functions import DOMAIN_VERSION, functions_for
 from export.weights import DetachedWeights, detach
 from patches import applied, patches_for
+from patches.families import family_of
 from patches.operators import DOMAIN, paste_masks
 from patches.tracing import dynamic_size as tracing_dynamic_size
 from runtime.metadata import KEY, ModelMetadata
@@ -76,7 +77,7 @@ class DetectorGraph(nn.Module):
             return outputs
         if self.masks == "crop":
             return (*outputs, found.masks)
-        threshold = float(self.model.test_cfg.rcnn.mask_thr_binary)
+        threshold = family_of(self.model).facts(self.model).mask_threshold
         return (*outputs, paste_masks(found.masks, found.boxes, images, threshold=threshold))
 
 
@@ -88,7 +89,7 @@ def onnx_from_model(model: TwoStageDetector, options: GraphOptions) -> onnx.Mode
         options: see ``GraphOptions``.
 
     Raises:
-        patches.selection.UnsupportedModelError: before anything is traced.
+        patches.families.UnsupportedModelError: before anything is traced.
     """
     buffer = io.BytesIO()
     _trace(model, options, buffer)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from export.dataset import test_pipeline
 from export.model import LoadedModel
 from export.pipeline import RESIZES, built
+from patches.families import family_of
 from patches.operators import DOMAIN
 from runtime.compare import arrays_from_detections
 from runtime.detector import Detector
@@ -169,7 +170,8 @@ class MmdetInference:
     @contextmanager
     def score_threshold(self, threshold: float) -> Iterator[None]:
         """Detect with another threshold inside the block."""
-        cfg = self._loaded.model.roi_head.test_cfg
+        model = self._loaded.model
+        cfg = family_of(model).score_settings(model)
         before = cfg.score_thr
         cfg.score_thr = threshold
         try:
