@@ -44,7 +44,8 @@ class Family:
         facts: of a model.
         nms_settings: of a model, by name: the test settings of each NMS, which mmdet reads at every call.
         score_settings: of a model: the test settings with its ``score_thr``.
-        limit: changes a model's config before it is built: (test_cfg, max_per_img, max_proposals), None for the config's.
+        limit: changes a model's config before it is built: (test_cfg, max_per_img, max_proposals), each None for the
+            config's own.
         spread_heads: scales the last layers of a model with random weights so that scores and boxes vary: (model,
             feature maps).
     """

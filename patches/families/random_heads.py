@@ -1,4 +1,4 @@
-"""The last layers of two-stage detectors with random weights: scaled so that objectness, scores, deltas and masks vary."""
+"""The last layers of two-stage detectors with random weights, scaled so that scores, deltas and masks vary."""
 
 from typing import Optional
 
