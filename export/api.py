@@ -42,6 +42,8 @@ PathLike = Union[str, Path]
 SUFFIX = ".onnx"
 # Rows of the outputs. 3000 masks of 28x28 take 9 MB an image, and the mask head's features 8 GB.
 MAX_PER_IMG = 3000
+# Of --size, px. A feature map of that size squared takes gigabytes.
+MAX_SIZE = 8192
 # Files that are verified with, of all that --images names; the rest would take hours.
 MAX_IMAGES = 16
 
@@ -160,7 +162,7 @@ def export_model(
     batches = run.compare_pixels(mmdet, paths, metadata) if verify else []
     with ExitStack() as stack:
         with run.step("trace") as step:
-            graph = _traced(loaded, options, output, stack)
+            graph = _traced(loaded, options, output, stack, run.notes)
             step.note(f"{num_nodes(graph.model)} nodes")
         if simplify:
             with run.step("simplify") as step:
@@ -185,12 +187,14 @@ class _Graph:
         return attached(self.model, tensors, location) if self.weights else self.model
 
 
-def _traced(loaded: LoadedModel, options: GraphOptions, output: Path, stack: ExitStack) -> _Graph:
+def _traced(
+    loaded: LoadedModel, options: GraphOptions, output: Path, stack: ExitStack, notes: list[str]
+) -> _Graph:
     if num_bytes(loaded.model) <= MOST_BYTES:
-        return _Graph(onnx_from_model(loaded.model, options))
+        return _Graph(onnx_from_model(loaded.model, options, notes))
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(stack.enter_context(TemporaryDirectory(prefix=f".{output.stem}.", dir=output.parent)))
-    return _Graph(*detached_onnx_from_model(loaded.model, options, folder))
+    return _Graph(*detached_onnx_from_model(loaded.model, options, folder, notes))
 
 
 class _Run:
@@ -384,6 +388,10 @@ def _check(
         raise ValueError(
             f"--size, --dynamic-size: expected one of them, found both; --size {size[0]} {size[1]} fixes the size, "
             "without it images have the size that mmdet gives them"
+        )
+    if size is not None and max(size) > MAX_SIZE:
+        raise ValueError(
+            f"--size: expected at most {MAX_SIZE} px, found {size[0]} {size[1]}; give a smaller size"
         )
     if max_per_img is not None and not 1 <= max_per_img <= MAX_PER_IMG:
         raise ValueError(f"--max-per-img: expected 1 to {MAX_PER_IMG}, found {max_per_img}")

@@ -87,8 +87,8 @@ def test_a_difference_exits_1_and_keeps_what_was_there(files, tmp_path, monkeypa
     (tmp_path / "m.plan.json").write_bytes(b"its plan")
     trace = api.onnx_from_model
 
-    def wrong(model, options):
-        graph = trace(model, options)
+    def wrong(model, options, notes):
+        graph = trace(model, options, notes)
         for tensor in graph.graph.initializer:
             if tensor.name.endswith("fc_reg.bias"):
                 tensor.raw_data = (np.frombuffer(tensor.raw_data, np.float32) + 0.05).tobytes()
@@ -223,8 +223,8 @@ def test_a_difference_below_the_threshold_is_found(files, tmp_path, monkeypatch)
     files = {**files, "config": config_with(tmp_path, score_thr=0.9999999)}
     trace = api.onnx_from_model
 
-    def wrong(model, options):
-        graph = trace(model, options)
+    def wrong(model, options, notes):
+        graph = trace(model, options, notes)
         for tensor in graph.graph.initializer:
             if tensor.name.endswith("fc_cls.bias"):
                 tensor.raw_data = (
