@@ -274,7 +274,13 @@ def _check_nms(cfg: dict, where: str) -> None:
     unknown = set(nms) - {"iou_threshold", "iou_thr", "class_agnostic", "split_thr"}
     if kind not in ("nms",) or unknown or "iou_threshold" not in nms:
         raise UnsupportedModelError(
-            f"{where}.nms: expected dict(type='nms', iou_threshold=...), found {dict(cfg.nms)}."
+            f"{where}.nms: expected dict(type='nms', iou_threshold=...), found {dict(cfg.nms)}; other kinds and "
+            "settings of NMS are outside this tool's scope: leave them out."
+        )
+    threshold = nms["iou_threshold"]
+    if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+        raise UnsupportedModelError(
+            f"{where}.nms.iou_threshold: expected 0 to 1, found {threshold!r}; correct it in the config."
         )
     if cfg.max_per_img < 1:
         raise UnsupportedModelError(
