@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from benchmarks.inference import infer
 from export.bodies import DOMAIN
 from export.verify import ordered_ties
-from runtime.preprocess import Batch
+from runtime.host.preprocess import Batch
 
 
 class _Probabilities(Tensor):

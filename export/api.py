@@ -29,7 +29,7 @@ from export.verify import (
     verify,
     with_score_threshold,
 )
-from runtime.difference import Tolerance
+from runtime.comparison.difference import Tolerance
 from runtime.files import refuse_inputs, whole_file, write_whole
 from runtime.images import find_images, read_image
 from runtime.metadata import ModelMetadata

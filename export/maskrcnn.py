@@ -21,7 +21,7 @@ from export.graph import MAX_OPSET, MIN_OPSET
 from export.steps import Steps
 from export.verify import Case
 from runtime.cli import table_console
-from runtime.difference import Tolerance
+from runtime.comparison.difference import Tolerance
 
 DEFAULT_OUTPUT = Path("out/maskrcnn.onnx")
 TIES = (

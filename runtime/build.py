@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from runtime.cli import EXIT_OK, EXIT_REFUSED, positive, table_console
+from runtime.cuda.binding import open_cuda
 from runtime.engine.config import PRECISIONS, EngineConfig, Shapes
-from runtime.engine.cuda import open_cuda
 from runtime.engine.files import (
     REBUILD,
     EngineRequest,
@@ -27,13 +27,13 @@ from runtime.engine.files import (
     engine_path,
     ensure_engine,
 )
-from runtime.engine.graph import load_onnx
 from runtime.engine.inspection import count_by_precision, dense_flops, dense_share, layers_from
 from runtime.engine.library import open_library
 from runtime.engine.plugins import load_plugins
 from runtime.engine.progress import Monitor, heartbeat
 from runtime.engine.session import EngineSession
 from runtime.engine.sidecar import Sidecar
+from runtime.graphs.load import load_onnx
 
 _MIB = 1 << 20
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from runtime.backends import backend_name
-from runtime.engine.sidecar import write_whole
-from runtime.recording import SUFFIX
+from runtime.comparison.recording import SUFFIX
+from runtime.files import write_whole
 
 Item = TypeVar("Item")
 

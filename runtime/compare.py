@@ -17,7 +17,6 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from runtime.artifacts import Artifact, ImageResult, open_artifact
 from runtime.backends import BACKENDS
 from runtime.cli import (
     EXIT_DIFFERENT,
@@ -33,9 +32,10 @@ from runtime.cli import (
     tracked,
     write_json,
 )
-from runtime.compare_layers import LayerOptions, compare_files, print_layers
+from runtime.comparison.difference import DetectionArrays, Difference, Tolerance, compare_image
+from runtime.comparison.layer_table import LayerOptions, compare_files, print_layers
+from runtime.comparison.sources import Artifact, ImageResult, open_artifact
 from runtime.detections import Detections
-from runtime.difference import DetectionArrays, Difference, Tolerance, compare_image
 from runtime.images import find_images
 
 _NUM_DESCRIBED = 10

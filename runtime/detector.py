@@ -10,9 +10,9 @@ import numpy as np
 
 from runtime.backends import load_backend
 from runtime.detections import Detections
+from runtime.host.preprocess import check_image
 from runtime.metadata import ModelMetadata
 from runtime.pipeline import FileResult, detect_files, in_threads, run_batches
-from runtime.preprocess import check_image
 from runtime.runner import Timings
 
 

@@ -20,8 +20,6 @@ from typing import Optional
 from rich.table import Table
 from rich.text import Text
 
-from runtime.annotations import Identity
-from runtime.artifacts import Artifact, open_artifact
 from runtime.backends import BACKENDS
 from runtime.cli import (
     EXIT_DIFFERENT,
@@ -34,7 +32,8 @@ from runtime.cli import (
     tracked,
     write_json,
 )
-from runtime.coco import (
+from runtime.comparison.annotations import Identity
+from runtime.comparison.average_precision import (
     METRICS,
     CocoDataset,
     average_precision,
@@ -42,9 +41,10 @@ from runtime.coco import (
     read_dataset,
     result_rows,
 )
+from runtime.comparison.recording import SUFFIX
+from runtime.comparison.sources import Artifact, open_artifact
 from runtime.files import refuse_inputs
 from runtime.messages import listed
-from runtime.recording import SUFFIX
 
 ANNOTATIONS = "annotations.json"
 _HEADINGS = ("AP", "AP50", "AP75", "small", "medium", "large")

@@ -1,6 +1,6 @@
 """Detect objects in image files: ``python -m runtime.infer [SOURCE ...]``.
 
-Prints a table, and writes overlays (PNG) and COCO results (JSON; see ``runtime.results``). The exit status is
+Prints a table, and writes overlays (PNG) and COCO results (JSON; see ``runtime.coco_writer``). The exit status is
 0, 1 if images were skipped because they cannot be read, or 2 if nothing could be done.
 """
 
@@ -22,11 +22,11 @@ from rich.text import Text
 
 from runtime.backends import BACKENDS, backend_name
 from runtime.cli import DEFAULT_IMAGES, positive, score, table_console, tracked
+from runtime.coco_writer import IMAGES, RESULTS, ResultsWriter
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.draw import draw_detections
 from runtime.images import find_images
-from runtime.results import IMAGES, RESULTS, ResultsWriter
 
 DEFAULT_MODEL = Path("out") / "maskrcnn.onnx"
 EXIT_OK, EXIT_SKIPPED, EXIT_ERROR = 0, 1, 2

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from runtime.artifacts import open_artifact, record
 from runtime.backends import BACKENDS
 from runtime.cli import EXIT_OK, EXIT_REFUSED, add_images, add_run_options, backend_options, tracked
+from runtime.comparison.sources import open_artifact, record
 from runtime.images import find_images
 
 

@@ -1,21 +1,22 @@
-"""What gets batches of images through a model, and the one that does so on the host."""
+"""What a loaded model is, and what gets batches of images through it: protocols."""
 
-import os
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, Optional, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol
 
 import numpy as np
 
 from runtime.detections import Detections
-from runtime.forks import check_process
 from runtime.metadata import ModelMetadata
-from runtime.postprocess import detections_from_outputs
-from runtime.preprocess import Batch, check_image, network_size, prepare
+
+if TYPE_CHECKING:
+    import onnx
 
 Timings = Optional[dict[str, float]]
+Feeds = Mapping[str, np.ndarray]
+# Runs one model of any inputs and outputs; where it has a method `close`, that is called when the model is done with.
+LayerRunner = Callable[[Feeds], Mapping[str, np.ndarray]]
+# Makes the runner of a model in memory.
+LayerRunnerFactory = Callable[["onnx.ModelProto"], LayerRunner]
 
 
 class Pending(Protocol):
@@ -64,7 +65,7 @@ class Runner(Protocol):
 
 
 class ArrayModel(Protocol):
-    """The part of ``runtime.backends.Backend`` that the host needs."""
+    """The part of ``Backend`` that the host needs."""
 
     metadata: ModelMetadata
 
@@ -72,80 +73,33 @@ class ArrayModel(Protocol):
         """See ``Backend.run``."""
 
 
-class HostRunner:
-    """Prepares images on the CPU, in a thread, while the model runs the batch before; masks are pasted on demand."""
+class Backend(Protocol):
+    """A loaded model.
 
-    num_slots = 2
-    num_stagers = 1
-    largest_batch: Optional[int] = None
+    Attributes:
+        metadata: the model's facts.
+    """
 
-    def __init__(self, model: ArrayModel, device_failure: str) -> None:
-        self.device_failure = device_failure
-        self._is_closed = False
-        self._model = model
-        self._process, self._preparing = os.getpid(), _new_thread()
+    metadata: ModelMetadata
 
-    def stage(self, image: np.ndarray) -> np.ndarray:
-        """Return the image, having checked that it fits; see ``Runner.stage``."""
-        check_image(image, metadata=self._model.metadata)
-        network_size(image.shape[0], image.shape[1], self._model.metadata)
-        return image
+    def run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarray]:
+        """Run one batch.
 
-    def submit(self, staged: Sequence[np.ndarray], min_score: float = 0.0) -> "HostBatch":
-        """Begin to prepare a batch; see ``Runner.submit``."""
-        if self._is_closed:
-            raise RuntimeError("model: expected an open one, found it closed; make a new Detector")
-        spent: dict[str, float] = {}
-        prepared = self._thread().submit(_prepare, staged, self._model.metadata, spent)
-        return HostBatch(self._model, prepared, min_score, spent)
+        Args:
+            images: (B, 3, H, W) float32, normalised and padded, B at least 1.
+            image_sizes: (B, 2) float32, each image's (height, width) inside its padding, px.
 
-    def _thread(self) -> ThreadPoolExecutor:
-        """Return the thread of this process: a forked one has none of its parent's."""
-        if self._process != os.getpid():
-            self._preparing = _new_thread()
-            self._process = os.getpid()
-        return self._preparing
+        Returns:
+            ``num_dets`` (B,) int32, ``dets`` (B, K, 5) float32, ``labels`` (B, K) int32, and unless
+            ``metadata.masks`` is ``none``, ``masks``: (B, K, m, m) float32 or (B, K, H, W) uint8. The arrays
+            are the caller's: a later ``run`` does not change them.
+
+        Raises:
+            ValueError: arrays of another rank, dtype or size.
+        """
+
+    def new_runner(self) -> Runner:
+        """Return what takes images instead of arrays, the fastest way that there is; close it before the backend."""
 
     def close(self) -> None:
-        """End the thread."""
-        self._is_closed = True
-        if self._process == os.getpid():
-            self._preparing.shutdown()
-
-
-class HostBatch:
-    """A batch of ``HostRunner``; fulfils ``Pending``."""
-
-    def __init__(
-        self, model: ArrayModel, prepared: "Future[Batch]", min_score: float, spent: dict[str, float]
-    ) -> None:
-        self._model, self._prepared, self._min_score, self._spent = model, prepared, min_score, spent
-        self._process = os.getpid()
-
-    def result(self, timings: Timings = None) -> list[Detections]:
-        """Run the model; see ``Pending.result``. The stages are ``prepare``, ``engine`` and ``results``."""
-        check_process(self._process, "batch")
-        batch = self._prepared.result()
-        with _timed(self._spent, "engine"):
-            outputs = self._model.run(batch.images, batch.image_sizes)
-        with _timed(self._spent, "results"):
-            found = detections_from_outputs(outputs, batch, self._model.metadata)
-        for stage, milliseconds in self._spent.items() if timings is not None else ():
-            timings[stage] = timings.get(stage, 0.0) + milliseconds
-        return [d.filter(self._min_score) for d in found] if self._min_score > 0 else found
-
-
-def _new_thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="prepare")
-
-
-def _prepare(images: Sequence[np.ndarray], metadata: ModelMetadata, spent: dict[str, float]) -> Batch:
-    with _timed(spent, "prepare"):
-        return prepare(images, metadata)
-
-
-@contextmanager
-def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    timings[stage] = timings.get(stage, 0.0) + (time.perf_counter() - start) * 1e3
+        """Release the model. Calling it again does nothing; ``run`` raises afterwards."""

@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from runtime.backends.base import Backend
+from runtime.runner import Backend
 
 __all__ = ["BACKENDS", "Backend", "backend_name", "load_backend", "tensorrt_is_usable"]
 
@@ -43,7 +43,7 @@ def tensorrt_is_usable() -> bool:
     """Return whether TensorRT, ``onnx`` (to build with), the plugin library and a CUDA device are there."""
     if any(importlib.util.find_spec(name) is None for name in ("tensorrt", "onnx")):
         return False
-    from runtime.engine.cuda import open_cuda
+    from runtime.cuda.binding import open_cuda
     from runtime.engine.library import open_library
     from runtime.engine.plugins import find_plugins
 

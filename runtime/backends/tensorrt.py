@@ -1,11 +1,12 @@
 """TensorRT: an engine, or an ONNX whose engine is built on first use and kept beside it."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Callable, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 import numpy as np
 
-from runtime.backends.base import (
+from runtime.contract import (
     Tensor,
     check_contract,
     check_model_file,
@@ -13,18 +14,23 @@ from runtime.backends.base import (
     contract_inputs,
     contract_outputs,
 )
+from runtime.cuda.binding import open_cuda
 from runtime.device.kernels import ImageKernels, MaskCast
 from runtime.device.runner import DeviceRunner
+from runtime.engine.builder import build_engine
 from runtime.engine.config import EngineConfig
-from runtime.engine.cuda import open_cuda
 from runtime.engine.files import EngineRequest, Machine, check_engine, engine_path, ensure_engine
 from runtime.engine.library import open_library
 from runtime.engine.plugins import load_plugins
 from runtime.engine.progress import Monitor
 from runtime.engine.session import EngineSession
 from runtime.engine.sidecar import Sidecar
-from runtime.preprocess import device_plan
-from runtime.runner import HostRunner, Runner
+from runtime.host.preprocess import device_plan
+from runtime.host.runner import HostRunner
+from runtime.runner import Feeds, LayerRunner, LayerRunnerFactory, Runner
+
+if TYPE_CHECKING:
+    import onnx
 
 
 class TensorRTBackend:
@@ -196,3 +202,44 @@ def _metadata(engine: Path, sidecar: Sidecar) -> Any:
 
 def _silent(text: str) -> None:
     pass
+
+
+def layer_runner(config: Any, *, plan: Any = None) -> LayerRunnerFactory:
+    """Return what builds engines of models and runs them; builds share a timing cache.
+
+    Args:
+        config: an ``EngineConfig``.
+        plan: a ``PrecisionPlan``, or None.
+
+    Raises:
+        RuntimeError, ValueError, from the factory and its runners: TensorRT or a GPU is missing, or TensorRT cannot
+            build or run the model.
+    """
+    timing_cache = b""
+
+    def make(model: "onnx.ModelProto") -> LayerRunner:
+        nonlocal timing_cache
+        library = open_library()
+        plugins = load_plugins(None, library.tensorrt)
+        built = build_engine(
+            model, config, plan=plan, plugins=plugins, timing_cache=timing_cache, library=library
+        )
+        timing_cache = built.timing_cache
+        return _EngineRunner(built.data)
+
+    return make
+
+
+class _EngineRunner:
+    """An engine in memory, for one run."""
+
+    def __init__(self, data: bytes) -> None:
+        self._session = EngineSession(data)
+
+    def __call__(self, feeds: Feeds) -> Mapping[str, np.ndarray]:
+        # TensorRT 8 has int32 in the place of int64.
+        kinds = {name: tensor.dtype for name, tensor in self._session.inputs.items()}
+        return self._session.run({name: feeds[name].astype(kind, copy=False) for name, kind in kinds.items()})
+
+    def close(self) -> None:
+        self._session.close()

@@ -7,14 +7,14 @@ from typing import Optional
 
 import numpy as np
 
+from runtime.cuda.memory import DeviceMemory, PinnedMemory, PinnedPool
 from runtime.detections import Detections
 from runtime.device.kernels import ImageKernels
-from runtime.device.memory import DeviceMemory, PinnedMemory, PinnedPool
 from runtime.device.slot import Frame, Job, Slot
 from runtime.engine.session import EngineSession
+from runtime.host.postprocess import detections_from_outputs
+from runtime.host.preprocess import DevicePlan, network_size
 from runtime.metadata import ModelMetadata
-from runtime.postprocess import detections_from_outputs
-from runtime.preprocess import DevicePlan, network_size
 from runtime.transforms import applied
 
 NUM_SLOTS = 3

@@ -6,6 +6,8 @@ from typing import Any, Optional
 
 import numpy as np
 
+from runtime.cuda.binding import wait
+from runtime.cuda.memory import Block, DeviceMemory, PinnedMemory, PinnedPool, aligned
 from runtime.device.kernels import (
     EncodeMasksArguments,
     ImageKernels,
@@ -13,11 +15,9 @@ from runtime.device.kernels import (
     SourceImage,
     TargetImage,
 )
-from runtime.device.memory import Block, DeviceMemory, PinnedMemory, PinnedPool, aligned
-from runtime.engine.cuda import wait
 from runtime.engine.session import EngineSession
+from runtime.host.preprocess import BatchGeometry, DevicePlan, batch_geometry, padded_size
 from runtime.metadata import ModelMetadata
-from runtime.preprocess import BatchGeometry, DevicePlan, batch_geometry, padded_size
 
 # Room for the run lengths of so many bytes a mask at first.
 _BYTES_PER_MASK = 512

@@ -7,13 +7,10 @@
 | verbose log lines                     |                          | ``IProgressMonitor`` (10)                 |
 """
 
-import ctypes
 import importlib
 import re
 from types import ModuleType
 from typing import Any, Callable, Optional
-
-import numpy as np
 
 # `tensorrt_rtx` has the same classes; it takes no plugins of ours, and its networks are all strongly typed.
 MODULES = ("tensorrt", "tensorrt_rtx")
@@ -329,9 +326,3 @@ def load_tensorrt(module: Optional[str] = None) -> TensorRT:
     if found.release < (8, 4):
         raise RuntimeError(f"TensorRT: expected 8.4 or later, found {found.version}; upgrade it")
     return found
-
-
-def host_array(num_bytes: int, address: int) -> np.ndarray:
-    """Return the bytes at a host address as a uint8 array that does not own them."""
-    buffer = (ctypes.c_uint8 * num_bytes).from_address(address)
-    return np.frombuffer(buffer, np.uint8)

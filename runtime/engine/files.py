@@ -8,16 +8,18 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
+from runtime.cuda.binding import Cuda
 from runtime.engine.builder import build_engine
 from runtime.engine.config import EngineConfig
-from runtime.engine.cuda import Cuda
-from runtime.engine.graph import load_onnx, metadata_of
 from runtime.engine.library import Library
 from runtime.engine.plugins import PluginLibrary
 from runtime.engine.profiles import with_default_sizes
 from runtime.engine.progress import Monitor
-from runtime.engine.sidecar import Provenance, Sidecar, sha256_of, sidecar_path, write_whole
-from runtime.precision.plan import PrecisionPlan, check_plan, default_plan, plan_path
+from runtime.engine.sidecar import Provenance, Sidecar, sidecar_path
+from runtime.files import sha256_of, write_whole
+from runtime.graphs.load import load_onnx, metadata_of
+from runtime.precision.choice import chosen_plan
+from runtime.precision.plan import PrecisionPlan
 
 REBUILD = ("auto", "never", "always")
 SUFFIX = ".engine"
@@ -156,7 +158,7 @@ def stale_reasons(request: EngineRequest, machine: Machine) -> list[str]:
             wanted = with_default_sizes(wanted, sidecar.metadata)
         reasons += _config_differences(wanted, sidecar.config)
         if wanted.precision == "fp16" and not reasons:
-            plan = chosen_plan(request, load_onnx(request.onnx))
+            plan = _plan_of(request, load_onnx(request.onnx))
             if _plan_sha256(plan) != sidecar.plan_sha256:
                 reasons.append("precision plan: expected the one asked for, found another")
     elif (
@@ -167,24 +169,8 @@ def stale_reasons(request: EngineRequest, machine: Machine) -> list[str]:
     return reasons
 
 
-def chosen_plan(request: EngineRequest, model: Any) -> Optional[PrecisionPlan]:
-    """Return the plan that a request means: its own, the file beside the ONNX, or the graph's default.
-
-    Raises:
-        FileNotFoundError, ValueError: the file is not there, or no plan of this model.
-    """
-    if not request.use_plan:
-        return None
-    beside = plan_path(request.onnx)
-    path = request.plan or (beside if beside.is_file() else None)
-    if path is None:
-        return default_plan(model)
-    plan = PrecisionPlan.load(path)
-    try:
-        check_plan(plan, model)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return plan
+def _plan_of(request: EngineRequest, model: Any) -> Optional[PrecisionPlan]:
+    return chosen_plan(request.onnx, model, request.plan) if request.use_plan else None
 
 
 def _build(
@@ -199,7 +185,7 @@ def _build(
     config = request.config or _default_config(request.batch)
     if metadata is not None:
         config = with_default_sizes(config, metadata)
-    plan = chosen_plan(request, model) if config.precision == "fp16" else None
+    plan = _plan_of(request, model) if config.precision == "fp16" else None
     cache = request.timing_cache
     built = build_engine(
         model,

@@ -9,8 +9,8 @@ from typing import Any, Optional
 
 import numpy as np
 
-from runtime.engine.graph import import_onnx
-from runtime.precision.graph import Graph
+from runtime.graphs.load import import_onnx
+from runtime.graphs.view import Graph
 
 # Layers that a name may join: "conv + relu" are fused, "a || b" run side by side.
 _JOINED = re.compile(r" \+ | \|\| ")

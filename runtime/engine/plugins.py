@@ -1,7 +1,6 @@
 """The plugin library: found, loaded, and asked which operators it has."""
 
 import ctypes
-import hashlib
 import os
 import threading
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from runtime.engine.compat import TensorRT
+from runtime.files import sha256_of
 
 VARIABLE = "MASKRCNN_PLUGINS"
 FILE_NAME = "libmaskrcnn_plugins.so"
@@ -92,7 +92,7 @@ def load_plugins(path: Optional[Union[str, Path]], tensorrt: TensorRT) -> Option
             # Someone else may have loaded ours before: then its creators are no news, and there all the same.
             is_ours = hasattr(handle, _REGISTER)
             ops = (after - before) | (OPS & after if is_ours else set())
-            sha256 = hashlib.sha256(found.read_bytes()).hexdigest()
+            sha256 = sha256_of(found)
             _loaded[found] = PluginLibrary(found, sha256, frozenset(ops), handle)
         return _loaded[found]
 

@@ -10,8 +10,8 @@ from typing import Any, Callable, Optional, Union
 
 import numpy as np
 
+from runtime.cuda.binding import Cuda, active, open_cuda, wait
 from runtime.engine.buffers import Buffer, ByteBuffer, Cast
-from runtime.engine.cuda import Cuda, active, open_cuda, wait
 from runtime.engine.library import Library, last, open_library
 from runtime.forks import check_process
 

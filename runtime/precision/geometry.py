@@ -16,8 +16,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
-from runtime.precision.graph import Graph
-from runtime.precision.operators import (
+from runtime.graphs.operators import (
     COORDINATE_INPUTS,
     DENSE,
     MOVEMENT,
@@ -27,7 +26,8 @@ from runtime.precision.operators import (
     SHAPE_OPS,
     is_nms,
 )
-from runtime.precision.plan import PrecisionGroup
+from runtime.graphs.view import Graph
+from runtime.precision.plan import PrecisionGroup, PrecisionPlan
 
 if TYPE_CHECKING:
     import onnx
@@ -50,6 +50,18 @@ REASONS = {
     "move in whole pixels",
     "normalisation statistics": "squares overflow in FP16 from 256 on, and a small epsilon is rounded to nothing",
 }
+
+
+def default_plan(model: "onnx.ModelProto") -> PrecisionPlan:
+    """Return the plan that follows from the graph alone: geometry in FP32, layers with weights in FP16.
+
+    Works for any detector; the module says how the two are told apart.
+
+    Raises:
+        ValueError: a node that has to be in the plan has no name of its own.
+        RuntimeError: the package onnx is not installed.
+    """
+    return PrecisionPlan(geometry_groups(model))
 
 
 def geometry_groups(model: "onnx.ModelProto") -> tuple[PrecisionGroup, ...]:

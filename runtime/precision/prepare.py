@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Optional
 
-from runtime.precision.graph import import_onnx
-from runtime.precision.operators import DENSE, FP32_COORDINATES, FP32_PLUGINS, is_nms
+from runtime.graphs.load import import_onnx
+from runtime.graphs.operators import DENSE, FP32_COORDINATES, FP32_PLUGINS, is_nms
 from runtime.precision.plan import PrecisionPlan
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from export.model import LoadedModel
 from export.reference import main, record_reference
 from export.verify import MmdetInference
 from runtime import compare
-from runtime.artifacts import open_artifact
-from runtime.difference import DetectionArrays
+from runtime.comparison.difference import DetectionArrays
+from runtime.comparison.recording import read_recording
+from runtime.comparison.sources import open_artifact
 from runtime.metadata import ModelMetadata
-from runtime.recording import read_recording
 from tests.export.test_graph import export_loaded
 from tests.models import structured_photos, tiny_config, tiny_model, write_config
 

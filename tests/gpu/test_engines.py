@@ -44,21 +44,21 @@ except (ImportError, OSError) as error:
 
 from runtime import build, compare
 from runtime.backends import backend_name
+from runtime.coco_writer import IMAGES, RESULTS
 from runtime.compare import arrays_from_detections
+from runtime.comparison.difference import DetectionArrays, Tolerance, compare_image
+from runtime.cuda.binding import open_cuda
 from runtime.detections import Detections
 from runtime.detector import Detector
-from runtime.difference import DetectionArrays, Tolerance, compare_image
 from runtime.engine.config import EngineConfig
-from runtime.engine.cuda import open_cuda
 from runtime.engine.files import EngineRequest, Machine, check_engine, ensure_engine
 from runtime.engine.library import open_library
 from runtime.engine.plugins import VARIABLE, find_plugins, load_plugins
 from runtime.engine.session import EngineSession
 from runtime.engine.sidecar import Sidecar, sidecar_path
+from runtime.host.postprocess import detections_from_outputs
+from runtime.host.preprocess import prepare
 from runtime.images import find_images, read_image
-from runtime.postprocess import detections_from_outputs
-from runtime.preprocess import prepare
-from runtime.results import IMAGES, RESULTS
 from tests.gpu import legacy_onnx
 
 pytestmark = [pytest.mark.gpu, pytest.mark.tensorrt]

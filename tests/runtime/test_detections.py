@@ -5,7 +5,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from runtime.detections import Detections
-from runtime.postprocess import CroppedMasks
+from runtime.host.postprocess import CroppedMasks
 from tests.runtime import fakes
 
 SIZE = (40, 50)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from runtime import Detector, evaluate, record
-from runtime.artifacts import Artifact, ImageResult
-from runtime.coco import CocoDataset, read_dataset
+from runtime.comparison.average_precision import CocoDataset, read_dataset
+from runtime.comparison.sources import Artifact, ImageResult
 from runtime.images import read_image
 from tests.runtime import fakes
-from tests.runtime.test_artifacts import changed_model
+from tests.runtime.comparison.test_sources import changed_model
 
 # Not in the order of the labels, and not 1 to 3.
 CATEGORY_IDS = {"triangle": 4, "circle": 9, "square": 2}

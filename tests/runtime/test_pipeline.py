@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from runtime import Detector
+from runtime.host.preprocess import prepare
 from runtime.images import read_image
 from runtime.pipeline import FileResult, detect_files, in_threads, run_batches
-from runtime.preprocess import prepare
 from runtime.transforms import Resize
 from tests.runtime import fakes
 from tests.runtime.device.test_runner import assert_same, config, save
@@ -232,7 +232,7 @@ def test_threads_work_at_the_same_time_and_in_order() -> None:
 
 def test_results_equal_those_of_arrays(paths: list[Path], tmp_path: Path, device: Device) -> None:
     """The host's way written out, as ``Backend.run`` has it."""
-    from runtime.postprocess import detections_from_outputs
+    from runtime.host.postprocess import detections_from_outputs
 
     images = [read_image(p) for p in paths[:3]]
     with _open(save(tmp_path / "m.onnx"), "onnxruntime", 3) as detector:

@@ -257,8 +257,8 @@ def test_arrays_and_images_share_an_engine(
     model: Path, expected: list, device: Device, library: FakeLibrary
 ) -> None:
     """``backend.run`` with host arrays, between batches that are under way on the device."""
-    from runtime.postprocess import detections_from_outputs
-    from runtime.preprocess import prepare
+    from runtime.host.postprocess import detections_from_outputs
+    from runtime.host.preprocess import prepare
 
     device.restless = random.Random(1)
     with Detector(model, "tensorrt", batch_size=2, config=config(1, 2, 2)) as detector:
@@ -328,7 +328,7 @@ def test_an_interrupted_wait_leaves_the_batch_under_way(
         runner = detector._runner
         pending = runner.submit([runner.stage(IMAGES[0])])
         with monkeypatch.context() as patched:
-            patched.setattr("runtime.engine.cuda.time.sleep", interrupt)
+            patched.setattr("runtime.cuda.binding.time.sleep", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 pending.result()
         assert_same(pending.result(), expected[:1])
