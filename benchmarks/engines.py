@@ -18,11 +18,11 @@ import numpy as np
 
 from runtime import build
 from runtime.backends.tensorrt import TensorRTBackend
-from runtime.cli import write_json
 from runtime.compare import compare_artifacts
 from runtime.comparison.average_precision import CocoDataset, read_dataset
 from runtime.comparison.difference import Tolerance
 from runtime.comparison.sources import load_batch, open_artifact
+from runtime.console import write_json
 from runtime.cuda.binding import open_cuda
 from runtime.engine.library import open_library
 from runtime.engine.session import EngineSession

@@ -23,8 +23,8 @@ from export.config import load_config
 from export.metadata import metadata_from_model
 from export.model import LoadedModel
 from export.reference import WholeMasks
-from runtime.cli import tracked
 from runtime.comparison.recording import RecordingWriter
+from runtime.console import tracked
 from runtime.detections import Detections
 from runtime.host.preprocess import BatchGeometry
 

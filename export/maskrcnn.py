@@ -20,8 +20,8 @@ from export.api import ExportResult, PixelsDifferError, VerificationError, expor
 from export.graph import MAX_OPSET, MIN_OPSET
 from export.steps import Steps
 from export.verify import Case
-from runtime.cli import table_console
 from runtime.comparison.difference import Tolerance
+from runtime.console import table_console
 
 DEFAULT_OUTPUT = Path("out/maskrcnn.onnx")
 TIES = (

@@ -22,9 +22,10 @@ from export.api import check_device
 from export.metadata import metadata_from_model
 from export.model import LoadedModel, load_model
 from export.verify import MmdetInference
-from runtime.cli import add_images, positive, tracked
+from runtime.cli import add_images, positive
 from runtime.comparison.recording import RecordingWriter
 from runtime.comparison.sources import batches
+from runtime.console import tracked
 from runtime.detections import Detections
 from runtime.images import find_images
 from runtime.masks import MaskCrop

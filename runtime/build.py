@@ -17,7 +17,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from runtime.cli import EXIT_OK, EXIT_REFUSED, positive, table_console
+from runtime.cli import EXIT_OK, EXIT_REFUSED, positive
+from runtime.console import table_console
 from runtime.cuda.binding import open_cuda
 from runtime.engine.config import PRECISIONS, EngineConfig, Shapes
 from runtime.engine.files import (

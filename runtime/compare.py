@@ -28,13 +28,11 @@ from runtime.cli import (
     not_negative,
     positive,
     score,
-    table_console,
-    tracked,
-    write_json,
 )
 from runtime.comparison.difference import DetectionArrays, Difference, Tolerance, compare_image
 from runtime.comparison.layer_table import LayerOptions, compare_files, print_layers
 from runtime.comparison.sources import Artifact, ImageResult, open_artifact
+from runtime.console import table_console, tracked, write_json
 from runtime.detections import Detections
 from runtime.images import find_images
 

@@ -21,17 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runtime.backends import BACKENDS
-from runtime.cli import (
-    EXIT_DIFFERENT,
-    EXIT_OK,
-    EXIT_REFUSED,
-    add_run_options,
-    backend_options,
-    positive,
-    table_console,
-    tracked,
-    write_json,
-)
+from runtime.cli import EXIT_DIFFERENT, EXIT_OK, EXIT_REFUSED, add_run_options, backend_options, positive
 from runtime.comparison.annotations import Identity
 from runtime.comparison.average_precision import (
     METRICS,
@@ -43,6 +33,7 @@ from runtime.comparison.average_precision import (
 )
 from runtime.comparison.recording import SUFFIX
 from runtime.comparison.sources import Artifact, open_artifact
+from runtime.console import table_console, tracked, write_json
 from runtime.files import refuse_inputs
 from runtime.messages import listed
 

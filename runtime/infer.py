@@ -21,8 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 from runtime.backends import BACKENDS, backend_name
-from runtime.cli import DEFAULT_IMAGES, positive, score, table_console, tracked
+from runtime.cli import DEFAULT_IMAGES, positive, score
 from runtime.coco_writer import IMAGES, RESULTS, ResultsWriter
+from runtime.console import table_console, tracked
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.draw import draw_detections

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Optional
 
 from runtime.backends import BACKENDS
-from runtime.cli import EXIT_OK, EXIT_REFUSED, add_images, add_run_options, backend_options, tracked
+from runtime.cli import EXIT_OK, EXIT_REFUSED, add_images, add_run_options, backend_options
 from runtime.comparison.sources import open_artifact, record
+from runtime.console import tracked
 from runtime.images import find_images
 
 

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from runtime.backends import backend_name
-from runtime.cli import status, table_console
 from runtime.comparison.bisection import (
     LayerReport,
     Side,
@@ -19,6 +18,7 @@ from runtime.comparison.bisection import (
 )
 from runtime.comparison.recording import SUFFIX
 from runtime.comparison.sources import load_batch
+from runtime.console import status, table_console
 from runtime.files import sha256_of
 from runtime.graphs.load import load_onnx, metadata_of
 from runtime.metadata import ModelMetadata

@@ -14,17 +14,8 @@ from typing import TYPE_CHECKING, Optional
 from rich.text import Text
 
 from runtime.backends import load_backend
-from runtime.cli import (
-    EXIT_DIFFERENT,
-    EXIT_OK,
-    EXIT_REFUSED,
-    add_images,
-    not_negative,
-    positive,
-    score,
-    table_console,
-    write_json,
-)
+from runtime.cli import EXIT_DIFFERENT, EXIT_OK, EXIT_REFUSED, add_images, not_negative, positive, score
+from runtime.console import table_console, write_json
 from runtime.graphs.load import import_onnx, load_onnx, save_model
 from runtime.images import find_images
 from runtime.plan_search.agreement import AgreementTolerance, Judge

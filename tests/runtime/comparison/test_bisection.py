@@ -14,13 +14,13 @@ from export.functions import functions_for
 from runtime.backends import onnxruntime, tensorrt
 from runtime.comparison.bisection import (
     LayerReport,
-    Runner,
     Side,
     compare_layers,
     measure,
     tensor_types,
     with_outputs,
 )
+from runtime.runner import LayerRunner
 
 CHAIN, BRANCH = 40, 10
 CHANNELS = 4
@@ -131,7 +131,7 @@ class Counting:
         self.marked, self.closed = [], 0
         self._broken, self._most = set(broken), most
 
-    def __call__(self, model: onnx.ModelProto) -> Runner:
+    def __call__(self, model: onnx.ModelProto) -> LayerRunner:
         names = {output.name for output in model.graph.output}
         self.marked.append(len(names) - 2)
         if names & self._broken:
@@ -325,7 +325,7 @@ class TestOrder:
 
     def test_where_the_order_cannot_be_given_it_is_said(self):
         class Refusing(Counting):
-            def __call__(self, model: onnx.ModelProto) -> Runner:
+            def __call__(self, model: onnx.ModelProto) -> LayerRunner:
                 if len(model.graph.input) > 1:
                     raise RuntimeError("too many inputs")
                 return super().__call__(model)
