@@ -48,7 +48,7 @@ def add_images(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add how models run: ``--batch``, ``--device``, ``--threads``."""
+    """Add how models run: ``--batch``, ``--device``, ``--threads``, ``--host``."""
     parser.add_argument("--batch", type=positive, default=1, help="images at once (default: %(default)s)")
     # Named, so that `auto` means onnxruntime for an ONNX even where TensorRT is: it is compared with its engine.
     parser.add_argument(
@@ -57,14 +57,26 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=positive, help="CPU threads of onnxruntime (default: as many as there are cores)"
     )
+    add_host(parser)
+
+
+def add_host(parser: argparse.ArgumentParser) -> None:
+    """Add ``--host``."""
+    parser.add_argument(
+        "--host",
+        action="store_true",
+        help="prepare images and paste masks on the CPU, where an engine would have the GPU do it",
+    )
 
 
 def backend_options(model: Union[str, Path], backend: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the model's backend takes of ``add_run_options``; nothing for a recording or an engine.
+    """Return what the model's backend takes of ``add_run_options``; nothing for a recording.
 
     Raises:
         ValueError: no backend reads the model.
     """
-    if Path(model).suffix.lower() == SUFFIX or backend_name(model, backend, args.device) == "tensorrt":
+    if Path(model).suffix.lower() == SUFFIX:
         return {}
-    return {"device": args.device, "threads": args.threads}
+    if backend_name(model, backend, args.device) == "tensorrt":
+        return {"host": args.host}
+    return {"host": args.host, "device": args.device, "threads": args.threads}

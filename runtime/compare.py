@@ -110,8 +110,11 @@ def _compare_detections(images: Sequence[Path], args: argparse.Namespace) -> boo
         comparisons = compare_artifacts(expected, found, images, tolerance)
     agree = not any(comparison.violations for comparison in comparisons)
     _print_report(comparisons, tolerance, args)
+    for side, artifact in (("A", expected), ("B", found)):
+        print(f"{side}: results of the {artifact.made_by}")
     if args.json:
-        write_json(args.json, _report(comparisons, tolerance, args))
+        made_by = {"expected": asdict(expected.made_by), "found": asdict(found.made_by)}
+        write_json(args.json, {**_report(comparisons, tolerance, args), "made_by": made_by})
     return agree
 
 

@@ -32,7 +32,7 @@ from runtime.comparison.average_precision import (
     result_rows,
 )
 from runtime.comparison.recording import SUFFIX
-from runtime.comparison.sources import Artifact, open_artifact
+from runtime.comparison.sources import Artifact, MadeBy, open_artifact
 from runtime.console import table_console, tracked, write_json
 from runtime.files import refuse_inputs
 from runtime.messages import listed
@@ -49,6 +49,7 @@ class Evaluation:
         name: the artifact's.
         num_images, num_detections: evaluated.
         average_precision: ``METRICS`` under ``box`` and, with masks, ``mask``; 0 to 1, None without objects.
+        path, path_reason: which way its results were made, and why it was not the device's; see ``MadeBy``.
         seconds: from reading images to run lengths.
         model_seconds: of which in the model itself; None for a recording.
         problems: images for which the model's output was not a result, and why.
@@ -63,6 +64,8 @@ class Evaluation:
     model_seconds: Optional[float]
     problems: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    path: str = ""
+    path_reason: str = ""
 
     def minus(self, other: "Evaluation") -> dict[str, dict[str, Optional[float]]]:
         """Return the differences of what both have."""
@@ -124,6 +127,8 @@ def evaluate(artifact: Artifact, dataset: CocoDataset) -> Evaluation:
         model_seconds=artifact.model_seconds,
         problems=tuple(problems),
         notes=(*notes, *_notes_on_sizes(other_sizes if "mask" in values else [])),
+        path=artifact.made_by.path,
+        path_reason=artifact.made_by.reason,
     )
 
 
@@ -246,6 +251,8 @@ def _print_report(evaluations: Sequence[Evaluation], dataset: CocoDataset) -> No
     table_console().print(table)
     for note in dataset.notes:
         print(f"note: {note}", file=sys.stderr)
+    for evaluation in evaluations:
+        print(f"{evaluation.name}: results of the {MadeBy(evaluation.path, evaluation.path_reason)}")
     for evaluation in evaluations:
         for note in evaluation.notes:
             print(f"{evaluation.name}: note: {note}", file=sys.stderr)

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runtime.backends import BACKENDS, backend_name
-from runtime.cli import DEFAULT_IMAGES, positive, score
+from runtime.cli import DEFAULT_IMAGES, add_host, positive, score
 from runtime.coco_writer import IMAGES, RESULTS, ResultsWriter
 from runtime.console import table_console, tracked
 from runtime.detections import Detections
@@ -86,7 +86,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _backend_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options that were given; the backend refuses those that it has not got."""
-    options = {name: getattr(args, name) for name in ("device", "threads", "plugins", "rebuild")}
+    options = {name: getattr(args, name) for name in ("device", "host", "threads", "plugins", "rebuild")}
     if backend_name(args.model, args.backend, args.device) == "tensorrt":
         options["notify"] = lambda line: print(line, file=sys.stderr, flush=True)
     return options
@@ -115,7 +115,7 @@ def _process(
     paths: Sequence[Path], overlays: Sequence[Path], detector: Detector, args: argparse.Namespace
 ) -> Report:
     """Stream the files through the detector, and write what it finds."""
-    report = Report(notes=_notes(detector))
+    report = Report()
     start = time.perf_counter()
     with ResultsWriter(args.out, detector.metadata.classes) as results:
         found = detector.detect_files(
@@ -138,15 +138,8 @@ def _process(
                 with report.stage("overlays"):
                     _write_overlay(overlays[result.index], result.image, shown)
     report.seconds = time.perf_counter() - start
+    report.notes = detector.notes
     return report
-
-
-def _notes(detector: Detector) -> list[str]:
-    """Return what TensorRT does more slowly than it could, and why."""
-    graph_failure = getattr(detector.backend, "cuda_graph_failure", None)
-    if graph_failure is None or not detector.device_failure:
-        return []
-    return [f"images prepared and masks pasted on the CPU: {detector.device_failure}"]
 
 
 def _write_overlay(path: Path, image: np.ndarray, detections: Detections) -> None:
@@ -249,6 +242,7 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         "--threads", type=positive, help="CPU threads of the model (default: as many as there are cores)"
     )
     parser.add_argument("--batch", type=positive, default=1, help="images at once (default: %(default)s)")
+    add_host(parser)
     parser.add_argument(
         "--score", type=score, default=0.3, help="least score in table and overlays (default: %(default)s)"
     )

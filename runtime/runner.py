@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import onnx
 
 Timings = Optional[dict[str, float]]
+Problems = Optional[dict[int, str]]
 Feeds = Mapping[str, np.ndarray]
 # Runs one model of any inputs and outputs; where it has a method `close`, that is called when the model is done with.
 LayerRunner = Callable[[Feeds], Mapping[str, np.ndarray]]
@@ -19,14 +20,26 @@ LayerRunner = Callable[[Feeds], Mapping[str, np.ndarray]]
 LayerRunnerFactory = Callable[["onnx.ModelProto"], LayerRunner]
 
 
+def add_timings(timings: Timings, spent: Mapping[str, float]) -> None:
+    """Add the ms of stages to ``timings``, if there are any."""
+    if timings is not None:
+        for stage, milliseconds in spent.items():
+            timings[stage] = timings.get(stage, 0.0) + milliseconds
+
+
 class Pending(Protocol):
     """A batch under way."""
 
-    def result(self, timings: Timings = None) -> list[Detections]:
-        """Wait for the detections, one ``Detections`` per image; ``timings`` gets the stages' ms added.
+    def result(self, timings: Timings = None, problems: Problems = None) -> list[Detections]:
+        """Wait for the detections, one ``Detections`` per image.
+
+        Args:
+            timings: if given, the stages' ms are added.
+            problems: if given, an image for which the model's output is not a result (NaN, a label without a class)
+                counts as one without detections, and its index in the batch gets the reason.
 
         Raises:
-            RuntimeError: the device failed, or the model's output is none.
+            RuntimeError: the device failed, or the model's output is no result and ``problems`` is None.
         """
 
 
@@ -52,8 +65,14 @@ class Runner(Protocol):
             ValueError: it does not fit into the model's fixed size.
         """
 
-    def submit(self, staged: Sequence[Any], min_score: float = 0.0) -> Pending:
-        """Put one or more staged images on their way; detections below ``min_score`` are left out.
+    def submit(self, staged: Sequence[Any], min_score: float = 0.0, *, check_masks: bool = False) -> Pending:
+        """Put one or more staged images on their way.
+
+        Args:
+            staged: what ``stage`` returned.
+            min_score: detections below it are left out.
+            check_masks: look for NaN among the masks' probabilities, which pasting makes an empty mask of; on a device
+                that takes a copy of them.
 
         Raises:
             ValueError: a size that the model does not take.
@@ -77,8 +96,11 @@ class Backend(Protocol):
     """A loaded model.
 
     Attributes:
+        name: of the backend.
         metadata: the model's facts.
     """
+
+    name: str
 
     metadata: ModelMetadata
 
@@ -98,8 +120,16 @@ class Backend(Protocol):
             ValueError: arrays of another rank, dtype or size.
         """
 
-    def new_runner(self) -> Runner:
-        """Return what takes images instead of arrays, the fastest way that there is; close it before the backend."""
+    def new_runner(self, *, host: bool = False) -> Runner:
+        """Return what takes images instead of arrays; close it before the backend.
+
+        Args:
+            host: have images prepared and masks pasted on the CPU; else it is the fastest way that there is.
+        """
+
+    @property
+    def notes(self) -> list[str]:
+        """What runs more slowly than it could, and why."""
 
     def close(self) -> None:
         """Release the model. Calling it again does nothing; ``run`` raises afterwards."""

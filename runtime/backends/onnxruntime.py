@@ -47,7 +47,9 @@ _NUMPY_DTYPES = {
 
 
 class OnnxRuntimeBackend:
-    """An ONNX model in an onnxruntime session; fulfils ``runtime.backends.Backend``."""
+    """An ONNX model in an onnxruntime session; fulfils ``runtime.runner.Backend``."""
+
+    name = "onnxruntime"
 
     def __init__(
         self,
@@ -99,9 +101,15 @@ class OnnxRuntimeBackend:
                 f"{one_line(error)}; if memory ran out, use a smaller batch"
             ) from error
 
-    def new_runner(self) -> Runner:
-        """Return a ``HostRunner``."""
+    def new_runner(self, *, host: bool = True) -> Runner:
+        """Return a ``HostRunner``, asked for or not."""
+        del host
         return HostRunner(self, "onnxruntime takes arrays from the host")
+
+    @property
+    def notes(self) -> list[str]:
+        """Nothing."""
+        return []
 
     def close(self) -> None:
         """Release the session and its memory."""

@@ -27,18 +27,20 @@ from runtime.engine.session import EngineSession
 from runtime.engine.sidecar import Sidecar
 from runtime.host.preprocess import device_plan
 from runtime.host.runner import HostRunner
-from runtime.runner import Feeds, LayerRunner, LayerRunnerFactory, Runner
+from runtime.runner import Feeds, LayerRunner, LayerRunnerFactory, Runner, add_timings
 
 if TYPE_CHECKING:
     import onnx
 
 
 class TensorRTBackend:
-    """An engine with its buffers on one GPU; fulfils ``runtime.backends.Backend``.
+    """An engine with its buffers on one GPU; fulfils ``runtime.runner.Backend``.
 
     Calls from several threads are safe and run one after the other. Several backends in one process, of one engine or
     of different ones, run side by side.
     """
+
+    name = "tensorrt"
 
     def __init__(
         self,
@@ -71,6 +73,7 @@ class TensorRTBackend:
             RuntimeError: no TensorRT, no CUDA, no GPU, or the build failed.
         """
         path = check_model_file(model)
+        self._device_failure = ""
         library = open_library()
         cuda = open_cuda(device_index)
         self._plugins = load_plugins(plugins, library.tensorrt)
@@ -149,24 +152,34 @@ class TensorRTBackend:
             image_sizes = np.pad(image_sizes, fill + [(0, 0)], mode="edge")
         spent: dict[str, float] = {}
         outputs = self._session.run({"images": images, "image_sizes": image_sizes}, spent)
-        for stage, milliseconds in spent.items() if timings is not None else ():
-            timings[stage] = timings.get(stage, 0.0) + milliseconds
+        add_timings(timings, spent)
         expected = contract_outputs(self.metadata)
         return {
             name: array[:num_images].astype(expected[name].dtype, copy=False)
             for name, array in outputs.items()
         }
 
-    def new_runner(self) -> Runner:
-        """Return a ``DeviceRunner``, or where that cannot be, a ``HostRunner`` that says why."""
-        plan = device_plan(self.metadata)
+    def new_runner(self, *, host: bool = False) -> Runner:
+        """Return a ``DeviceRunner``, or where that cannot be, or is not asked for, a ``HostRunner`` that says why."""
+        plan = "the host path was asked for" if host else device_plan(self.metadata)
         try:
             if isinstance(plan, str):
                 raise RuntimeError(plan)
             kernels = self._image_kernels()
         except RuntimeError as error:
+            self._device_failure = str(error)
             return HostRunner(self, str(error))
         return DeviceRunner(self._session, kernels, self.metadata, plan)
+
+    @property
+    def notes(self) -> list[str]:
+        """Why images are not prepared on the device, and why the engine is not launched as a CUDA graph."""
+        notes = []
+        if self._device_failure:
+            notes.append(f"images prepared and masks pasted on the CPU: {self._device_failure}")
+        if self.cuda_graph_failure:
+            notes.append(f"engine launched without a CUDA graph: {self.cuda_graph_failure}")
+        return notes
 
     def _image_kernels(self) -> ImageKernels:
         if self.metadata.masks == "full":

@@ -1,20 +1,15 @@
 """What can be compared and evaluated: a model that runs here, or the recorded results of one that ran elsewhere."""
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Optional, Protocol, Union
 
-import numpy as np
-
-from runtime.backends import backend_name
 from runtime.comparison.recording import SUFFIX, RecordingWriter, check_image_file, read_recording
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.files import sha256_of
-from runtime.host.postprocess import detections_from_outputs
 from runtime.host.preprocess import Batch, network_size, prepare
 from runtime.images import read_image
 from runtime.metadata import ModelMetadata
@@ -35,18 +30,41 @@ class ImageResult:
     problem: str = ""
 
 
+@dataclass(frozen=True)
+class MadeBy:
+    """Which way results were made.
+
+    Attributes:
+        path: ``device`` (images prepared and masks encoded on the GPU), ``host``, or ``recorded`` where a recording
+            does not say.
+        reason: why it was not the device.
+    """
+
+    path: str
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path} path" + (f" ({self.reason})" if self.reason else "")
+
+
 class Artifact(Protocol):
     """Something that has detections for image files.
 
     Attributes:
+        path: of the file.
         name: for tables.
         metadata: the model's facts.
-        model_seconds: time that the model itself took so far, or None for a recording.
+        made_by: which way its results are made.
     """
 
+    path: Path
     name: str
     metadata: ModelMetadata
-    model_seconds: Optional[float]
+    made_by: MadeBy
+
+    @property
+    def model_seconds(self) -> Optional[float]:
+        """Time that the model itself took so far, or None for a recording."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -74,7 +92,7 @@ class Artifact(Protocol):
 
 
 def open_artifact(
-    path: Union[str, Path], backend: str = "auto", batch_size: int = 1, **options: Any
+    path: Union[str, Path], backend: str = "auto", batch_size: int = 1, *, host: bool = False, **options: Any
 ) -> Artifact:
     """Open a model or a recording.
 
@@ -82,6 +100,7 @@ def open_artifact(
         path: an ``.npz`` that was recorded, or whatever ``Detector`` opens.
         backend: see ``Detector``; of no meaning to a recording.
         batch_size: images that run at once; of no meaning to a recording.
+        host: see ``Detector``; of no meaning to a recording.
         options: the backend's.
 
     Raises:
@@ -89,7 +108,7 @@ def open_artifact(
     """
     if Path(path).suffix.lower() == SUFFIX:
         return RecordedArtifact(Path(path))
-    return DetectorArtifact(Path(path), backend, batch_size, **options)
+    return DetectorArtifact(Path(path), backend, batch_size, host=host, **options)
 
 
 class _Artifact:
@@ -131,6 +150,8 @@ class RecordedArtifact(_Artifact):
         """
         self.recording = read_recording(path)
         super().__init__(path, self.recording.metadata)
+        made_with = self.recording.made_with
+        self.made_by = MadeBy(made_with.get("path") or "recorded", made_with.get("path_reason") or "")
         self.model_seconds = None
 
     def __call__(self, images: Sequence[Path]) -> Iterator[ImageResult]:
@@ -142,17 +163,26 @@ class RecordedArtifact(_Artifact):
 class DetectorArtifact(_Artifact):
     """A model that runs here; fulfils ``Artifact``."""
 
-    def __init__(self, path: Path, backend: str = "auto", batch_size: int = 1, **options: Any) -> None:
+    def __init__(
+        self,
+        path: Path,
+        backend: str = "auto",
+        batch_size: int = 1,
+        *,
+        host: bool = False,
+        **options: Any,
+    ) -> None:
         """Load the model.
 
         Raises:
             FileNotFoundError, ValueError, RuntimeError: see ``Detector``.
         """
-        self._detector = Detector(path, backend, batch_size=batch_size, **options)
+        self._detector = Detector(path, backend, batch_size=batch_size, host=host, **options)
         super().__init__(path, self._detector.metadata)
-        self.backend = backend_name(path, backend)
+        self.backend = self._detector.backend.name
         self.batch_size = batch_size
-        self.model_seconds: Optional[float] = 0.0
+        self.made_by = MadeBy(self._detector.path, self._detector.device_failure)
+        self._timings: dict[str, float] = {}
 
     def __call__(self, images: Sequence[Path]) -> Iterator[ImageResult]:
         """Run the images batch by batch; see ``Artifact``."""
@@ -161,13 +191,16 @@ class DetectorArtifact(_Artifact):
         return self._run(images)
 
     def _run(self, images: Sequence[Path]) -> Iterator[ImageResult]:
-        for paths in batches(images, self.batch_size):
-            batch = load_batch(paths, self.metadata)
-            start = time.perf_counter()
-            outputs = self._detector.backend.run(batch.images, batch.image_sizes)
-            self.model_seconds += time.perf_counter() - start
-            for index, path in enumerate(paths):
-                yield _result(path, *_one_image(outputs, batch, index), self.metadata)
+        for found in self._detector.detect_files(images, check_outputs=True, timings=self._timings):
+            if found.detections is None:
+                kind = OSError if isinstance(found.cause, OSError) else ValueError
+                raise kind(found.error) from found.cause
+            yield ImageResult(found.path, found.detections, found.problem)
+
+    @property
+    def model_seconds(self) -> float:
+        """Time that the model itself took so far."""
+        return self._timings.get("engine", 0.0) / 1e3
 
     def close(self) -> None:
         """Release the model."""
@@ -186,6 +219,8 @@ def record(artifact: Artifact, images: Sequence[Path], output: Path) -> Iterator
         "model_sha256": sha256_of(artifact.path),
         "backend": getattr(artifact, "backend", None),
         "batch": getattr(artifact, "batch_size", None),
+        "path": artifact.made_by.path,
+        "path_reason": artifact.made_by.reason,
     }
     results = artifact(images)
     with RecordingWriter(output, artifact.metadata, source=source, made_with=made_with) as writer:
@@ -194,11 +229,6 @@ def record(artifact: Artifact, images: Sequence[Path], output: Path) -> Iterator
                 raise RuntimeError(f"image {result.path}: {result.problem}")
             writer.add(result.path, result.detections)
             yield result
-
-
-def batches(items: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
-    """Yield ``size`` items at a time; the last time it may be fewer."""
-    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def load_batch(paths: Sequence[Path], metadata: ModelMetadata) -> Batch:
@@ -216,48 +246,3 @@ def load_batch(paths: Sequence[Path], metadata: ModelMetadata) -> Batch:
             raise ValueError(f"{path}: {error}") from error
         images.append(image)
     return prepare(images, metadata)
-
-
-def _one_image(
-    outputs: Mapping[str, np.ndarray], batch: Batch, index: int
-) -> tuple[dict[str, np.ndarray], Batch]:
-    """Return one image's outputs and its part of the batch, each still with a batch axis."""
-    part = slice(index, index + 1)
-    own = Batch(
-        images=batch.images[part],
-        image_sizes=batch.image_sizes[part],
-        scale_factors=batch.scale_factors[part],
-        original_sizes=batch.original_sizes[part],
-    )
-    return {name: value[part] for name, value in outputs.items()}, own
-
-
-def _result(
-    path: Path, outputs: Mapping[str, np.ndarray], batch: Batch, metadata: ModelMetadata
-) -> ImageResult:
-    try:
-        (detections,) = detections_from_outputs(outputs, batch, metadata)
-        problem = _mask_problem(outputs, len(detections))
-    except RuntimeError as error:
-        detections, problem = None, str(error)
-    if problem:
-        detections = _nothing(batch.original_sizes[0], metadata.classes)
-    return ImageResult(path, detections, problem)
-
-
-def _mask_problem(outputs: Mapping[str, np.ndarray], num_dets: int) -> str:
-    """Return what is wrong with the probabilities: pasting would turn NaN into an empty mask in silence."""
-    masks = outputs.get("masks")
-    if masks is None or masks.dtype.kind != "f" or np.isfinite(masks[0, :num_dets]).all():
-        return ""
-    row, *cell = (int(v) for v in np.argwhere(~np.isfinite(masks[0, :num_dets]))[0])
-    return (
-        f"model output masks[{row}]: expected finite probabilities, found {masks[(0, row, *cell)]} at {cell}; "
-        "a half-precision model has overflowed: run it in FP32"
-    )
-
-
-def _nothing(image_size: tuple[int, int], classes: tuple[str, ...]) -> Detections:
-    return Detections(
-        np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), image_size, classes
-    )

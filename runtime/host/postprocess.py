@@ -24,22 +24,58 @@ _BLAS_SINGLE_THREAD_LIMIT = 65536 * 4
 
 
 def detections_from_outputs(
-    outputs: Mapping[str, Any], batch: BatchGeometry, metadata: ModelMetadata
+    outputs: Mapping[str, Any],
+    batch: BatchGeometry,
+    metadata: ModelMetadata,
+    *,
+    problems: Optional[dict[int, str]] = None,
+    check_masks: bool = False,
 ) -> list[Detections]:
     """Return one ``Detections`` per image of the batch, in original px.
 
     Args:
         outputs: what the graph returns: ``num_dets`` (B,) int32, ``dets`` (B, K, 5) float32, ``labels`` (B,
             K) int32, and by ``metadata.masks`` ``masks`` (B, K, m, m) float32 or (B, K, H, W) uint8. Masks that were
-            pasted on the device come as ``counts`` instead: of each image, of each row, COCO's run lengths as bytes.
+            pasted on the device come as ``counts``: of each image, of each row, COCO's run lengths as bytes.
         batch: what the graph was given.
         metadata: the model's facts.
+        problems: if given, an image whose outputs are no result counts as one without detections, and its index gets
+            the reason.
+        check_masks: look for NaN among ``masks`` too, which pasting makes an empty mask of.
 
     Raises:
-        RuntimeError: counts, labels or coordinates that no valid model returns (NaN, a label without a
-            class).
+        RuntimeError: ``problems`` is None, and there are counts, labels or coordinates that no valid model returns
+            (NaN, a label without a class).
     """
-    return [_detections_of_image(outputs, index, batch, metadata) for index in range(len(batch))]
+    found = []
+    for index in range(len(batch)):
+        try:
+            found.append(_detections_of_image(outputs, index, batch, metadata, problems is not None))
+            if check_masks:
+                _check_masks(outputs, index, len(found[-1]))
+        except RuntimeError as error:
+            if problems is None:
+                raise
+            problems[index] = str(error)
+            found[index:] = [_no_detections(batch.original_sizes[index], metadata.classes)]
+    return found
+
+
+def _check_masks(outputs: Mapping[str, Any], index: int, num_dets: int) -> None:
+    masks = outputs.get("masks")
+    if masks is None or masks.dtype.kind != "f" or np.isfinite(masks[index, :num_dets]).all():
+        return
+    row, *cell = (int(v) for v in np.argwhere(~np.isfinite(masks[index, :num_dets]))[0])
+    raise RuntimeError(
+        f"model output masks[{row}]: expected finite probabilities, found {masks[(index, row, *cell)]} at {cell}; "
+        "a half-precision model has overflowed: run it in FP32"
+    )
+
+
+def _no_detections(image_size: tuple[int, int], classes: tuple[str, ...]) -> Detections:
+    return Detections(
+        np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), image_size, classes
+    )
 
 
 def rescale_boxes(boxes: np.ndarray, scale_factor: np.ndarray) -> np.ndarray:
@@ -193,18 +229,20 @@ class FullMasks:
 
 
 def _detections_of_image(
-    outputs: Mapping[str, Any], index: int, batch: BatchGeometry, metadata: ModelMetadata
+    outputs: Mapping[str, Any], index: int, batch: BatchGeometry, metadata: ModelMetadata, alone: bool
 ) -> Detections:
+    # In messages; those of `problems` speak of one image, wherever in a batch it was.
+    place = 0 if alone else index
     num_dets = int(outputs["num_dets"][index])
     num_rows = outputs["dets"].shape[1]
     if not 0 <= num_dets <= num_rows:
         raise RuntimeError(
-            f"model output num_dets[{index}]: expected 0 to {num_rows}, found {num_dets}; "
+            f"model output num_dets[{place}]: expected 0 to {num_rows}, found {num_dets}; "
             "the model is damaged or not one of ours, export it again with `python -m export.maskrcnn`"
         )
     rows = outputs["dets"][index, :num_dets].astype(np.float32, copy=False)
     labels = outputs["labels"][index, :num_dets].astype(np.int32)
-    _check_rows(rows, labels, index, metadata)
+    _check_rows(rows, labels, place, metadata)
     boxes = rescale_boxes(rows[:, :4], batch.scale_factors[index])
     return Detections(
         boxes=boxes,

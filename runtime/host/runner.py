@@ -14,7 +14,7 @@ from runtime.forks import check_process
 from runtime.host.postprocess import detections_from_outputs
 from runtime.host.preprocess import Batch, check_image, network_size, prepare
 from runtime.metadata import ModelMetadata
-from runtime.runner import ArrayModel, Timings
+from runtime.runner import ArrayModel, Problems, Timings, add_timings
 
 
 class HostRunner:
@@ -36,13 +36,15 @@ class HostRunner:
         network_size(image.shape[0], image.shape[1], self._model.metadata)
         return image
 
-    def submit(self, staged: Sequence[np.ndarray], min_score: float = 0.0) -> "HostBatch":
+    def submit(
+        self, staged: Sequence[np.ndarray], min_score: float = 0.0, *, check_masks: bool = False
+    ) -> "HostBatch":
         """Begin to prepare a batch; see ``Runner.submit``."""
         if self._is_closed:
             raise RuntimeError("model: expected an open one, found it closed; make a new Detector")
         spent: dict[str, float] = {}
         prepared = self._thread().submit(_prepare, staged, self._model.metadata, spent)
-        return HostBatch(self._model, prepared, min_score, spent)
+        return HostBatch(self._model, prepared, spent, min_score=min_score, check_masks=check_masks)
 
     def _thread(self) -> ThreadPoolExecutor:
         """Return the thread of this process: a forked one has none of its parent's."""
@@ -62,21 +64,29 @@ class HostBatch:
     """A batch of ``HostRunner``; fulfils ``Pending``."""
 
     def __init__(
-        self, model: ArrayModel, prepared: "Future[Batch]", min_score: float, spent: dict[str, float]
+        self,
+        model: ArrayModel,
+        prepared: "Future[Batch]",
+        spent: dict[str, float],
+        *,
+        min_score: float,
+        check_masks: bool,
     ) -> None:
-        self._model, self._prepared, self._min_score, self._spent = model, prepared, min_score, spent
+        self._model, self._prepared, self._spent = model, prepared, spent
+        self._min_score, self._check_masks = min_score, check_masks
         self._process = os.getpid()
 
-    def result(self, timings: Timings = None) -> list[Detections]:
+    def result(self, timings: Timings = None, problems: Problems = None) -> list[Detections]:
         """Run the model; see ``Pending.result``. The stages are ``prepare``, ``engine`` and ``results``."""
         check_process(self._process, "batch")
         batch = self._prepared.result()
         with _timed(self._spent, "engine"):
             outputs = self._model.run(batch.images, batch.image_sizes)
         with _timed(self._spent, "results"):
-            found = detections_from_outputs(outputs, batch, self._model.metadata)
-        for stage, milliseconds in self._spent.items() if timings is not None else ():
-            timings[stage] = timings.get(stage, 0.0) + milliseconds
+            found = detections_from_outputs(
+                outputs, batch, self._model.metadata, problems=problems, check_masks=self._check_masks
+            )
+        add_timings(timings, self._spent)
         return [d.filter(self._min_score) for d in found] if self._min_score > 0 else found
 
 

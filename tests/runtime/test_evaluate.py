@@ -13,7 +13,7 @@ import pytest
 
 from runtime import Detector, evaluate, record
 from runtime.comparison.average_precision import CocoDataset, read_dataset
-from runtime.comparison.sources import Artifact, ImageResult
+from runtime.comparison.sources import Artifact, ImageResult, MadeBy
 from runtime.images import read_image
 from tests.runtime import fakes
 from tests.runtime.comparison.test_sources import changed_model
@@ -278,6 +278,7 @@ def test_masks_of_few_images_are_in_memory_at_once(dataset: Path, fake_model: Pa
         classes = fakes.CLASSES
         metadata = fakes.metadata()
         model_seconds = None
+        made_by = MadeBy("host")
 
         def __call__(self, images: Sequence[Path]) -> Iterator[ImageResult]:
             sources = []

@@ -178,7 +178,9 @@ class CountingRunner:
         self.num_staged += 1
         return self.num_staged
 
-    def submit(self, staged: Sequence[int], min_score: float = 0.0) -> "CountingRunner._Batch":
+    def submit(
+        self, staged: Sequence[int], min_score: float = 0.0, *, check_masks: bool = False
+    ) -> "CountingRunner._Batch":
         self.events.append(f"submit {len(staged)}")
         return self._Batch(self, len(staged))
 
@@ -189,7 +191,7 @@ class CountingRunner:
         def __init__(self, runner: "CountingRunner", size: int) -> None:
             self.runner, self.size = runner, size
 
-        def result(self, timings: Optional[dict] = None) -> list:
+        def result(self, timings: Optional[dict] = None, problems: Optional[dict] = None) -> list:
             self.runner.events.append(f"result {self.size}")
             return [None] * self.size
 

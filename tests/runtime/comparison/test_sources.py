@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 
 from runtime import Detector
-from runtime.comparison.sources import open_artifact, record
+from runtime.comparison.sources import MadeBy, open_artifact, record
 from runtime.images import read_image
 from runtime.metadata import ModelMetadata
 from runtime.transforms import Resize
@@ -132,9 +132,20 @@ def test_an_image_that_does_not_fit_is_named(images: list[Path], tmp_path: Path)
 
 
 def test_results_are_made_when_they_are_asked_for(images: list[Path], fake_model: Path) -> None:
+    """But for those that threads have read in advance."""
     with open_artifact(fake_model) as artifact:
-        results = artifact(images)
+        results = artifact(images[:1] * 200 + images[1:2])
         next(results)
         images[1].unlink()
         with pytest.raises(OSError, match="1.png"):
-            next(results)
+            list(results)
+
+
+def test_it_is_said_which_way_results_were_made(images: list[Path], fake_model: Path, tmp_path: Path) -> None:
+    with open_artifact(fake_model) as artifact:
+        assert artifact.made_by == MadeBy("host", "onnxruntime takes arrays from the host")
+        assert str(artifact.made_by) == "host path (onnxruntime takes arrays from the host)"
+        list(record(artifact, images, tmp_path / "r.npz"))
+    with open_artifact(tmp_path / "r.npz") as recorded:
+        assert recorded.made_by == MadeBy("host", "onnxruntime takes arrays from the host")
+        assert recorded.recording.made_with["path"] == "host"
