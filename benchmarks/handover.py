@@ -20,8 +20,8 @@ from onnx import helper
 from torch import Tensor, nn
 
 from benchmarks.inference import infer
-from export.bodies import DOMAIN
 from export.verify import ordered_ties
+from runtime.graphs.operators import DOMAIN
 from runtime.host.preprocess import Batch
 
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from export.functions import DOMAIN_VERSION, functions_for
 from patches import applied, patches_for
-from patches.operators import DOMAIN, paste_masks
+from patches.operators import paste_masks
 from patches.tracing import dynamic_size as tracing_dynamic_size
+from runtime.graphs.operators import DOMAIN
 from runtime.metadata import KEY, ModelMetadata
 
 MIN_OPSET = 16

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from export.dataset import test_pipeline
 from export.model import LoadedModel
 from export.pipeline import RESIZES, built
-from patches.operators import DOMAIN
 from runtime.compare import arrays_from_detections
 from runtime.comparison.difference import DetectionArrays, Difference, Tolerance, compare
 from runtime.detector import Detector
+from runtime.graphs.operators import DOMAIN
 from runtime.host.preprocess import Batch, prepare
 from runtime.images import read_image
 from runtime.metadata import KEY, ModelMetadata

@@ -10,7 +10,7 @@ row by row means little from there on. If everything before agrees, the first si
 node computes besides the order (the boxes of DecodeProposals) is compared before that, each row with the nearest.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
@@ -18,7 +18,9 @@ import numpy as np
 
 from runtime.comparison.row_pairs import pair_rows
 from runtime.graphs.load import import_onnx
+from runtime.graphs.operators import BY_NAME, orders_rows
 from runtime.graphs.session import one_line
+from runtime.graphs.view import Graph, float_types, node_label, tensor_types
 from runtime.runner import Feeds, LayerRunnerFactory
 
 if TYPE_CHECKING:
@@ -26,12 +28,6 @@ if TYPE_CHECKING:
 
 # Told how many tensors are measured, and how many are marked next.
 Listener = Callable[[int, int], None]
-
-# The order of what they return depends on the data: where two scores are equal but for rounding, rows swap places.
-_ORDERING_OPS = ("TopK", "SelectTop", "DecodeProposals", "NonZero", "Unique")
-_ORDERING_PART = "NMS"
-_ORDERING_SUFFIX = "NonMaxSuppression"
-_DECODING_OP = "DecodeProposals"  # orders rows, and computes their boxes
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +126,7 @@ def compare_layers(
         raise ValueError(f"chunk: expected at least 1, found {chunk}")
     search = _Search(expected, found, feeds, tolerance, chunk, listener or (lambda measured, marked: None))
     names = search.names
-    first = search.first([name for name in search.names if not search.graph.ordered_by[name]])
+    first = search.first([name for name in search.names if not search.order.ordered_by[name]])
     same_order: tuple[str, ...] = ()
     if first is None:
         same_order = search.give_same_order()
@@ -203,22 +199,6 @@ def with_inputs(
     return copy
 
 
-def tensor_types(model: "onnx.ModelProto") -> dict[str, "onnx.TypeProto"]:
-    """Return the type of every tensor of the main graph for which one can be inferred."""
-    onnx = import_onnx()
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    # A converter to half precision may have left types that are no longer true; the nodes know better.
-    del bare.graph.value_info[:]
-    stored, inferred = (_declared(m) for m in (model, onnx.shape_inference.infer_shapes(bare)))
-    return {**stored, **inferred}
-
-
-def _declared(model: "onnx.ModelProto") -> dict[str, "onnx.TypeProto"]:
-    values = (*model.graph.value_info, *model.graph.output)
-    return {v.name: v.type for v in values if v.type.tensor_type.elem_type}
-
-
 def measure(expected: np.ndarray, found: np.ndarray, tolerance: float) -> dict[str, Any]:
     """Return ``TensorError``'s figures for two arrays.
 
@@ -253,39 +233,40 @@ def _figures(
     }
 
 
-class _Graph:
-    """The first model's main graph, by tensor name.
+class _Order:
+    """What orders rows by data in the first model's main graph, and what depends on its inputs.
 
     Attributes:
-        producers: tensor -> the position of its node.
+        graph: its view.
         depends: tensors that depend on an input.
         orders: tensors that nodes which order by data make.
         ordered_by: tensor -> the first node before it that orders by data, or "".
     """
 
     def __init__(self, model: "onnx.ModelProto") -> None:
-        self.nodes = _sorted(model.graph.node)
-        self.inputs = [list(_node_inputs(node)) for node in self.nodes]
-        self.producers = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
+        self.graph = graph = Graph(model)
         constants = {tensor.name for tensor in model.graph.initializer}
         self.depends = {value.name for value in model.graph.input} - constants
-        self.orders = [name for node in self.nodes if _orders_by_data(node) for name in node.output if name]
+        self.orders = [
+            name for node in graph.nodes if orders_rows(node.op_type) for name in node.output if name
+        ]
         self.ordered_by: dict[str, str] = {}
-        for node, inputs in zip(self.nodes, self.inputs):
+        for node, inputs in zip(graph.nodes, graph.inputs):
             before = next((self.ordered_by[n] for n in inputs if self.ordered_by.get(n)), "")
-            label = before or (node_label(node) if _orders_by_data(node) else "")
+            label = before or (node_label(node) if orders_rows(node.op_type) else "")
             self.ordered_by.update(dict.fromkeys(node.output, label))
             if not self.depends.isdisjoint(inputs):
                 self.depends.update(name for name in node.output if name)
 
     def label(self, name: str) -> tuple[int, str, str]:
         """Return position, name and type of the node that makes a tensor."""
-        position = self.producers[name]
-        return position, node_label(self.nodes[position]), self.nodes[position].op_type
+        position = self.graph.producer[name]
+        node = self.graph.nodes[position]
+        return position, node_label(node), node.op_type
 
-    def before(self, name: str) -> list[str]:
+    def before(self, name: str) -> Sequence[str]:
         """Return the inputs of the node that makes a tensor; none for a graph input or an initializer."""
-        return self.inputs[self.producers[name]] if name in self.producers else []
+        return self.graph.inputs[self.graph.producer[name]] if name in self.graph.producer else ()
 
 
 class _Search:
@@ -296,7 +277,7 @@ class _Search:
     ) -> None:
         self._feeds = feeds
         self._open((expected, found))
-        self._whole = self.graph
+        self._whole = self.order
         self._tolerance = tolerance
         self._chunk = chunk
         self._listener = listener
@@ -309,7 +290,7 @@ class _Search:
 
     def _open(self, sides: tuple[Side, Side]) -> None:
         self._sides = sides
-        self.graph = _Graph(sides[0].model)
+        self.order = _Order(sides[0].model)
         self._types = tuple(tensor_types(side.model) for side in sides)
 
     def _measure_outputs(self) -> None:
@@ -324,7 +305,7 @@ class _Search:
             then.
         """
         made = {name for node in self._sides[1].model.graph.node for name in node.output}
-        names = [n for n in self.graph.orders if n in made and all(n in types for types in self._types)]
+        names = [n for n in self.order.orders if n in made and all(n in types for types in self._types)]
         if not names:
             return ()
         before = (self._sides, self._feeds, self.names, self.measured)
@@ -356,7 +337,7 @@ class _Search:
     def _compare_rows(self, values: Mapping[str, np.ndarray]) -> dict[str, TensorError]:
         """Compare boxes and scores that are about to be replaced, each row with the nearest."""
         nodes = [
-            n for n in self.graph.nodes if n.op_type == _DECODING_OP and all(o in values for o in n.output)
+            n for n in self.order.graph.nodes if _decodes_boxes(n) and all(o in values for o in n.output)
         ]
         if not nodes:
             return {}
@@ -391,9 +372,7 @@ class _Search:
 
     def _comparable(self) -> list[str]:
         """Return the float tensors that both have and that depend on an input, in topological order."""
-        onnx = import_onnx()
-        kinds = onnx.TensorProto
-        floats = (kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE)
+        floats = float_types()
         made = {name for node in self._sides[1].model.graph.node for name in node.output}
 
         def is_float(types: Mapping[str, "onnx.TypeProto"], name: str) -> bool:
@@ -401,8 +380,8 @@ class _Search:
 
         names = [
             name
-            for name in self.graph.producers
-            if name in self.graph.depends
+            for name in self.order.graph.producer
+            if name in self.order.depends
             and name in made
             and all(is_float(types, name) for types in self._types)
         ]
@@ -417,23 +396,23 @@ class _Search:
         """Return the tensors of the scope that lead to no other one of it: whatever is amiss shows there."""
         inside = set(scope)
         leads = set()  # tensors from which one of the scope is made
-        for position in reversed(range(len(self.graph.nodes))):
-            outputs = self.graph.nodes[position].output
+        for position in reversed(range(len(self.order.graph.nodes))):
+            outputs = self.order.graph.nodes[position].output
             if any(name in inside or name in leads for name in outputs):
-                leads.update(self.graph.inputs[position])
+                leads.update(self.order.graph.inputs[position])
         return [name for name in scope if name not in leads]
 
     def _candidates(self, scope: Sequence[str], differing: Sequence[str]) -> list[str]:
         """Return the tensors not measured yet, before the first that differs, from which a difference may come."""
         reached: set[str] = set()
-        waiting = [source for name in differing for source in self.graph.before(name)]
+        waiting = [source for name in differing for source in self.order.before(name)]
         while waiting:
             name = waiting.pop()
             agrees = name in self.measured and not self._differs(name)
             if name in reached or agrees:
                 continue
             reached.add(name)
-            waiting.extend(self.graph.before(name))
+            waiting.extend(self.order.before(name))
         earlier = scope[: scope.index(differing[0])]
         return [n for n in earlier if n in reached and n not in self.measured and n not in self.unmeasured]
 
@@ -465,7 +444,7 @@ class _Search:
         self.num_marked += sum(name not in present for name in names)
         for name in names:
             expected, found = (values[name] for values in outputs)
-            self.measured[name] = self._error(name, expected, found, self.graph.ordered_by[name])
+            self.measured[name] = self._error(name, expected, found, self.order.ordered_by[name])
 
     def _error(self, name: str, expected: np.ndarray, found: np.ndarray, ordered_by: str) -> TensorError:
         position, node, op = self._whole.label(name)
@@ -481,7 +460,7 @@ class _Search:
         )
 
     def _outputs(
-        self, side: Side, types: Mapping[str, int], names: Sequence[str]
+        self, side: Side, types: Mapping[str, "onnx.TypeProto"], names: Sequence[str]
     ) -> Mapping[str, np.ndarray]:
         runner = side.runner(with_outputs(side.model, names, types))
         try:
@@ -490,41 +469,8 @@ class _Search:
             getattr(runner, "close", lambda: None)()
 
 
-def node_label(node: "onnx.NodeProto") -> str:
-    """Return a node's name, or where it has none its first output's."""
-    return node.name or next(name for name in node.output if name)
-
-
-def _sorted(nodes: Sequence["onnx.NodeProto"]) -> list["onnx.NodeProto"]:
-    """Return the nodes in topological order, as they are where they are so: converters append their casts."""
-    makers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
-    order: dict[int, None] = {}
-    for start in range(len(nodes)):
-        waiting = [start]
-        while waiting:
-            index = waiting[-1]
-            needed = [makers[name] for name in _node_inputs(nodes[index]) if name in makers]
-            # Nodes that wait already are a cycle, which no runtime takes.
-            missing = [i for i in needed if i not in order and i not in waiting]
-            if missing:
-                waiting.append(missing[0])
-                continue
-            order[waiting.pop()] = None
-    return [nodes[index] for index in order]
-
-
-def _orders_by_data(node: "onnx.NodeProto") -> bool:
-    kind = node.op_type
-    return kind in _ORDERING_OPS or _ORDERING_PART in kind or kind.endswith(_ORDERING_SUFFIX)
-
-
-def _node_inputs(node: "onnx.NodeProto") -> Iterator[str]:
-    """Yield the tensors that a node reads, those that its subgraphs take from outside included."""
-    yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        for graph in (*attribute.graphs, *((attribute.g,) if attribute.HasField("g") else ())):
-            for inner in graph.node:
-                yield from _node_inputs(inner)
+def _decodes_boxes(node: "onnx.NodeProto") -> bool:
+    return node.op_type in BY_NAME and BY_NAME[node.op_type].decodes_boxes
 
 
 def _outputs(model: "onnx.ModelProto") -> set[str]:

@@ -7,8 +7,8 @@ import numpy as np
 
 from runtime.engine.compat import TensorRT
 from runtime.graphs.load import import_onnx, name_nodes
+from runtime.graphs.operators import STANDARD_DOMAINS
 
-_STANDARD_DOMAINS = ("", "ai.onnx")
 # The parser finds a plugin by the node's name alone.
 _MAX_NAMED = 8
 
@@ -60,7 +60,7 @@ def _constants_to_initializers(model: Any, onnx: Any) -> None:
     others = []
     for node in nodes:
         attribute = (
-            node.attribute[0] if node.op_type == "Constant" and node.domain in _STANDARD_DOMAINS else None
+            node.attribute[0] if node.op_type == "Constant" and node.domain in STANDARD_DOMAINS else None
         )
         if attribute is not None and attribute.name == "value":
             tensor = model.graph.initializer.add()
@@ -83,7 +83,7 @@ def _fold_integers(model: Any, onnx: Any) -> None:
     integers = {t.name: t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT64}
     kept = []
     for node in model.graph.node:
-        fold = _FOLDED.get(node.op_type) if node.domain in _STANDARD_DOMAINS else None
+        fold = _FOLDED.get(node.op_type) if node.domain in STANDARD_DOMAINS else None
         if fold is None or len(node.input) < 2 or not all(name in integers for name in node.input):
             kept.append(node)
             continue
@@ -145,7 +145,7 @@ def _replace_uint8_outputs(model: Any, tensorrt: TensorRT, onnx: Any) -> None:
         if kind.elem_type != tensor_type.UINT8:
             continue
         node = producers.get(output.name)
-        by_plugin = node is not None and node.domain not in _STANDARD_DOMAINS
+        by_plugin = node is not None and node.domain not in STANDARD_DOMAINS
         if tensorrt.release >= (10,):
             # uint8 is an output type there, and what the plugin writes has the same bytes.
             kind.elem_type = tensor_type.INT8 if by_plugin else tensor_type.UINT8
@@ -158,7 +158,7 @@ def _replace_uint8_outputs(model: Any, tensorrt: TensorRT, onnx: Any) -> None:
 def _check_operators(model: Any, plugin_ops: Collection[str]) -> None:
     missing: dict[str, str] = {}
     for node in model.graph.node:
-        if node.domain not in _STANDARD_DOMAINS and node.op_type not in plugin_ops:
+        if node.domain not in STANDARD_DOMAINS and node.op_type not in plugin_ops:
             missing.setdefault(f"{node.domain}::{node.op_type}", node.name or node.output[0])
     if missing:
         named = ", ".join(f"{op} (node {node})" for op, node in list(missing.items())[:_MAX_NAMED])

@@ -9,6 +9,7 @@ from typing import Any, Optional, Union
 
 from runtime.engine.compat import TensorRT
 from runtime.files import sha256_of
+from runtime.graphs.operators import PLUGINS
 
 VARIABLE = "MASKRCNN_PLUGINS"
 FILE_NAME = "libmaskrcnn_plugins.so"
@@ -33,21 +34,6 @@ class PluginLibrary:
     ops: frozenset
     handle: Any = field(default=None, compare=False, repr=False)
 
-
-# What this project's library registers.
-OPS = frozenset(
-    {
-        "DecodeDetections",
-        "DecodeProposals",
-        "GroupedNMS",
-        "MMCVRoiAlign",
-        "MultiLevelRoiAlign",
-        "PasteMasks",
-        "SelectMasks",
-        "SelectTop",
-        "grid_sampler",
-    }
-)
 
 _REGISTER = "maskrcnn_plugins_register"
 
@@ -91,7 +77,7 @@ def load_plugins(path: Optional[Union[str, Path]], tensorrt: TensorRT) -> Option
             after = tensorrt.plugin_names()
             # Someone else may have loaded ours before: then its creators are no news, and there all the same.
             is_ours = hasattr(handle, _REGISTER)
-            ops = (after - before) | (OPS & after if is_ours else set())
+            ops = (after - before) | (PLUGINS & after if is_ours else set())
             sha256 = sha256_of(found)
             _loaded[found] = PluginLibrary(found, sha256, frozenset(ops), handle)
         return _loaded[found]

@@ -1,11 +1,11 @@
 """A model's main graph tensor types, who makes a tensor and who reads it."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from runtime.graphs.load import import_onnx
-from runtime.graphs.operators import OUTPUT_TYPE_OF_INPUT, OUTPUT_TYPES, SHAPE_OPS
+from runtime.graphs.operators import OUTPUT_TYPES, SHAPE_OPS, type_of_input
 
 if TYPE_CHECKING:
     import onnx
@@ -17,7 +17,8 @@ class Graph:
     """Read-only view of a model's main graph. Nodes are known by their index in ``nodes``.
 
     Attributes:
-        nodes: in the graph's order, which is topological.
+        nodes: in topological order, the graph's own where that is one.
+        inputs: of each node, the tensors that it reads, in a subgraph included.
         producer: tensor -> index of the node that makes it; inputs and initialisers have none.
         readers: tensor -> indices of the nodes that read it, the ones that do in a subgraph included.
         constants: tensors that depend on no input: initialisers and what is computed from them.
@@ -25,15 +26,15 @@ class Graph:
     """
 
     def __init__(self, model: "onnx.ModelProto") -> None:
-        self.nodes = list(model.graph.node)
+        self.nodes = topological(model.graph.node)
         self.inputs = [tuple(tensors_read(node)) for node in self.nodes]
         self.producer = {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
         self.readers: dict[str, list[int]] = {}
         for i, names in enumerate(self.inputs):
             for name in dict.fromkeys(names):
                 self.readers.setdefault(name, []).append(i)
-        self._types = tensor_types(model)
-        self._float_types = _float_types()
+        self._types = element_types(model)
+        self._float_types = float_types()
         self.vectors = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 1}
         self.constants = {tensor.name for tensor in model.graph.initializer}
         for names, node in zip(self.inputs, self.nodes):
@@ -102,21 +103,26 @@ def subgraphs(node: "onnx.NodeProto") -> list["onnx.GraphProto"]:
     return single + [graph for attribute in node.attribute for graph in attribute.graphs]
 
 
-def tensor_types(model: "onnx.ModelProto") -> dict[str, int]:
-    """Return tensor -> element type, as far as it follows from the file.
+def tensor_types(model: "onnx.ModelProto") -> dict[str, "onnx.TypeProto"]:
+    """Return the type of each tensor of the main graph, as far as it follows from the file.
 
-    What onnx does not know has outputs of the type of its features, or of its first input that has a type.
+    What the nodes say goes before what the file declares: a converter to half precision may have left types that are no
+    longer true. What onnx does not know has outputs of the type of its features, or of its first input that has a type.
     """
     onnx = import_onnx()
     light = _without_weights(model)
+    declared = {v.name: v.type for v in model.graph.value_info if v.type.tensor_type.elem_type}
     while True:
         types = _known_types(onnx.shape_inference.infer_shapes(light))
-        guesses = _guesses(light, types)
-        if not guesses:
+        new = {name: kind for name, kind in declared.items() if name not in types} or _guesses(light, types)
+        if not new:
             return types
-        light.graph.value_info.extend(
-            onnx.helper.make_tensor_value_info(name, kind, None) for name, kind in guesses.items()
-        )
+        light.graph.value_info.extend(onnx.helper.make_value_info(name, kind) for name, kind in new.items())
+
+
+def element_types(model: "onnx.ModelProto") -> dict[str, int]:
+    """Return the element type of each tensor of the main graph; see ``tensor_types``."""
+    return {name: kind.tensor_type.elem_type for name, kind in tensor_types(model).items()}
 
 
 def _without_weights(model: "onnx.ModelProto") -> "onnx.ModelProto":
@@ -128,7 +134,6 @@ def _without_weights(model: "onnx.ModelProto") -> "onnx.ModelProto":
     graph.name = source.name or "graph"
     graph.node.extend(source.node)
     graph.output.extend(source.output)
-    graph.value_info.extend(source.value_info)
     initializers = {tensor.name for tensor in source.initializer}
     graph.input.extend(value for value in source.input if value.name not in initializers)
     for tensor in source.initializer:
@@ -139,19 +144,20 @@ def _without_weights(model: "onnx.ModelProto") -> "onnx.ModelProto":
     return light
 
 
-def _known_types(model: "onnx.ModelProto") -> dict[str, int]:
+def _known_types(model: "onnx.ModelProto") -> dict[str, "onnx.TypeProto"]:
     graph = model.graph
-    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    make = import_onnx().helper.make_tensor_type_proto
+    types = {tensor.name: make(tensor.data_type, tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         if value.type.tensor_type.elem_type:
-            types[value.name] = value.type.tensor_type.elem_type
+            types[value.name] = value.type
     return types
 
 
-def _guesses(model: "onnx.ModelProto", types: dict[str, int]) -> dict[str, int]:
+def _guesses(model: "onnx.ModelProto", types: Mapping[str, "onnx.TypeProto"]) -> dict[str, "onnx.TypeProto"]:
     """Return types of the outputs of operators that onnx does not know, where their inputs' types are known."""
     onnx = import_onnx()
-    guesses = {}
+    guesses: dict[str, int] = {}
     for node in model.graph.node:
         unknown = [name for name in node.output if name and name not in types]
         if not unknown or onnx.defs.has(node.op_type, node.domain):
@@ -160,13 +166,37 @@ def _guesses(model: "onnx.ModelProto", types: dict[str, int]) -> dict[str, int]:
             own = dict(zip(node.output, OUTPUT_TYPES[node.op_type]))
             guesses.update((name, own[name]) for name in unknown)
             continue
-        preferred = node.input[OUTPUT_TYPE_OF_INPUT.get(node.op_type, 0) :][:1]
-        known = [types[name] for name in (*preferred, *node.input) if name in types]
+        preferred = node.input[type_of_input(node.op_type) :][:1]
+        known = [types[name].tensor_type.elem_type for name in (*preferred, *node.input) if name in types]
         if known:
             guesses.update(dict.fromkeys(unknown, known[0]))
-    return guesses
+    return {name: onnx.helper.make_tensor_type_proto(kind, None) for name, kind in guesses.items()}
 
 
-def _float_types() -> frozenset[int]:
+def topological(nodes: Sequence["onnx.NodeProto"]) -> list["onnx.NodeProto"]:
+    """Return the nodes in topological order, as they are where they are so: converters append their casts."""
+    makers = {name: index for index, node in enumerate(nodes) for name in node.output if name}
+    order: dict[int, None] = {}
+    for start in range(len(nodes)):
+        waiting = [start]
+        while waiting:
+            index = waiting[-1]
+            needed = [makers[name] for name in tensors_read(nodes[index]) if name in makers]
+            # Nodes that wait already are a cycle, which no runtime takes.
+            missing = [i for i in needed if i not in order and i not in waiting]
+            if missing:
+                waiting.append(missing[0])
+                continue
+            order[waiting.pop()] = None
+    return [nodes[index] for index in order]
+
+
+def node_label(node: "onnx.NodeProto") -> str:
+    """Return a node's name, or where it has none its first output's."""
+    return node.name or next(name for name in node.output if name)
+
+
+def float_types() -> frozenset[int]:
+    """Return the element types that hold floats."""
     kinds = import_onnx().TensorProto
     return frozenset({kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE})

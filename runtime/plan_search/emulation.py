@@ -14,7 +14,7 @@ import numpy as np
 
 from runtime.graphs.load import import_onnx
 from runtime.graphs.operators import EXACT, FP32_COORDINATES, SHAPE_OPS
-from runtime.graphs.view import tensor_types, tensors_read
+from runtime.graphs.view import element_types, tensors_read
 from runtime.precision.plan import PrecisionPlan, check_plan
 from runtime.precision.prepare import FP16, FP32, converter, fp32_nodes, prepared, replace
 
@@ -32,7 +32,7 @@ class Emulator:
             RuntimeError: the package onnx or onnxruntime is not installed.
         """
         self.original = model
-        self._types = tensor_types(model)
+        self._types = element_types(model)
         self._rounded: dict[str, onnx.TensorProto] = {}
 
     def model(self, plan: PrecisionPlan) -> "onnx.ModelProto":

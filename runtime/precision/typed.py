@@ -18,13 +18,12 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from runtime.graphs.load import import_onnx
-from runtime.graphs.operators import FP32_COORDINATES, SHAPE_OPS
-from runtime.graphs.view import captured, subgraphs, tensor_types, tensors_read
+from runtime.graphs.operators import FP32_COORDINATES, MIXED_FUNCTIONS, SHAPE_OPS
+from runtime.graphs.view import captured, element_types, subgraphs, tensors_read
 from runtime.precision.plan import PrecisionPlan, check_plan
 from runtime.precision.prepare import (
     FP16,
     FP32,
-    ROI_ALIGN,
     blocked_ops,
     converter,
     fp32_nodes,
@@ -56,7 +55,7 @@ def fp16_model(model: "onnx.ModelProto", plan: PrecisionPlan) -> "onnx.ModelProt
         RuntimeError: the package onnx or onnxruntime is not installed.
     """
     check_plan(plan, model)
-    types = tensor_types(model)
+    types = element_types(model)
     copy = prepared(model, plan)
     _declare_floats(copy, types)
     is_fp32 = fp32_nodes(copy, plan)
@@ -75,7 +74,7 @@ def fp16_model(model: "onnx.ModelProto", plan: PrecisionPlan) -> "onnx.ModelProt
     casts += _casts_for_subgraphs(nodes, half)
     replace(converted.graph.node, _sorted(nodes, casts))
     replace(converted.graph.value_info, _value_info(model, half))
-    if any(node.op_type == ROI_ALIGN and not fp32 for node, fp32 in zip(nodes, is_fp32)):
+    if any(node.op_type in MIXED_FUNCTIONS and not fp32 for node, fp32 in zip(nodes, is_fp32)):
         _let_roi_align_take_fp16(converted)
     return converted
 
@@ -239,7 +238,7 @@ def _let_roi_align_take_fp16(model: "onnx.ModelProto") -> None:
     """Give MultiLevelRoiAlign's body casts at its features and its output: inside it is float32, as written."""
     helper = import_onnx().helper
     for function in model.functions:
-        if function.name != ROI_ALIGN:
+        if function.name not in MIXED_FUNCTIONS:
             continue
         features, output = list(function.input)[1:], function.output[0]
         renamed = {name: f"{name}_fp32" for name in (*features, output)}
@@ -250,4 +249,4 @@ def _let_roi_align_take_fp16(model: "onnx.ModelProto") -> None:
         after = helper.make_node("CastLike", [renamed[output], features[0]], [output], name=f"{output}_node")
         replace(function.node, [*before, *function.node, after])
         for node in function.node:
-            node.name = f"{ROI_ALIGN}/{node.output[0]}"  # onnxruntime wants names that differ
+            node.name = f"{function.name}/{node.output[0]}"  # onnxruntime wants names that differ

@@ -148,7 +148,7 @@ def test_a_detector_can_be_called_between_results(
 def test_other_errors_reach_the_caller_and_end_the_threads(
     where: str, paths: list[Path], tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*arguments: Any) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("stop")
 
     with _open(save(tmp_path / "m.onnx"), "tensorrt", 2) as detector:

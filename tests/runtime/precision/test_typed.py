@@ -9,8 +9,8 @@ from onnx import TensorProto, numpy_helper
 
 from export.functions import multi_level_roi_align_function, select_top_function
 from runtime.backends import load_backend
+from runtime.graphs import view
 from runtime.graphs.load import save_model
-from runtime.graphs.view import tensor_types
 from runtime.plan_search.agreement import AgreementTolerance, Judge
 from runtime.precision import PrecisionGroup, PrecisionPlan, default_plan
 from runtime.precision.typed import fp16_model
@@ -319,7 +319,7 @@ def test_select_top_is_float32_in_any_plan(with_body: bool) -> None:
     proto.CopyFrom(SELECT_TOP)
     if with_body:
         proto.functions.append(select_top_function(OPSET))
-    assert [tensor_types(proto).get(name) for name in ("best", "index", "more")] == [
+    assert [view.element_types(proto).get(name) for name in ("best", "index", "more")] == [
         FLOAT,
         TensorProto.INT32,
         FLOAT,
