@@ -100,7 +100,7 @@ setup(
         "runtime.precision",
         "examples",
     ],
-    package_data={"examples": ["*.pth", "images/*"], "plugins": ["*/*.h"]},
+    package_data={"runtime": ["py.typed"], "examples": ["*.pth", "images/*"], "plugins": ["*/*.h"]},
     ext_modules=[reference],
     cmdclass={"build_ext": BuildAll},
     install_requires=RUNTIME,

@@ -30,13 +30,14 @@ from examples.shapes import write_coco
 from export.model import LoadedModel
 from export.verify import ordered_ties
 from patches.mmcv_ops import ensure_mmcv_ops
-from runtime.compare import arrays_from_detections, compare_artifacts
 from runtime.comparison.average_precision import CocoDataset, read_dataset
+from runtime.comparison.detections import arrays_from_detections, compare_artifacts
 from runtime.comparison.difference import Difference, Tolerance, compare_image
+from runtime.comparison.evaluation import evaluate_artifact as evaluate
 from runtime.comparison.recording import Recording, read_recording
 from runtime.comparison.sources import load_batch, open_artifact, record
 from runtime.detections import Detections
-from runtime.evaluate import ANNOTATIONS, evaluate
+from runtime.evaluate import ANNOTATIONS
 from runtime.files import sha256_of
 from runtime.images import read_image
 

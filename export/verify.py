@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from export.dataset import test_pipeline
 from export.model import LoadedModel
 from export.pipeline import RESIZES, built
-from runtime.compare import arrays_from_detections
+from runtime.comparison.detections import arrays_from_detections
 from runtime.comparison.difference import DetectionArrays, Difference, Tolerance, compare
 from runtime.detector import Detector
 from runtime.graphs.operators import DOMAIN

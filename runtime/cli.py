@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any, Union
 
-from runtime.backends import backend_name
+from runtime.backends import backend_name, supported_options
 from runtime.comparison.recording import SUFFIX
 
 # `examples` lies beside `runtime`, in the repository as in an installation.
@@ -77,6 +77,5 @@ def backend_options(model: Union[str, Path], backend: str, args: argparse.Namesp
     """
     if Path(model).suffix.lower() == SUFFIX:
         return {}
-    if backend_name(model, backend, args.device) == "tensorrt":
-        return {"host": args.host}
-    return {"host": args.host, "device": args.device, "threads": args.threads}
+    name = backend_name(model, backend, args.device)
+    return supported_options(name, {"device": args.device, "threads": args.threads})

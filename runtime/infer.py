@@ -20,7 +20,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from runtime.backends import BACKENDS, backend_name
+from runtime.backends import BACKENDS, backend_name, supported_options
 from runtime.cli import DEFAULT_IMAGES, add_host, positive, score
 from runtime.coco_writer import IMAGES, RESULTS, ResultsWriter
 from runtime.console import table_console, tracked
@@ -87,9 +87,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 def _backend_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options that were given; the backend refuses those that it has not got."""
     options = {name: getattr(args, name) for name in ("device", "host", "threads", "plugins", "rebuild")}
-    if backend_name(args.model, args.backend, args.device) == "tensorrt":
-        options["notify"] = lambda line: print(line, file=sys.stderr, flush=True)
-    return options
+    name = backend_name(args.model, args.backend, args.device)
+    return {
+        **options,
+        **supported_options(name, {"notify": lambda line: print(line, file=sys.stderr, flush=True)}),
+    }
 
 
 def overlay_paths(paths: Sequence[Path], folder: Path) -> list[Path]:

@@ -23,7 +23,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         images = find_images(args.images)
         options = backend_options(args.model, args.backend, args)
-        with open_artifact(args.model, args.backend, args.batch, **options) as artifact:
+        with open_artifact(args.model, args.backend, args.batch, host=args.host, **options) as artifact:
             results = record(artifact, images, args.output)
             num_detections = sum(len(r.detections) for r in tracked(results, len(images), "recording"))
     except (OSError, ValueError, RuntimeError) as error:

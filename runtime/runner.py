@@ -1,7 +1,8 @@
 """What a loaded model is, and what gets batches of images through it: protocols."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol, Union
 
 import numpy as np
 
@@ -133,3 +134,47 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Release the model. Calling it again does nothing; ``run`` raises afterwards."""
+
+
+class BackendModule(Protocol):
+    """What a module of ``runtime.backends`` declares.
+
+    Attributes:
+        NAME: of the backend.
+        SUFFIXES: of the files that it reads.
+        Options: a frozen dataclass.
+    """
+
+    NAME: str
+    SUFFIXES: tuple[str, ...]
+    Options: Any
+
+    @staticmethod
+    def open_model(model: Union[str, Path], **options: Any) -> Backend:
+        """Open a model; ``options`` are fields of ``Options``.
+
+        Raises:
+            FileNotFoundError, ValueError, RuntimeError: see ``runtime.backends.load_backend``.
+        """
+
+    @staticmethod
+    def is_usable(device: Optional[str]) -> bool:
+        """Return whether ``auto`` may choose it here, for a device that was named or None."""
+
+    @staticmethod
+    def ignores(option: str, value: Any) -> bool:
+        """Return whether another backend's option asks nothing of this one."""
+
+    @staticmethod
+    def layers(path: Path, other: Path, batch: int, **options: Any) -> tuple[Any, LayerRunnerFactory]:
+        """Return the ONNX behind a model file, and what runs it with extra outputs.
+
+        Args:
+            path: of the file.
+            other: the file that it is compared with.
+            batch: images that it is run with.
+            options: fields of ``Options``.
+
+        Raises:
+            FileNotFoundError, ValueError, RuntimeError: the ONNX is not to be had, or the backend is not there.
+        """

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from runtime.compare import compare_artifacts
 from runtime.comparison.average_precision import CocoDataset
+from runtime.comparison.detections import compare_artifacts
 from runtime.comparison.difference import Tolerance
+from runtime.comparison.evaluation import evaluate_artifact as evaluate
 from runtime.comparison.recording import RecordingWriter
 from runtime.comparison.sources import open_artifact
 from runtime.detections import Detections
-from runtime.evaluate import evaluate
 from runtime.metadata import ModelMetadata
 
 

@@ -4,8 +4,9 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 import numpy as np
 
@@ -18,7 +19,9 @@ from runtime.contract import (
     contract_inputs,
     contract_outputs,
 )
+from runtime.files import file_identity
 from runtime.forks import check_process, never_free
+from runtime.graphs.load import load_onnx
 from runtime.graphs.session import (
     DEVICE_PROVIDERS,
     import_onnxruntime,
@@ -31,6 +34,9 @@ from runtime.graphs.session import (
 from runtime.host.runner import HostRunner
 from runtime.metadata import KEY, ModelMetadata
 from runtime.runner import LayerRunner, LayerRunnerFactory, Runner
+
+NAME = "onnxruntime"
+SUFFIXES = (".onnx",)
 
 if TYPE_CHECKING:
     import onnx
@@ -46,26 +52,32 @@ _NUMPY_DTYPES = {
 }
 
 
+@dataclass(frozen=True)
+class OnnxRuntimeOptions:
+    """How onnxruntime runs a model.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        providers: onnxruntime's provider names in order of preference, instead of ``device``.
+        threads: threads inside an operator; None lets onnxruntime choose (all physical cores).
+    """
+
+    device: str = "cpu"
+    providers: Optional[Sequence[str]] = None
+    threads: Optional[int] = None
+
+
 class OnnxRuntimeBackend:
     """An ONNX model in an onnxruntime session; fulfils ``runtime.runner.Backend``."""
 
-    name = "onnxruntime"
+    name = NAME
 
-    def __init__(
-        self,
-        model: Union[str, Path],
-        *,
-        device: str = "cpu",
-        providers: Optional[Sequence[str]] = None,
-        threads: Optional[int] = None,
-    ) -> None:
+    def __init__(self, model: Union[str, Path], **options: Any) -> None:
         """Open the model and check it against the contract.
 
         Args:
             model: path of the .onnx.
-            device: ``cpu`` or ``cuda``.
-            providers: onnxruntime's provider names in order of preference, instead of ``device``.
-            threads: threads inside an operator; None lets onnxruntime choose (all physical cores).
+            options: see ``OnnxRuntimeOptions``.
 
         Raises:
             FileNotFoundError: no such file.
@@ -73,8 +85,9 @@ class OnnxRuntimeBackend:
             RuntimeError: the execution provider is not available.
         """
         path = check_model_file(model)
-        names = provider_names(device, providers)
-        self._session = _ProcessSession(path, names, threads)
+        self.options = OnnxRuntimeOptions(**options)
+        names = provider_names(self.options.device, self.options.providers)
+        self._session = _ProcessSession(path, names, self.options.threads)
         session = self._session.here()
         self.metadata = _read_metadata(path, session)
         inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -124,7 +137,7 @@ class _ProcessSession:
 
     def __init__(self, path: Path, providers: list[str], threads: Optional[int]) -> None:
         self._path, self._providers, self._threads = path.absolute(), providers, threads
-        self._file = _file_identity(path)
+        self._file = file_identity(path)
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._session: Optional[onnxruntime.InferenceSession] = inference_session(path, providers, threads)
@@ -162,7 +175,7 @@ class _ProcessSession:
     def _opened_again(self) -> "onnxruntime.InferenceSession":
         if self._providers != [DEVICE_PROVIDERS["cpu"]]:
             check_process(self._process, self._providers[0])
-        found = _file_identity(self._path)
+        found = file_identity(self._path)
         if found != self._file:
             raise RuntimeError(
                 f"model {self._path}: expected the file that was loaded before this process was forked, found "
@@ -181,15 +194,6 @@ def _leave_sessions_to_parent() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_sessions_to_parent)
-
-
-def _file_identity(path: Path) -> Optional[tuple[int, ...]]:
-    """Return what changes when a file is written or replaced; None without a file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _read_metadata(path: Path, session: "onnxruntime.InferenceSession") -> ModelMetadata:
@@ -229,3 +233,26 @@ def layer_runner(device: str = "cpu", threads: Optional[int] = None) -> LayerRun
             return session.run
 
     return make
+
+
+def is_usable(device: Optional[str]) -> bool:
+    """Return True: it is what a box has that has nothing else."""
+    del device
+    return True
+
+
+def ignores(option: str, value: Any) -> bool:
+    """Return whether another backend's option asks nothing of this one: it takes any batch."""
+    del value
+    return option == "batch"
+
+
+def layers(
+    path: Path, other: Path, batch: int, **options: Any
+) -> tuple["onnx.ModelProto", LayerRunnerFactory]:
+    """Return the ONNX, and what runs it with extra outputs; see ``BackendModule.layers``."""
+    del other, batch
+    return load_onnx(path), layer_runner(**options)
+
+
+Options, open_model = OnnxRuntimeOptions, OnnxRuntimeBackend

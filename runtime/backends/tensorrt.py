@@ -1,6 +1,8 @@
 """TensorRT: an engine, or an ONNX whose engine is built on first use and kept beside it."""
 
+import importlib.util
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
@@ -19,18 +21,58 @@ from runtime.device.kernels import ImageKernels, MaskCast
 from runtime.device.runner import DeviceRunner
 from runtime.engine.builder import build_engine
 from runtime.engine.config import EngineConfig
-from runtime.engine.files import EngineRequest, Machine, check_engine, engine_path, ensure_engine
+from runtime.engine.files import (
+    EngineRequest,
+    Machine,
+    ReadyEngine,
+    checked_engine,
+    engine_path,
+    ready_engine,
+    resolve,
+)
 from runtime.engine.library import open_library
-from runtime.engine.plugins import load_plugins
+from runtime.engine.plugins import find_plugins, load_plugins
+from runtime.engine.profiles import with_default_sizes
 from runtime.engine.progress import Monitor
 from runtime.engine.session import EngineSession
 from runtime.engine.sidecar import Sidecar
+from runtime.files import sha256_of
+from runtime.graphs.load import load_onnx, metadata_of
 from runtime.host.preprocess import device_plan
 from runtime.host.runner import HostRunner
+from runtime.precision.choice import chosen_plan
+from runtime.precision.plan import plan_sha256
 from runtime.runner import Feeds, LayerRunner, LayerRunnerFactory, Runner, add_timings
 
 if TYPE_CHECKING:
     import onnx
+
+NAME = "tensorrt"
+SUFFIXES = (".onnx", ".engine", ".plan", ".trt")
+
+
+@dataclass(frozen=True)
+class TensorRTOptions:
+    """How an engine is found, built and run.
+
+    Attributes:
+        device_index: of the GPU.
+        plugins: path of the plugin library; None looks where it is built.
+        batch: most images at once that the engine has to take; more are split. Used for a model given as ONNX.
+        config: what an engine built from an ONNX has to be; None takes any good one that is there.
+        rebuild: ``auto``, ``never`` or ``always``; see ``ensure_engine``.
+        cuda_graphs: see ``EngineSession``.
+        monitor, notify: see ``ensure_engine``.
+    """
+
+    device_index: int = 0
+    plugins: Optional[Union[str, Path]] = None
+    batch: Optional[int] = None
+    config: Optional[EngineConfig] = None
+    rebuild: str = "auto"
+    cuda_graphs: bool = True
+    monitor: Optional[Monitor] = None
+    notify: Optional[Callable[[str], None]] = None
 
 
 class TensorRTBackend:
@@ -40,32 +82,14 @@ class TensorRTBackend:
     of different ones, run side by side.
     """
 
-    name = "tensorrt"
+    name = NAME
 
-    def __init__(
-        self,
-        model: Union[str, Path],
-        *,
-        device_index: int = 0,
-        plugins: Optional[Union[str, Path]] = None,
-        batch: Optional[int] = None,
-        config: Optional[EngineConfig] = None,
-        rebuild: str = "auto",
-        cuda_graphs: bool = True,
-        monitor: Optional[Monitor] = None,
-        notify: Optional[Callable[[str], None]] = None,
-    ) -> None:
+    def __init__(self, model: Union[str, Path], **options: Any) -> None:
         """Open an engine; build it first if the model is an ONNX without a good one.
 
         Args:
             model: an .engine with its sidecar, or an .onnx: its engine is the file beside it.
-            device_index: of the GPU.
-            plugins: path of the plugin library; None looks where it is built.
-            batch: most images at once that the engine has to take; more are split. Used for a model given as ONNX.
-            config: what an engine built from an ONNX has to be; None takes any good one that is there.
-            rebuild: ``auto``, ``never`` or ``always``; see ``ensure_engine``.
-            cuda_graphs: see ``EngineSession``.
-            monitor, notify: see ``ensure_engine``.
+            options: see ``TensorRTOptions``.
 
         Raises:
             FileNotFoundError: no such file.
@@ -73,23 +97,19 @@ class TensorRTBackend:
             RuntimeError: no TensorRT, no CUDA, no GPU, or the build failed.
         """
         path = check_model_file(model)
+        self.options = TensorRTOptions(**options)
         self._device_failure = ""
         library = open_library()
-        cuda = open_cuda(device_index)
-        self._plugins = load_plugins(plugins, library.tensorrt)
-        machine = Machine(library, cuda, self._plugins)
-        self.engine = engine_path(path) if path.suffix.lower() == ".onnx" else path
-        if self.engine == path:
-            self.sidecar = check_engine(path, machine)
-        else:
-            request = EngineRequest(path, self.engine, config, batch=batch)
-            self.sidecar = ensure_engine(request, machine, rebuild, monitor=monitor, notify=notify or _silent)
+        cuda = open_cuda(self.options.device_index)
+        self._plugins = load_plugins(self.options.plugins, library.tensorrt)
+        found = _engine_of(path, Machine(library, cuda, self._plugins), self.options)
+        self.engine, self.sidecar = found.path, found.sidecar
         self.metadata = _metadata(self.engine, self.sidecar)
         self._session = EngineSession(
-            self.engine.read_bytes(),
+            found.data,
             library=library,
             cuda=cuda,
-            cuda_graphs=cuda_graphs,
+            cuda_graphs=self.options.cuda_graphs,
             casts=self._casts(),
         )
         try:
@@ -213,6 +233,14 @@ def _metadata(engine: Path, sidecar: Sidecar) -> Any:
     return sidecar.metadata
 
 
+def _engine_of(path: Path, machine: Machine, options: TensorRTOptions) -> ReadyEngine:
+    if path.suffix.lower() != ".onnx":
+        return checked_engine(path, machine)
+    request = EngineRequest(path, engine_path(path), options.config, batch=options.batch)
+    notify = options.notify or _silent
+    return ready_engine(resolve(request), machine, options.rebuild, monitor=options.monitor, notify=notify)
+
+
 def _silent(text: str) -> None:
     pass
 
@@ -256,3 +284,75 @@ class _EngineRunner:
 
     def close(self) -> None:
         self._session.close()
+
+
+def is_usable(device: Optional[str]) -> bool:
+    """Return whether TensorRT, ``onnx`` (to build with), the plugin library and a CUDA device are there.
+
+    A ``device`` that is named means onnxruntime's.
+    """
+    if device is not None or any(importlib.util.find_spec(name) is None for name in ("tensorrt", "onnx")):
+        return False
+    try:
+        open_library()
+        open_cuda()
+        return find_plugins() is not None
+    except (RuntimeError, FileNotFoundError):
+        return False
+
+
+def ignores(option: str, value: Any) -> bool:
+    """Return whether another backend's option asks nothing of this one: it is on the GPU anyway."""
+    return option == "device" and value == "cuda"
+
+
+def layers(
+    path: Path, other: Path, batch: int, **options: Any
+) -> tuple["onnx.ModelProto", LayerRunnerFactory]:
+    """Return the ONNX, and what builds and runs engines of it; see ``BackendModule.layers``."""
+    del options
+    return (
+        _layers_from_onnx(path, batch) if path.suffix.lower() == ".onnx" else _layers_from_engine(path, other)
+    )
+
+
+def _layers_from_onnx(path: Path, batch: int) -> tuple["onnx.ModelProto", LayerRunnerFactory]:
+    """Engines as ``Detector(path, backend="tensorrt")`` would build them."""
+    model = load_onnx(path)
+    metadata = metadata_of(model)
+    config = EngineConfig(batch=(1, batch, batch))
+    if metadata is not None:
+        config = with_default_sizes(config, metadata)
+    return model, _engine_runner(path, model, config)
+
+
+def _layers_from_engine(path: Path, other: Path) -> tuple["onnx.ModelProto", LayerRunnerFactory]:
+    """Engines as the one in the file was built, so that they differ from it by the marked outputs alone."""
+    sidecar = Sidecar.load(path)
+    beside = path.parent / sidecar.onnx
+    candidates = [p for p in (beside, other) if p.suffix.lower() == ".onnx" and p.is_file()]
+    matching = [p for p in candidates if sha256_of(p) == sidecar.provenance.onnx_sha256]
+    if not matching:
+        listed = ", ".join(map(str, candidates)) or "no ONNX"
+        raise ValueError(
+            f"engine {path}: expected the ONNX that it was built from (SHA-256 "
+            f"{sidecar.provenance.onnx_sha256[:12]}) as {beside} or as the other model, found {listed}; "
+            "name that ONNX, or build the engine again"
+        )
+    model = load_onnx(matching[0])
+    return model, _engine_runner(matching[0], model, sidecar.config, sidecar)
+
+
+def _engine_runner(onnx: Path, model: Any, config: Any, sidecar: Any = None) -> LayerRunnerFactory:
+    with_plan = config.precision == "fp16" and (sidecar is None or sidecar.plan_sha256 is not None)
+    plan = chosen_plan(onnx, model) if with_plan else None
+    found = plan_sha256(plan)
+    if sidecar is not None and found != sidecar.plan_sha256:
+        raise ValueError(
+            f"precision plan: expected the one that the engine was built with (SHA-256 {sidecar.plan_sha256[:12]}), "
+            f"found {found[:12]} beside {onnx}; put that plan beside the ONNX, or build the engine again"
+        )
+    return layer_runner(config, plan=plan)
+
+
+Options, open_model = TensorRTOptions, TensorRTBackend

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from runtime.backends import backend_name
+from runtime.backends import backend_module, backend_name, supported_options
 from runtime.comparison.bisection import (
     LayerReport,
     Side,
@@ -19,10 +19,8 @@ from runtime.comparison.bisection import (
 from runtime.comparison.recording import SUFFIX
 from runtime.comparison.sources import load_batch
 from runtime.console import status, table_console
-from runtime.files import sha256_of
-from runtime.graphs.load import load_onnx, metadata_of
+from runtime.graphs.load import metadata_of
 from runtime.metadata import ModelMetadata
-from runtime.runner import LayerRunnerFactory
 
 
 @dataclass(frozen=True)
@@ -151,63 +149,9 @@ def _side(path: Path, other: Path, backend: str, batch: int, options: LayerOptio
         raise ValueError(
             f"--layers: expected two models, found the recorded results {path}; they have no layers, name an ONNX"
         )
-    kind = backend_name(path, backend)
-    if kind == "onnxruntime":
-        from runtime.backends.onnxruntime import layer_runner
-
-        return Side(load_onnx(path), layer_runner(options.device, options.threads))
-    if path.suffix.lower() == ".onnx":
-        return _side_from_onnx(path, batch)
-    return _side_from_engine(path, other)
-
-
-def _side_from_onnx(path: Path, batch: int) -> Side:
-    """Engines as ``Detector(path, backend="tensorrt")`` would build them."""
-    from runtime.engine.config import EngineConfig
-    from runtime.engine.profiles import with_default_sizes
-
-    model = load_onnx(path)
-    metadata = metadata_of(model)
-    config = EngineConfig(batch=(1, batch, batch))
-    if metadata is not None:
-        config = with_default_sizes(config, metadata)
-    return Side(model, _engine_runner(path, model, config))
-
-
-def _side_from_engine(path: Path, other: Path) -> Side:
-    """Engines as the one in the file was built, so that they differ from it by the marked outputs alone."""
-    from runtime.engine.sidecar import Sidecar
-
-    sidecar = Sidecar.load(path)
-    beside = path.parent / sidecar.onnx
-    candidates = [p for p in (beside, other) if p.suffix.lower() == ".onnx" and p.is_file()]
-    matching = [p for p in candidates if sha256_of(p) == sidecar.provenance.onnx_sha256]
-    if not matching:
-        listed = ", ".join(map(str, candidates)) or "no ONNX"
-        raise ValueError(
-            f"engine {path}: expected the ONNX that it was built from (SHA-256 "
-            f"{sidecar.provenance.onnx_sha256[:12]}) as {beside} or as the other model, found {listed}; "
-            "name that ONNX, or build the engine again"
-        )
-    model = load_onnx(matching[0])
-    return Side(model, _engine_runner(matching[0], model, sidecar.config, sidecar))
-
-
-def _engine_runner(onnx: Path, model: Any, config: Any, sidecar: Any = None) -> LayerRunnerFactory:
-    from hashlib import sha256
-
-    from runtime.backends.tensorrt import layer_runner
-    from runtime.precision.choice import chosen_plan
-
-    with_plan = config.precision == "fp16" and (sidecar is None or sidecar.plan_sha256 is not None)
-    plan = chosen_plan(onnx, model) if with_plan else None
-    found = None if plan is None else sha256(plan.to_json().encode()).hexdigest()
-    if sidecar is not None and found != sidecar.plan_sha256:
-        raise ValueError(
-            f"precision plan: expected the one that the engine was built with (SHA-256 {sidecar.plan_sha256[:12]}), "
-            f"found {found[:12]} beside {onnx}; put that plan beside the ONNX, or build the engine again"
-        )
-    return layer_runner(config, plan=plan)
+    name = backend_name(path, backend)
+    settings = supported_options(name, {"device": options.device, "threads": options.threads})
+    return Side(*backend_module(name).layers(path, other, batch, **settings))
 
 
 def _metadata(path: Path, side: Side) -> ModelMetadata:

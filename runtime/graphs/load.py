@@ -1,7 +1,7 @@
 """ONNX files: read, written, asked for our metadata. The one place that does."""
 
 from collections import Counter
-from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
@@ -40,29 +40,37 @@ def load_onnx(path: Union[str, Path]) -> Any:
         FileNotFoundError: no such file.
         ValueError: it is not an ONNX.
     """
-    return read_onnx(path).model
+    return OnnxFile(path).model
 
 
-@dataclass(frozen=True, eq=False)
-class ReadOnnx:
-    """An ONNX file that was read once.
+class OnnxFile:
+    """An ONNX file that is read once; it is parsed when its model is asked for.
 
     Attributes:
         path: of the file.
-        model: what is in it; see ``load_onnx``.
-        sha256: of the file's bytes.
+        sha256: of its bytes.
     """
 
-    path: Path
-    model: Any
-    sha256: str
+    def __init__(self, path: Union[str, Path]) -> None:
+        """Read the file.
+
+        Raises:
+            FileNotFoundError: no such file.
+        """
+        self.path = check_model_file(path)
+        self._data = self.path.read_bytes()
+        self.sha256 = sha256(self._data).hexdigest()
+
+    @cached_property
+    def model(self) -> Any:
+        """The ``onnx.ModelProto``; see ``load_onnx``."""
+        model = _parsed(self.path, self._data)
+        self._data = b""  # the model has it
+        return model
 
 
-def read_onnx(path: Union[str, Path]) -> ReadOnnx:
-    """Read an ONNX file, and hash it; see ``load_onnx``."""
+def _parsed(path: Path, data: bytes) -> Any:
     onnx = import_onnx()
-    path = check_model_file(path)
-    data = path.read_bytes()
     try:
         model = onnx.load_model_from_string(data)
         onnx.load_external_data_for_model(model, str(path.parent))
@@ -73,7 +81,7 @@ def read_onnx(path: Union[str, Path]) -> ReadOnnx:
     if not model.graph.node:
         raise ValueError(f"model {path}: expected an ONNX file, found one without nodes; it may be truncated")
     name_nodes(model)
-    return ReadOnnx(path, model, sha256(data).hexdigest())
+    return model
 
 
 def metadata_of(model: Any) -> Optional[ModelMetadata]:

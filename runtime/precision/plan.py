@@ -9,8 +9,9 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 from runtime.files import write_whole
 
@@ -118,6 +119,11 @@ class PrecisionPlan:
 def plan_path(model_path: Union[str, Path]) -> Path:
     """Return where a model's plan lies: ``out/maskrcnn.onnx`` -> ``out/maskrcnn.plan.json``."""
     return Path(model_path).with_suffix(SUFFIX)
+
+
+def plan_sha256(plan: Optional[PrecisionPlan]) -> Optional[str]:
+    """Return the SHA-256 of a plan's JSON, None without a plan."""
+    return None if plan is None else sha256(plan.to_json().encode()).hexdigest()
 
 
 def check_plan(plan: PrecisionPlan, model: "onnx.ModelProto") -> None:

@@ -42,10 +42,11 @@ try:
 except (ImportError, OSError) as error:
     pytest.skip(f"TensorRT, onnx or onnxruntime is not installed: {error}", allow_module_level=True)
 
-from runtime import build, compare
+from runtime import build
 from runtime.backends import backend_name
 from runtime.coco_writer import IMAGES, RESULTS
-from runtime.compare import arrays_from_detections
+from runtime.compare import main as compare_main
+from runtime.comparison.detections import arrays_from_detections
 from runtime.comparison.difference import DetectionArrays, Tolerance, compare_image
 from runtime.cuda.binding import open_cuda
 from runtime.detections import Detections
@@ -523,7 +524,7 @@ def copy_engine(model: Path, engine: Path, place: Path) -> Path:
 def test_compare_finds_that_onnx_and_engine_agree(
     model: Path, fp32: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    status = compare.main([str(model), str(fp32), "--backend-a", "onnxruntime", "--batch", "2"])
+    status = compare_main([str(model), str(fp32), "--backend-a", "onnxruntime", "--batch", "2"])
     assert status == 0, "".join(capsys.readouterr())[-2000:]
 
 
@@ -690,7 +691,7 @@ def test_layers_part_nowhere_before_nms(
     report = tmp_path / "layers.json"
     image = EXAMPLES / "single.jpg"
     options = ("--layers", "--backend-a", "onnxruntime", "--images", str(image), "--json", str(report))
-    status = compare.main([str(model), str(fp32), *options])
+    status = compare_main([str(model), str(fp32), *options])
     assert status in (0, 1), "".join(capsys.readouterr())[-2000:]
     content = json.loads(report.read_text())
     before_nms = [error for error in content["measured"] if not error["ordered_by"]]

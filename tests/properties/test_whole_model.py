@@ -11,7 +11,7 @@ from mmdet.structures import DetDataSample
 from benchmarks.handover import ExposedModel, infer_from, own_outputs
 from benchmarks.inference import detections_from_sample, infer
 from export.model import LoadedModel
-from runtime.compare import arrays_from_detections
+from runtime.comparison.detections import arrays_from_detections
 from runtime.comparison.difference import Tolerance, compare_image
 from runtime.comparison.sources import DetectorArtifact, load_batch
 from runtime.detections import Detections

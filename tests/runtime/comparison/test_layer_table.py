@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 
-from runtime import compare
 from runtime.backends.onnxruntime import layer_runner
+from runtime.compare import main as compare_main
 from runtime.comparison.layer_table import LayerOptions, compare_files, summary
 from runtime.engine.config import EngineConfig
 from runtime.engine.sidecar import Provenance, Sidecar
@@ -38,7 +38,7 @@ def changed(tmp_path: Path) -> Path:
 
 
 def _run(*arguments: object) -> int:
-    return compare.main([str(a) for a in (*arguments, "--layers")])
+    return compare_main([str(a) for a in (*arguments, "--layers")])
 
 
 def test_two_models(
