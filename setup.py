@@ -86,6 +86,7 @@ setup(
     python_requires=">=3.9",
     packages=[
         "patches",
+        "patches.families",
         "export",
         "plugins",
         "runtime",
@@ -109,6 +110,7 @@ setup(
         # mmcv without its compiled ops. Leave this extra out where a compiled mmcv is installed already.
         "mmcv-lite": ["mmcv-lite>=2.0.1,<2.2"],
         "test": ["pytest>=8", "pytest-xdist", "hypothesis", "ruff", TENSORRT_RTX],
+        "docs": ["mkdocs-material>=9.6"],
         "gpu": ["tensorrt>=8.4", "cuda-python"],
     },
 )

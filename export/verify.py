@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from export.dataset import test_pipeline
 from export.model import LoadedModel
 from export.pipeline import RESIZES, built
+from patches.families import family_of
 from runtime.comparison.detections import arrays_from_detections
 from runtime.comparison.difference import DetectionArrays, Difference, Tolerance, compare
 from runtime.detector import Detector
 from runtime.graphs.operators import DOMAIN
-from runtime.host.preprocess import Batch, prepare
+from runtime.host.preprocess import Batch, check_image, prepare
 from runtime.images import read_image
 from runtime.metadata import KEY, ModelMetadata
 from runtime.transforms import Fit, FixShapeResize
@@ -169,7 +170,8 @@ class MmdetInference:
     @contextmanager
     def score_threshold(self, threshold: float) -> Iterator[None]:
         """Detect with another threshold inside the block."""
-        cfg = self._loaded.model.roi_head.test_cfg
+        model = self._loaded.model
+        cfg = family_of(model).score_settings(model)
         before = cfg.score_thr
         cfg.score_thr = threshold
         try:
@@ -203,26 +205,28 @@ def pixel_difference(
     Raises:
         OSError, ValueError, RuntimeError: a side cannot take a file; names it.
     """
-    expected = mmdet.prepare(paths)
-    found = prepare([read_image(path, metadata.load) for path in paths], metadata)
+    images = [read_image(path, metadata.load) for path in paths]
+    for path, image in zip(paths, images):
+        check_image(image, str(path), metadata)
+    expected, found = mmdet.prepare(paths), prepare(images, metadata)
     sizes = tuple((int(h), int(w)) for h, w in found.image_sizes)
     for index, path in enumerate(paths):
         own = found.original_sizes[index], sizes[index], tuple(map(float, found.scale_factors[index]))
-        theirs = expected.geometry(index)
-        for name, a, b in zip(("ori_shape", "img_shape", "scale_factor"), theirs, own):
+        placed = expected.geometry(index)
+        for name, a, b in zip(("ori_shape", "img_shape", "scale_factor"), placed, own):
             if tuple(a) != tuple(b):
                 return f"{path}: {name}: mmdet has {a}, the runtime {b}", sizes
-    images = expected.images.cpu().numpy()
-    if images.shape != found.images.shape:
-        return f"{paths[0]}: batch: mmdet has {images.shape}, the runtime {found.images.shape}", sizes
-    differs = images != found.images
+    theirs = expected.images.cpu().numpy()
+    if theirs.shape != found.images.shape:
+        return f"{paths[0]}: batch: mmdet has {theirs.shape}, the runtime {found.images.shape}", sizes
+    differs = theirs != found.images
     if not differs.any():
         return "", sizes
     where = tuple(int(v) for v in np.argwhere(differs)[0])
     share = float(differs.mean())
     return (
         f"{paths[where[0]]}: {share:.1%} of the network's input differs, first at channel {where[1]}, row {where[2]}, "
-        f"column {where[3]}: mmdet has {images[where]:.6g}, the runtime {found.images[where]:.6g}",
+        f"column {where[3]}: mmdet has {theirs[where]:.6g}, the runtime {found.images[where]:.6g}",
         sizes,
     )
 

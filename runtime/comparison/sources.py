@@ -231,6 +231,11 @@ def record(artifact: Artifact, images: Sequence[Path], output: Path) -> Iterator
             yield result
 
 
+def batches(items: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
+    """Yield ``size`` items at a time; the last time it may be fewer."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
 def load_batch(paths: Sequence[Path], metadata: ModelMetadata) -> Batch:
     """Read image files and prepare them for a model.
 
