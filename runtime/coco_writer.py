@@ -15,7 +15,7 @@ import json
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Optional, TextIO
+from typing import IO, Optional
 
 from runtime.detections import Detections
 from runtime.files import whole_file, write_whole
@@ -62,7 +62,7 @@ class ResultsWriter:
         self._images: list[dict] = []
         self._num_results = 0
         self._stack = ExitStack()
-        self._file: Optional[TextIO] = None
+        self._file: Optional[IO[str]] = None
 
     def add(self, detections: Detections, image_id: int, file_name: str) -> None:
         """Append one image and its results."""

@@ -70,8 +70,8 @@ def _compare_detections(images: Sequence[Path], args: argparse.Namespace) -> boo
     for side, made_by in (("A", comparison.expected), ("B", comparison.found)):
         print(f"{side}: results of the {made_by}")
     if args.json:
-        made_by = {"expected": asdict(comparison.expected), "found": asdict(comparison.found)}
-        write_json(args.json, {**_report(comparisons, tolerance, args), "made_by": made_by})
+        ways = {"expected": asdict(comparison.expected), "found": asdict(comparison.found)}
+        write_json(args.json, {**_report(comparisons, tolerance, args), "made_by": ways})
     return comparison.agrees
 
 

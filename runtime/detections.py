@@ -78,8 +78,8 @@ class Detections:
         """
         if self.mask_source is None:
             raise ValueError(
-                "masks: expected a model with masks, found one exported with `--masks none`; "
-                "check has_masks first, or export again with `python -m export.maskrcnn --masks crop`"
+                "masks: expected a model with masks, found one without a mask head; check has_masks first, or use a "
+                "model that has one (Mask R-CNN)"
             )
         source = self.mask_source
         return (source.crop(index) for index in range(len(self)))

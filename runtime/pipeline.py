@@ -3,7 +3,7 @@
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -195,7 +195,7 @@ def _collected(
 
 def in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield ``function(item)`` for each item, in order, computed in threads, at most ``ahead`` of them in advance."""
     iterator = iter(items)
     with ThreadPoolExecutor(threads) as pool:

@@ -23,7 +23,7 @@ BACKENDS = ("auto", *sorted(NAMES))
 
 def backend_module(name: str) -> BackendModule:
     """Return the module of a backend, one of ``NAMES``."""
-    module: BackendModule = importlib.import_module(f"runtime.backends.{name}")
+    module: Any = importlib.import_module(f"runtime.backends.{name}")
     return module
 
 

@@ -395,7 +395,7 @@ class _Search:
     def _ends(self, scope: Sequence[str]) -> list[str]:
         """Return the tensors of the scope that lead to no other one of it: whatever is amiss shows there."""
         inside = set(scope)
-        leads = set()  # tensors from which one of the scope is made
+        leads: set[str] = set()  # tensors from which one of the scope is made
         for position in reversed(range(len(self.order.graph.nodes))):
             outputs = self.order.graph.nodes[position].output
             if any(name in inside or name in leads for name in outputs):

@@ -117,7 +117,7 @@ def arrays_from_detections(detections: Detections) -> DetectionArrays:
     return DetectionArrays(detections.boxes, detections.scores, detections.labels, masks)
 
 
-class _PastedMasks(Sequence):
+class _PastedMasks:
     """(n, H, W) bool masks of which one exists at a time."""
 
     def __init__(self, detections: Detections) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional
+from typing import Optional, Protocol
 
 import numpy as np
 
@@ -31,6 +31,14 @@ class Tolerance:
     min_score: float = 0.0
 
 
+class Masks(Protocol):
+    """(H, W) masks by index: an array, or what makes each when it is asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+
 @dataclass(frozen=True, eq=False)
 class DetectionArrays:
     """One image's detections as plain arrays.
@@ -46,7 +54,7 @@ class DetectionArrays:
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
-    masks: Optional[Sequence[np.ndarray]] = None
+    masks: Optional[Masks] = None
 
 
 @dataclass(frozen=True, eq=False)

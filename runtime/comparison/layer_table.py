@@ -55,15 +55,14 @@ def compare_files(expected: Path, found: Path, images: Sequence[Path], options: 
         ValueError: not such a model, an engine of another ONNX, or an image that does not fit.
         RuntimeError: a backend is missing, or a model does not run.
     """
-    sides = [
-        _side(path, other, backend, len(images), options)
-        for path, other, backend in zip((expected, found), (found, expected), options.backends)
-    ]
-    batch = load_batch(images, _metadata(expected, sides[0]))
+    first = _side(expected, found, options.backends[0], len(images), options)
+    second = _side(found, expected, options.backends[1], len(images), options)
+    batch = load_batch(images, _metadata(expected, first))
     feeds = {"images": batch.images, "image_sizes": batch.image_sizes}
     with status("comparing layers") as show:
         return compare_layers(
-            *sides,
+            first,
+            second,
             feeds,
             tolerance=options.tolerance,
             chunk=options.chunk,
@@ -77,13 +76,10 @@ def print_layers(report: LayerReport, tolerance: float) -> None:
     """Print the tensors that were measured, and where the two part."""
     console = table_console()
     table = Table(title="measured tensors in topological order")
-    for heading, justify in (
-        ("tensor", "left"),
-        ("made by", "left"),
-        ("shape", "right"),
-        ("largest", "right"),
-    ):
-        table.add_column(heading, justify=justify, overflow="fold")
+    for heading in ("tensor", "made by"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("shape", "largest"):
+        table.add_column(heading, justify="right", overflow="fold")
     for heading in ("error", "relative", "beyond", ""):
         table.add_column(heading, justify="right", no_wrap=True)
     for error in report.measured:

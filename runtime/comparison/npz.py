@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Optional
+from typing import IO, Optional
 
 import numpy as np
 from numpy.lib import format as npy
@@ -95,7 +95,7 @@ def _read_array(archive: zipfile.ZipFile, name: str, expected: Expected) -> np.n
     return np.frombuffer(data, dtype).reshape(shape).copy()
 
 
-def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     version = npy.read_magic(file)
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     if version not in readers:

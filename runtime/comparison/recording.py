@@ -165,7 +165,8 @@ class RecordingWriter:
         if kind is not None:
             return
         with whole_file(self._path) as file:
-            np.savez_compressed(file, **self._arrays())
+            arrays: dict[str, Any] = dict(self._arrays())
+            np.savez_compressed(file, **arrays)
 
     def _arrays(self) -> dict[str, np.ndarray]:
         found = self._detections

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Optional, Protocol, Union
+from typing import Any, Optional, Protocol, TypeVar, Union
 
 from runtime.comparison.recording import SUFFIX, RecordingWriter, check_image_file, read_recording
 from runtime.detections import Detections
@@ -13,6 +13,8 @@ from runtime.files import sha256_of
 from runtime.host.preprocess import Batch, network_size, prepare
 from runtime.images import read_image
 from runtime.metadata import ModelMetadata
+
+Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +83,7 @@ class Artifact(Protocol):
     def close(self) -> None:
         """Release the model."""
 
-    def __enter__(self) -> "Artifact": ...
+    def __enter__(self: Opened) -> Opened: ...
 
     def __exit__(
         self,
@@ -127,7 +129,7 @@ class _Artifact:
     def close(self) -> None:
         """Release what is open."""
 
-    def __enter__(self) -> "_Artifact":
+    def __enter__(self: Opened) -> Opened:
         return self
 
     def __exit__(
@@ -152,7 +154,11 @@ class RecordedArtifact(_Artifact):
         super().__init__(path, self.recording.metadata)
         made_with = self.recording.made_with
         self.made_by = MadeBy(made_with.get("path") or "recorded", made_with.get("path_reason") or "")
-        self.model_seconds = None
+
+    @property
+    def model_seconds(self) -> Optional[float]:
+        """None: nothing runs."""
+        return None
 
     def __call__(self, images: Sequence[Path]) -> Iterator[ImageResult]:
         """Return what was recorded for these very files; see ``Artifact``."""
@@ -198,7 +204,7 @@ class DetectorArtifact(_Artifact):
             yield ImageResult(found.path, found.detections, found.problem)
 
     @property
-    def model_seconds(self) -> float:
+    def model_seconds(self) -> Optional[float]:
         """Time that the model itself took so far."""
         return self._timings.get("engine", 0.0) / 1e3
 

@@ -250,7 +250,8 @@ class PyCuda:
         return self._driver.pagelocked_empty(num_bytes, np.uint8)
 
     def free_pinned(self, array: np.ndarray) -> None:
-        array.base.free()
+        memory: Any = array.base
+        memory.free()
 
     def new_stream(self) -> Any:
         return self._driver.Stream()
@@ -333,7 +334,7 @@ def open_cuda(device_index: int = 0) -> Cuda:
     Raises:
         RuntimeError: no binding, or no such device.
     """
-    failures = []
+    failures: list[str] = []
     for name, binding in _BINDINGS:
         module = _module(name, failures)
         if module is not None:
@@ -363,4 +364,4 @@ def _check_device(index: int, count: int) -> None:
 def host_array(num_bytes: int, address: int) -> np.ndarray:
     """Return the bytes at a host address as a uint8 array that does not own them."""
     buffer = (ctypes.c_uint8 * num_bytes).from_address(address)
-    return np.frombuffer(buffer, np.uint8)
+    return np.frombuffer(memoryview(buffer), np.uint8)

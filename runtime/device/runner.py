@@ -79,7 +79,7 @@ class DeviceRunner:
             RuntimeError: the process was forked after the model was loaded.
         """
         self._session.check_process()
-        size = image.shape[:2]
+        size = (image.shape[0], image.shape[1])
         network_size(*size, self._metadata)
         pixels = applied(image, self._plan.host_steps)
         return Frame(pixels, size, self._plan.content_size(*size), self._pool)

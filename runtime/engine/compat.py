@@ -27,6 +27,11 @@ _DTYPE_NAMES = {
 
 ProgressCallback = Callable[[str, int, int], None]
 
+# Lines of the verbose log of releases without a progress monitor.
+LOG_LAYERS = re.compile(r"^After .*: (\d+) layers")
+LOG_COSTS = re.compile(r"^=+ Computing costs for")
+LOG_CHOSEN = "Formats and tactics selection completed"
+
 
 class TensorRT:
     """One installed TensorRT.
@@ -125,6 +130,16 @@ class TensorRT:
         for name in names:
             bits |= 1 << int(getattr(self.trt.TacticSource, name.upper()))
         config.set_tactic_sources(bits)
+
+    @property
+    def has_uint8_outputs(self) -> bool:
+        """Whether uint8 is a type of outputs."""
+        return self.release >= (10,)
+
+    @property
+    def takes_plugins(self) -> bool:
+        """Whether plugin libraries can be loaded."""
+        return not self.is_rtx
 
     @property
     def has_progress_monitor(self) -> bool:

@@ -1,6 +1,6 @@
 """The ONNX as TensorRT gets it: plugins' nodes kept, everything else in standard operators."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, Optional
 
 import numpy as np
@@ -110,7 +110,7 @@ def _sliced(
     return values[tuple(where)]
 
 
-_FOLDED = {
+_FOLDED: dict[str, Callable[..., np.ndarray]] = {
     "Unsqueeze": lambda values, axes: np.expand_dims(values, tuple(axes.tolist())),
     "Slice": _sliced,
 }
@@ -146,8 +146,8 @@ def _replace_uint8_outputs(model: Any, tensorrt: TensorRT, onnx: Any) -> None:
             continue
         node = producers.get(output.name)
         by_plugin = node is not None and node.domain not in STANDARD_DOMAINS
-        if tensorrt.release >= (10,):
-            # uint8 is an output type there, and what the plugin writes has the same bytes.
+        if tensorrt.has_uint8_outputs:
+            # What the plugin writes has the same bytes.
             kind.elem_type = tensor_type.INT8 if by_plugin else tensor_type.UINT8
             continue
         kind.elem_type = tensor_type.FLOAT

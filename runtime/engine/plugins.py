@@ -67,7 +67,7 @@ def load_plugins(path: Optional[Union[str, Path]], tensorrt: TensorRT) -> Option
         FileNotFoundError: one is named and is not there.
         RuntimeError: it does not load, or was compiled for another TensorRT.
     """
-    found = None if tensorrt.is_rtx else find_plugins(path)
+    found = find_plugins(path) if tensorrt.takes_plugins else None
     if found is None:
         return None
     with _lock:

@@ -66,8 +66,9 @@ def _check_masks(outputs: Mapping[str, Any], index: int, num_dets: int) -> None:
     if masks is None or masks.dtype.kind != "f" or np.isfinite(masks[index, :num_dets]).all():
         return
     row, *cell = (int(v) for v in np.argwhere(~np.isfinite(masks[index, :num_dets]))[0])
+    value = masks[index, row][tuple(cell)]
     raise RuntimeError(
-        f"model output masks[{row}]: expected finite probabilities, found {masks[(index, row, *cell)]} at {cell}; "
+        f"model output masks[{row}]: expected finite probabilities, found {value} at {cell}; "
         "a half-precision model has overflowed: run it in FP32"
     )
 

@@ -6,7 +6,7 @@ colour order, normalisation, padding at the bottom and right.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import cv2
 import numpy as np
@@ -188,7 +188,8 @@ def typical_sizes(metadata: ModelMetadata) -> Optional[tuple[tuple[Size, Size], 
     ]
     if largest[0] != largest[1]:
         return None
-    low, high = (tuple(pick(s[axis] for s in sizes) for axis in (0, 1)) for pick in (min, max))
+    low = (min(s[0] for s in sizes), min(s[1] for s in sizes))
+    high = (max(s[0] for s in sizes), max(s[1] for s in sizes))
     typical = padded_size([final_size(1200, 2000, metadata.steps)], metadata)
     # A short edge alone is asked for: the long one has no end.
     return None if max(high) > 10 * max(typical) else ((low, high), typical)
@@ -279,7 +280,7 @@ def device_plan(metadata: ModelMetadata) -> Union[DevicePlan, str]:
     return DevicePlan(tuple(host), resize, tuple(steps), _composed_tables(steps, metadata), reverse)
 
 
-def _is_kernels_resize(step: Step) -> bool:
+def _is_kernels_resize(step: Any) -> bool:
     return is_resize(step) and step.backend == "cv2" and step.interpolation == "bilinear"
 
 

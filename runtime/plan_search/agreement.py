@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Optional, Union
 
 import numpy as np
 
+from runtime.comparison.detections import arrays_from_detections
 from runtime.comparison.difference import DetectionArrays, match_detections
-from runtime.detections import Detections
 from runtime.graphs.session import open_session
 from runtime.host.postprocess import detections_from_outputs
 from runtime.host.preprocess import Batch, network_size, prepare
@@ -81,10 +81,13 @@ def agreement_of_image(
     extra = _num_unmatched(found, {j for _, j in pairs}, tolerance.min_score)
     differences = np.array([_differences(expected, found, i, j) for i, j in counted]).reshape(-1, 3)
     limits = (tolerance.box_px, tolerance.score, tolerance.mask)
+    box_px, score, mask = (float(v) for v in differences.max(axis=0, initial=0.0))
     return Agreement(
-        len(counted) + missing + extra,
-        int((differences <= limits).all(axis=1).sum()),
-        *(float(v) for v in differences.max(axis=0, initial=0.0)),
+        total=len(counted) + missing + extra,
+        agreeing=int((differences <= limits).all(axis=1).sum()),
+        box_px=box_px,
+        score=score,
+        mask=mask,
         missing=missing,
         extra=extra,
     )
@@ -115,7 +118,7 @@ def _differences(
     mask = 0.0
     if expected.masks is not None and found.masks is not None:
         a, b = expected.masks[i].astype(bool, copy=False), found.masks[j].astype(bool, copy=False)
-        mask = np.count_nonzero(a ^ b) / max(1, np.count_nonzero(a | b))
+        mask = int(np.count_nonzero(a ^ b)) / max(1, int(np.count_nonzero(a | b)))
     box = np.abs(expected.boxes[i] - found.boxes[j]).max()
     return float(box), float(abs(expected.scores[i] - found.scores[j])), float(mask)
 
@@ -186,27 +189,11 @@ class Judge:
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise BrokenOutput(f"output {name} has NaN or Inf")
         (found,) = detections_from_outputs(outputs, batch, self._metadata)
-        return DetectionArrays(
-            found.boxes, found.scores, found.labels, _Masks(found) if found.has_masks else None
-        )
+        return arrays_from_detections(found)
 
 
 class BrokenOutput(ValueError):
     """A model's output is no result: NaN or Inf."""
-
-
-class _Masks:
-    """Masks by index, pasted when they are asked for: a comparison needs those of good scores only."""
-
-    def __init__(self, detections: Detections) -> None:
-        self._detections = detections
-
-    def __len__(self) -> int:
-        return len(self._detections)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        (mask,) = self._detections.select(np.array([index])).masks
-        return mask
 
 
 def _batch(path: Path, metadata: ModelMetadata) -> Batch:

@@ -122,9 +122,8 @@ def _constant_value(node: "onnx.NodeProto") -> Optional["onnx.TensorProto"]:
 
 def _split_shared_initializers(graph: "onnx.GraphProto", is_fp32: Iterable[bool]) -> None:
     """Give FP32 nodes copies of the weights that FP16 nodes read too."""
-    onnx = import_onnx()
     floats = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == FP32}
-    single: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+    single: dict[str, list[tuple[Any, int]]] = {}
     half: set[str] = set()
     for node, fp32 in zip(graph.node, is_fp32):
         for i, name in enumerate(node.input):
