@@ -22,7 +22,7 @@ help:
 	@echo "make test-slow  the tests that take minutes: a config of every folder of mmdet's that benchmarks/results/zoo.json calls exact"
 	@echo "make plugins    the CUDA kernels and the TensorRT plugin library, in build/; TENSORRT_ROOT=... names the headers"
 	@echo "make test-headers HEADERS=...   compile the TensorRT adapters against every release's headers in a folder"
-	@echo "make lint       ruff: rules and format"
+	@echo "make lint       ruff, which way imports point, and the types of runtime/"
 	@echo "make docs       the documentation, in build/docs; a warning is an error"
 
 install: $(INSTALLED)
@@ -57,6 +57,8 @@ test-headers: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
 
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

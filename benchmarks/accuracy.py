@@ -31,15 +31,16 @@ from examples.shapes import write_coco
 from export.model import LoadedModel
 from export.verify import ordered_ties
 from patches.mmcv_ops import ensure_mmcv_ops
-from runtime.artifacts import load_batch, open_artifact, record
-from runtime.coco import CocoDataset, read_dataset
-from runtime.compare import arrays_from_detections, compare_artifacts
+from runtime.comparison.average_precision import CocoDataset, read_dataset
+from runtime.comparison.detections import arrays_from_detections, compare_artifacts
+from runtime.comparison.difference import Difference, Tolerance, compare_image
+from runtime.comparison.evaluation import evaluate_artifact as evaluate
+from runtime.comparison.recording import Recording, read_recording
+from runtime.comparison.sources import load_batch, open_artifact, record
 from runtime.detections import Detections
-from runtime.difference import Difference, Tolerance, compare_image
-from runtime.engine.sidecar import sha256_of
-from runtime.evaluate import ANNOTATIONS, evaluate
+from runtime.evaluate import ANNOTATIONS
+from runtime.files import sha256_of
 from runtime.images import read_image
-from runtime.recording import Recording, read_recording
 
 RESULTS = Path(__file__).parent / "results"
 # Boxes and scores in float32, after two libraries' convolutions; masks share the pixels of either side, per image.

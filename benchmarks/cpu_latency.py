@@ -27,9 +27,9 @@ from benchmarks.inference import data_samples
 from export.model import LoadedModel, load_model
 from patches.mmcv_ops import ensure_mmcv_ops
 from runtime.detector import Detector
+from runtime.host.postprocess import detections_from_outputs
+from runtime.host.preprocess import Batch, prepare
 from runtime.images import find_images, read_image
-from runtime.postprocess import detections_from_outputs
-from runtime.preprocess import Batch, prepare
 
 RESULTS = Path(__file__).parent / "results"
 REPETITIONS = 8

@@ -17,19 +17,19 @@ from typing import Any, Optional
 import numpy as np
 
 from runtime import build
-from runtime.artifacts import load_batch, open_artifact
 from runtime.backends.tensorrt import TensorRTBackend
-from runtime.cli import write_json
-from runtime.coco import CocoDataset, read_dataset
-from runtime.compare import compare_artifacts
-from runtime.difference import Tolerance
-from runtime.engine.cuda import open_cuda
+from runtime.comparison.average_precision import CocoDataset, read_dataset
+from runtime.comparison.detections import compare_artifacts
+from runtime.comparison.difference import Tolerance
+from runtime.comparison.evaluation import evaluate_artifact as evaluate
+from runtime.comparison.sources import load_batch, open_artifact
+from runtime.console import write_json
+from runtime.cuda.binding import open_cuda
 from runtime.engine.library import open_library
 from runtime.engine.session import EngineSession
 from runtime.engine.sidecar import Sidecar
-from runtime.evaluate import evaluate
+from runtime.host.postprocess import detections_from_outputs
 from runtime.metadata import ModelMetadata
-from runtime.postprocess import detections_from_outputs
 
 # Options of runtime.build by the name of the variant.
 VARIANTS = {

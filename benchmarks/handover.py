@@ -20,9 +20,9 @@ from onnx import helper
 from torch import Tensor, nn
 
 from benchmarks.inference import infer
-from export.bodies import DOMAIN
 from export.verify import ordered_ties
-from runtime.preprocess import Batch
+from runtime.graphs.operators import DOMAIN
+from runtime.host.preprocess import Batch
 
 
 class _Probabilities(Tensor):

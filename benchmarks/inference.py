@@ -23,10 +23,10 @@ from export.config import load_config
 from export.metadata import metadata_from_model
 from export.model import LoadedModel
 from export.reference import WholeMasks
-from runtime.cli import tracked
+from runtime.comparison.recording import RecordingWriter
+from runtime.console import tracked
 from runtime.detections import Detections
-from runtime.preprocess import BatchGeometry
-from runtime.recording import RecordingWriter
+from runtime.host.preprocess import BatchGeometry
 
 
 def load_detector(config: str, checkpoint: Path) -> LoadedModel:
@@ -55,7 +55,7 @@ def record_inference(loaded: LoadedModel, batches: Sequence[Sequence[Path]], out
     Args:
         loaded: of ``load_detector``.
         batches: image files that run together.
-        output: the ``.npz`` (``runtime.recording``).
+        output: the ``.npz`` (``runtime.comparison.recording``).
     """
     metadata = metadata_from_model(loaded, size=None, dynamic_size=True, masks="crop")
     source = f"mmdet.apis.inference_detector, PyTorch {torch.__version__}, {loaded.name}"
@@ -74,7 +74,7 @@ def made_with(loaded: LoadedModel, batches: Sequence[Sequence[Path]]) -> dict:
 
 
 def data_samples(batch: BatchGeometry, padded: tuple[int, int]) -> list[DetDataSample]:
-    """Return mmdet's description of images that were prepared by ``runtime.preprocess``, padded to a size, px."""
+    """Return mmdet's description of images that were prepared by ``runtime.host.preprocess``, padded to a size, px."""
     samples = []
     for size, factors, original in zip(batch.image_sizes, batch.scale_factors, batch.original_sizes):
         meta = {

@@ -28,7 +28,7 @@ from torch import nn
 
 from examples import CHECKPOINT_PATH, CONFIG_PATH
 from examples.shapes import coco_from_scenes, held_out_scenes
-from runtime import coco
+from runtime.comparison import average_precision as coco
 
 NamedImage = tuple[int, NDArray[np.uint8]]
 """COCO image id and (H, W, 3) uint8 BGR."""

@@ -33,7 +33,7 @@ from export.verify import (
     with_score_threshold,
 )
 from export.weights import MOST_BYTES, DetachedWeights, attached, data_path, num_bytes
-from runtime.difference import Tolerance
+from runtime.comparison.difference import Tolerance
 from runtime.files import refuse_inputs, whole_file, write_whole
 from runtime.images import find_images, read_image
 from runtime.metadata import ModelMetadata

@@ -3,7 +3,7 @@
 import onnx
 from onnx import parser
 
-DOMAIN = "maskrcnn"
+from runtime.graphs.operators import DOMAIN
 
 
 def reduction(op: str, opset: int):

@@ -1,6 +1,5 @@
 """Checkpoints of mmdet 2.x and 3.x as training leaves them, read without running their code."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from export.checkpoint_contents import (
 )
 from export.checkpoint_files import kind_of, local_file, shown, unreadable
 from export.restricted_pickle import Stub, TensorRecord, UnusableTensor, mapping_of, sequence_of
+from runtime.files import sha256_of
 
 # {"model": {"state_dict": ...}} is found; a dictionary that holds itself ends here.
 MAX_WRAPPERS = 4
@@ -86,7 +86,7 @@ def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Checkpoint:
     file = local_file(Path(path))
     try:
         weights, classes, notes = _read(file, trust_pickle)
-        return Checkpoint(weights, classes, _sha256(file), notes)
+        return Checkpoint(weights, classes, sha256_of(file), notes)
     except OSError as error:
         raise unreadable(file, error) from error
 
@@ -370,14 +370,6 @@ def _other_prefix(weights: set[str], own: set[str]) -> list[str]:
 def _same_shape(own: Tensor, given: Tensor) -> bool:
     """Tell whether torch copies the one into the other; PyTorch < 0.4 saved scalars with one dimension."""
     return own.shape == given.shape or (own.dim() == 0 and given.shape == (1,))
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _listed(title: str, keys: list[str]) -> list[str]:

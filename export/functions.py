@@ -4,12 +4,13 @@ A backend that knows an operator (the TensorRT plugins) takes the node; any othe
 the definition: mmdet's arithmetic in mmdet's order, so that onnxruntime keeps the same boxes PyTorch keeps.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import onnx
 
-from export.bodies import DOMAIN, parse_body, reduction
+from export.bodies import parse_body, reduction
 from export.decoding import decode_detections_function, decode_proposals_function
+from runtime.graphs.operators import DOMAIN
 
 DOMAIN_VERSION = 1
 
@@ -416,23 +417,20 @@ def functions_for(nodes: Iterable[onnx.NodeProto], opset: int) -> list[onnx.Func
 
 
 def _function_for(node: onnx.NodeProto, opset: int) -> onnx.FunctionProto:
-    if node.op_type == "MultiLevelRoiAlign":
-        return multi_level_roi_align_function(opset, len(node.input) - 1)
-    if node.op_type == "DecodeProposals":
-        return decode_proposals_function(opset, (len(node.input) - 2) // 2)
-    if node.op_type == "DeformConv2d":
-        return deform_conv2d_function(opset, modulated=len(node.input) == 4)
-    if node.op_type not in _FUNCTIONS:
-        names = ", ".join(sorted([*_FUNCTIONS, "MultiLevelRoiAlign", "DecodeProposals", "DeformConv2d"]))
+    if node.op_type not in BODIES:
+        names = ", ".join(sorted(BODIES))
         raise ValueError(f"domain {DOMAIN}: expected one of {names}, found {node.op_type}")
-    return _FUNCTIONS[node.op_type](opset)
+    return BODIES[node.op_type](opset, len(node.input))
 
 
-# Operators whose inputs are always the same.
-_FUNCTIONS = {
-    "GroupedNMS": grouped_nms_function,
-    "SelectTop": select_top_function,
-    "PasteMasks": paste_masks_function,
-    "DecodeDetections": decode_detections_function,
-    "SelectMasks": select_masks_function,
+# The body of each operator, by opset and number of inputs.
+BODIES: dict[str, Callable[[int, int], onnx.FunctionProto]] = {
+    "GroupedNMS": lambda opset, _: grouped_nms_function(opset),
+    "SelectTop": lambda opset, _: select_top_function(opset),
+    "PasteMasks": lambda opset, _: paste_masks_function(opset),
+    "DecodeDetections": lambda opset, _: decode_detections_function(opset),
+    "SelectMasks": lambda opset, _: select_masks_function(opset),
+    "MultiLevelRoiAlign": lambda opset, num_inputs: multi_level_roi_align_function(opset, num_inputs - 1),
+    "DecodeProposals": lambda opset, num_inputs: decode_proposals_function(opset, (num_inputs - 2) // 2),
+    "DeformConv2d": lambda opset, num_inputs: deform_conv2d_function(opset, modulated=num_inputs == 4),
 }

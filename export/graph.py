@@ -21,8 +21,9 @@ from export.functions import DOMAIN_VERSION, functions_for
 from export.weights import DetachedWeights, detach
 from patches import applied, patches_for
 from patches.families import family_of
-from patches.operators import DOMAIN, paste_masks
+from patches.operators import paste_masks
 from patches.tracing import dynamic_size as tracing_dynamic_size
+from runtime.graphs.operators import DOMAIN
 from runtime.metadata import KEY, ModelMetadata
 
 MIN_OPSET = 16

@@ -25,7 +25,7 @@ from export.graph import MAX_OPSET, MIN_OPSET
 from export.steps import Step, Steps
 from export.verify import Case
 from export.weights import data_path
-from runtime.difference import Tolerance
+from runtime.comparison.difference import Tolerance
 
 DEFAULT_OUTPUT = Path("out/maskrcnn.onnx")
 TIES = (

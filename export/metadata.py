@@ -16,8 +16,8 @@ from export.pipeline import (
     num_channels,
 )
 from patches.families import Facts, family_of
+from runtime.host.preprocess import padded_size, typical_sizes
 from runtime.metadata import ModelMetadata
-from runtime.preprocess import padded_size, typical_sizes
 from runtime.transforms import CenterCrop, Fit, FixShapeResize, Pad, Resize, Size, Step, final_size, is_resize
 
 PACKAGES = ("maskrcnn-deploy", "mmdet", "mmengine", "mmcv", "mmcv-lite", "torch", "onnx", "onnxsim")

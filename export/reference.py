@@ -1,7 +1,7 @@
 """``python -m export.reference [CONFIG CHECKPOINT]``: record what the unpatched PyTorch model finds in images.
 
-The ``.npz`` (``runtime.recording``) is what ``runtime.compare`` and ``runtime.evaluate`` hold a model against on a
-box that has no mmdet.
+The ``.npz`` (``runtime.comparison.recording``) is what ``runtime.compare`` and ``runtime.evaluate`` hold a model
+against on a box that has no mmdet.
 """
 
 import argparse
@@ -22,12 +22,14 @@ from export.api import check_device
 from export.metadata import metadata_from_model
 from export.model import LoadedModel, load_model
 from export.verify import MmdetInference
-from runtime.artifacts import batches
-from runtime.cli import add_images, positive, tracked
-from runtime.detections import Detections, MaskCrop
+from runtime.cli import add_images, positive
+from runtime.comparison.recording import RecordingWriter
+from runtime.comparison.sources import batches
+from runtime.console import tracked
+from runtime.detections import Detections
 from runtime.images import find_images
+from runtime.masks import MaskCrop
 from runtime.metadata import ModelMetadata
-from runtime.recording import RecordingWriter
 
 DEFAULT_OUTPUT = Path("out/reference.npz")
 EXIT_REFUSED = 2

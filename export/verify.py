@@ -25,13 +25,13 @@ from export.dataset import test_pipeline
 from export.model import LoadedModel
 from export.pipeline import RESIZES, built
 from patches.families import family_of
-from patches.operators import DOMAIN
-from runtime.compare import arrays_from_detections
+from runtime.comparison.detections import arrays_from_detections
+from runtime.comparison.difference import DetectionArrays, Difference, Tolerance, compare
 from runtime.detector import Detector
-from runtime.difference import DetectionArrays, Difference, Tolerance, compare
+from runtime.graphs.operators import DOMAIN
+from runtime.host.preprocess import Batch, check_image, prepare
 from runtime.images import read_image
 from runtime.metadata import KEY, ModelMetadata
-from runtime.preprocess import Batch, check_image, prepare
 from runtime.transforms import Fit, FixShapeResize
 
 # Fewer detections than these, over all images, prove little.

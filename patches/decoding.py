@@ -12,8 +12,8 @@ import torch
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from torch import Tensor
 
-from patches.operators import DOMAIN
 from patches.tracing import constant
+from runtime.graphs.operators import DOMAIN
 
 # Of the feature maps of DecodeProposals.
 MAX_LEVELS = 8

@@ -15,8 +15,7 @@ from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask
 from torch import Tensor
 
 from patches.tracing import constant, is_dynamic_size, spatial_size
-
-DOMAIN = "maskrcnn"
+from runtime.graphs.operators import DOMAIN
 
 # The largest k of ``SelectTop``: what the CUDA kernel sorts in shared memory.
 MAX_TOP = 4096

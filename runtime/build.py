@@ -8,31 +8,20 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from runtime.cli import EXIT_OK, EXIT_REFUSED, positive, table_console
+from runtime.cli import EXIT_OK, EXIT_REFUSED, positive
+from runtime.console import table_console
+from runtime.engine.builds import build_engine
 from runtime.engine.config import PRECISIONS, EngineConfig, Shapes
-from runtime.engine.cuda import open_cuda
-from runtime.engine.files import (
-    REBUILD,
-    EngineRequest,
-    Machine,
-    engine_path,
-    ensure_engine,
-)
-from runtime.engine.graph import load_onnx
-from runtime.engine.inspection import count_by_precision, dense_flops, dense_share, layers_from
-from runtime.engine.library import open_library
-from runtime.engine.plugins import load_plugins
+from runtime.engine.files import REBUILD
 from runtime.engine.progress import Monitor, heartbeat
-from runtime.engine.session import EngineSession
 from runtime.engine.sidecar import Sidecar
 
 _MIB = 1 << 20
@@ -42,22 +31,23 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; return its exit status."""
     args = _parse_arguments(argv)
     try:
-        request = _request(args)
-        library = open_library()
-        machine = Machine(library, open_cuda(args.device_index), load_plugins(args.plugins, library.tensorrt))
-        _say(_described(machine))
+        keywords = _keywords(args)
         with _progress(args.verbose) as monitor:
-            echo = _say if args.verbose else None
-            sidecar = ensure_engine(request, machine, args.rebuild, monitor=monitor, echo=echo, notify=_say)
-        sidecar = _inspected(request, machine, sidecar)
+            built = build_engine(
+                **keywords,
+                monitor=monitor,
+                echo=_say if args.verbose else None,
+                notify=_say,
+            )
     except (OSError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_REFUSED
-    _print_report(request.engine, sidecar)
+    _print_report(built.path, built.sidecar)
     return EXIT_OK
 
 
-def _request(args: argparse.Namespace) -> EngineRequest:
+def _keywords(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what ``build_engine`` is asked for."""
     height, width = _size_ranges(args.size)
     config = EngineConfig(
         batch=tuple(args.batch),
@@ -68,47 +58,17 @@ def _request(args: argparse.Namespace) -> EngineRequest:
         workspace_mib=args.workspace,
         tactic_sources=_tactic_sources(args.tactic_sources),
     )
-    engine = args.output or engine_path(args.model)
-    return EngineRequest(
-        onnx=args.model,
-        engine=engine,
-        config=config,
-        plan=args.plan,
-        use_plan=not args.no_plan,
-        timing_cache=args.timing_cache,
-    )
-
-
-def _described(machine: Machine) -> str:
-    device = machine.cuda.device()
-    plugins = (
-        f"plugins {machine.plugins.path}" if machine.plugins else "no plugin library: standard operators only"
-    )
-    return f"{machine.library.tensorrt.name}, {device['name']} ({device['compute_capability']}), {plugins}"
-
-
-def _inspected(request: EngineRequest, machine: Machine, sidecar: Sidecar) -> Sidecar:
-    """Load the engine, which proves that it can be, and add what is in it to the sidecar."""
-    if "layers" in sidecar.build:
-        return sidecar
-    with EngineSession(request.engine.read_bytes(), library=machine.library, cuda=machine.cuda) as session:
-        layers = layers_from(session.layer_information())
-    best = {
-        name: limits[1]
-        for name, limits in (("height", sidecar.config.height), ("width", sidecar.config.width))
-        if limits
+    return {
+        "model": args.model,
+        "engine": args.output,
+        "config": config,
+        "plan": args.plan,
+        "use_plan": not args.no_plan,
+        "timing_cache": args.timing_cache,
+        "plugins": args.plugins,
+        "device_index": args.device_index,
+        "rebuild": args.rebuild,
     }
-    flops = dense_flops(load_onnx(request.onnx), best)
-    shares = {p: round(dense_share(layers, flops, p), 4) for p in ("fp16", "fp32")}
-    figures = {
-        "layers": len(layers),
-        "layers_by_precision": count_by_precision(layers),
-        "dense_flops_share": shares,
-    }
-    inspected = replace(sidecar, build={**sidecar.build, **figures})
-    if Sidecar.load(request.engine) == sidecar:  # and not of an engine that was built meanwhile
-        inspected.save(request.engine)
-    return inspected
 
 
 @contextmanager

@@ -1,28 +1,15 @@
-"""What the command lines share: argument types, the options of a backend, progress, tables."""
+"""What the command lines share: argument types, exit codes, the options of a backend."""
 
 import argparse
-import json
-import math
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, TypeVar, Union
+from typing import Any, Union
 
-from rich.console import Console
-from rich.progress import Progress
-
-from runtime.backends import backend_name
-from runtime.engine.sidecar import write_whole
-from runtime.recording import SUFFIX
-
-Item = TypeVar("Item")
+from runtime.backends import backend_name, supported_options
+from runtime.comparison.recording import SUFFIX
 
 # `examples` lies beside `runtime`, in the repository as in an installation.
 DEFAULT_IMAGES = Path(__file__).resolve().parent.parent / "examples" / "images"
 EXIT_OK, EXIT_DIFFERENT, EXIT_REFUSED = 0, 1, 2
-# Without a terminal, rich assumes 80 columns and folds tables.
-_WIDTH_WITHOUT_TERMINAL = 140
 
 
 def positive(text: str) -> int:
@@ -61,7 +48,7 @@ def add_images(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add how models run: ``--batch``, ``--device``, ``--threads``."""
+    """Add how models run: ``--batch``, ``--device``, ``--threads``, ``--host``."""
     parser.add_argument("--batch", type=positive, default=1, help="images at once (default: %(default)s)")
     # Named, so that `auto` means onnxruntime for an ONNX even where TensorRT is: it is compared with its engine.
     parser.add_argument(
@@ -70,49 +57,25 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=positive, help="CPU threads of onnxruntime (default: as many as there are cores)"
     )
+    add_host(parser)
+
+
+def add_host(parser: argparse.ArgumentParser) -> None:
+    """Add ``--host``."""
+    parser.add_argument(
+        "--host",
+        action="store_true",
+        help="prepare images and paste masks on the CPU, where an engine would have the GPU do it",
+    )
 
 
 def backend_options(model: Union[str, Path], backend: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Return what the model's backend takes of ``add_run_options``; nothing for a recording or an engine.
+    """Return what the model's backend takes of ``add_run_options``; nothing for a recording.
 
     Raises:
         ValueError: no backend reads the model.
     """
-    if Path(model).suffix.lower() == SUFFIX or backend_name(model, backend, args.device) == "tensorrt":
+    if Path(model).suffix.lower() == SUFFIX:
         return {}
-    return {"device": args.device, "threads": args.threads}
-
-
-def tracked(items: Iterable[Item], total: int, description: str) -> Iterator[Item]:
-    """Yield the items with a progress bar on a terminal's standard error."""
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        yield from progress.track(items, total=total, description=description)
-
-
-@contextmanager
-def status(text: str) -> Iterator[Callable[[str], None]]:
-    """Show a line while something runs, on a terminal's standard error; yields what changes it."""
-    if not sys.stderr.isatty():
-        yield lambda text: None
-        return
-    with Console(stderr=True).status(text) as shown:
-        yield shown.update
-
-
-def table_console() -> Console:
-    """Return the console for tables on standard output."""
-    return Console(width=None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL, highlight=False)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a report, under its name only when it is whole. NaN is written as null, which JSON has."""
-    text = json.dumps(_finite(content), indent=1, allow_nan=False) + "\n"
-    write_whole(path, text.encode("utf-8"))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    name = backend_name(model, backend, args.device)
+    return supported_options(name, {"device": args.device, "threads": args.threads})

@@ -8,8 +8,7 @@ part. The exit status is 0, 1 beyond the tolerance, or 2 if nothing could be com
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Optional
 
@@ -17,7 +16,6 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from runtime.artifacts import Artifact, ImageResult, open_artifact
 from runtime.backends import BACKENDS
 from runtime.cli import (
     EXIT_DIFFERENT,
@@ -29,31 +27,14 @@ from runtime.cli import (
     not_negative,
     positive,
     score,
-    table_console,
-    tracked,
-    write_json,
 )
-from runtime.compare_layers import LayerOptions, compare_files, print_layers
-from runtime.detections import Detections
-from runtime.difference import DetectionArrays, Difference, Tolerance, compare_image
+from runtime.comparison.detections import ImageComparison, compare
+from runtime.comparison.difference import Difference, Tolerance
+from runtime.comparison.layer_table import LayerOptions, compare_files, print_layers
+from runtime.console import table_console, tracked, write_json
 from runtime.images import find_images
 
 _NUM_DESCRIBED = 10
-
-
-@dataclass(frozen=True)
-class ImageComparison:
-    """One image's outcome.
-
-    Attributes:
-        image: its path.
-        difference: of the detections.
-        violations: what is beyond the tolerance, in words; empty if nothing is.
-    """
-
-    image: Path
-    difference: Difference
-    violations: tuple[str, ...]
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -68,53 +49,30 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return EXIT_OK if agree else EXIT_DIFFERENT
 
 
-def compare_artifacts(
-    expected: Artifact, found: Artifact, images: Sequence[Path], tolerance: Tolerance
-) -> list[ImageComparison]:
-    """Compare what two artifacts find in image files.
-
-    Raises:
-        ValueError: their classes differ, or an image does not fit.
-        FileNotFoundError: an image is missing.
-    """
-    _check_classes(expected, found)
-    pairs = zip(expected(images), found(images))
-    return [_compared(a, b, tolerance) for a, b in tracked(pairs, len(images), "comparing")]
-
-
-def arrays_from_detections(detections: Detections) -> DetectionArrays:
-    """Return detections as ``compare_image`` takes them; masks are pasted one at a time."""
-    masks = _PastedMasks(detections) if detections.has_masks else None
-    return DetectionArrays(detections.boxes, detections.scores, detections.labels, masks)
-
-
-class _PastedMasks(Sequence):
-    """(n, H, W) bool masks of which one exists at a time."""
-
-    def __init__(self, detections: Detections) -> None:
-        self._detections = detections
-
-    def __len__(self) -> int:
-        return len(self._detections)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        mask = np.zeros(self._detections.image_size, bool)
-        crop = self._detections.mask_source.crop(index)
-        mask[crop.window] = crop.pixels
-        return mask
-
-
 def _compare_detections(images: Sequence[Path], args: argparse.Namespace) -> bool:
     tolerance = Tolerance(args.box_px, args.score, args.mask, min_score=args.min_score)
-    with ExitStack() as stack:
-        expected = stack.enter_context(_open(args.expected, args.backend_a, args))
-        found = stack.enter_context(_open(args.found, args.backend_b, args))
-        comparisons = compare_artifacts(expected, found, images, tolerance)
-    agree = not any(comparison.violations for comparison in comparisons)
+    comparison = compare(
+        args.expected,
+        args.found,
+        images,
+        tolerance=tolerance,
+        backends=(args.backend_a, args.backend_b),
+        batch=args.batch,
+        host=args.host,
+        options=[
+            backend_options(path, backend, args)
+            for path, backend in ((args.expected, args.backend_a), (args.found, args.backend_b))
+        ],
+        progress=tracked,
+    )
+    comparisons = comparison.images
     _print_report(comparisons, tolerance, args)
+    for side, made_by in (("A", comparison.expected), ("B", comparison.found)):
+        print(f"{side}: results of the {made_by}")
     if args.json:
-        write_json(args.json, _report(comparisons, tolerance, args))
-    return agree
+        ways = {"expected": asdict(comparison.expected), "found": asdict(comparison.found)}
+        write_json(args.json, {**_report(comparisons, tolerance, args), "made_by": ways})
+    return comparison.agrees
 
 
 def _compare_layers(images: Sequence[Path], args: argparse.Namespace) -> bool:
@@ -131,34 +89,6 @@ def _compare_layers(images: Sequence[Path], args: argparse.Namespace) -> bool:
         header = {"expected": args.expected, "found": args.found, "tolerance": options.tolerance}
         write_json(args.json, {**header, **asdict(report)})
     return report.first is None
-
-
-def _open(path: str, backend: str, args: argparse.Namespace) -> Artifact:
-    return open_artifact(path, backend, args.batch, **backend_options(path, backend, args))
-
-
-def _check_classes(expected: Artifact, found: Artifact) -> None:
-    if expected.classes == found.classes:
-        return
-    pairs = enumerate(zip(expected.classes, found.classes))
-    differing = next(
-        (f"label {i} is {a!r} and {b!r}" for i, (a, b) in pairs if a != b), "the first are equal"
-    )
-    raise ValueError(
-        f"classes: expected {expected.name} and {found.name} to have the same, found {len(expected.classes)} and "
-        f"{len(found.classes)}, {differing}; compare models of the same checkpoint"
-    )
-
-
-def _compared(expected: ImageResult, found: ImageResult, tolerance: Tolerance) -> ImageComparison:
-    difference = compare_image(*(arrays_from_detections(side.detections) for side in (expected, found)))
-    problems = [
-        f"{side} is not a result: {result.problem}"
-        for side, result in (("A", expected), ("B", found))
-        if result.problem
-    ]
-    # Where a side has no result, that all detections are missing says nothing more.
-    return ImageComparison(expected.path, difference, tuple(problems or difference.violations(tolerance)))
 
 
 def _statistics(differences: Sequence[Difference]) -> dict[str, Any]:

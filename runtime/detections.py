@@ -3,42 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Optional, Protocol
+from typing import Optional
 
 import numpy as np
 
-
-@dataclass(frozen=True, eq=False)
-class MaskCrop:
-    """A binary mask, without the empty part of the image around it.
-
-    Attributes:
-        pixels: (h, w) bool; may be empty.
-        top, left: where it lies in the image, px.
-    """
-
-    pixels: np.ndarray
-    top: int
-    left: int
-
-    @property
-    def window(self) -> tuple[slice, slice]:
-        """The rows and columns of the image that ``pixels`` covers."""
-        height, width = self.pixels.shape
-        return slice(self.top, self.top + height), slice(self.left, self.left + width)
-
-
-class MaskSource(Protocol):
-    """Where the masks of n detections come from, one at a time.
-
-    A source that has COCO's run lengths already returns them from ``rle(index)``, in the form of ``Detections.rle``.
-    """
-
-    def crop(self, index: int) -> MaskCrop:
-        """Return mask ``index`` at the original image's resolution."""
-
-    def select(self, keep: np.ndarray) -> "MaskSource":
-        """Return the source of the masks at ``keep`` ((n,) bool or indices)."""
+from runtime.masks import MaskCrop, MaskSource
+from runtime.rle import rle_from_crop
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +78,8 @@ class Detections:
         """
         if self.mask_source is None:
             raise ValueError(
-                "masks: expected a model with masks, found one exported with `--masks none`; "
-                "check has_masks first, or export again with `python -m export.maskrcnn --masks crop`"
+                "masks: expected a model with masks, found one without a mask head; check has_masks first, or use a "
+                "model that has one (Mask R-CNN)"
             )
         source = self.mask_source
         return (source.crop(index) for index in range(len(self)))
@@ -122,8 +92,6 @@ class Detections:
         Raises:
             ValueError: the model has no mask head.
         """
-        from runtime.rle import rle_from_crop
-
         crops = self.mask_crops()
         rle = getattr(self.mask_source, "rle", None)
         if rle is not None:

@@ -10,9 +10,9 @@ import numpy as np
 
 from runtime.backends import load_backend
 from runtime.detections import Detections
+from runtime.host.preprocess import check_image
 from runtime.metadata import ModelMetadata
 from runtime.pipeline import FileResult, detect_files, in_threads, run_batches
-from runtime.preprocess import check_image
 from runtime.runner import Timings
 
 
@@ -33,6 +33,7 @@ class Detector:
         backend: str = "auto",
         *,
         batch_size: Optional[int] = None,
+        host: bool = False,
         **options: Any,
     ) -> None:
         """Load the model.
@@ -42,6 +43,7 @@ class Detector:
             backend: ``onnxruntime``; ``tensorrt``, which builds an ONNX's engine on first use; or ``auto``: TensorRT
                 for an engine, and for an ONNX where TensorRT and a GPU are there.
             batch_size: most images that run at once; None runs a call's images in one batch.
+            host: have images prepared and masks pasted on the CPU, where a GPU could do it too.
             options: the backend's: ``device``, ``providers`` and ``threads`` for onnxruntime; ``plugins``, ``config``,
                 ``rebuild``, ``device_index``, ``cuda_graphs`` for TensorRT.
 
@@ -55,7 +57,7 @@ class Detector:
         self.batch_size = batch_size
         self.backend = load_backend(model, backend, batch=batch_size, **options)
         try:
-            self._runner = self.backend.new_runner()
+            self._runner = self.backend.new_runner(host=host)
         except BaseException:
             self.backend.close()
             raise
@@ -69,6 +71,16 @@ class Detector:
     def device_failure(self) -> str:
         """Why images are not prepared and masks not encoded on the GPU; empty if they are."""
         return self._runner.device_failure
+
+    @property
+    def path(self) -> str:
+        """``device`` where images are prepared and masks encoded on the GPU, else ``host``."""
+        return "host" if self.device_failure else "device"
+
+    @property
+    def notes(self) -> list[str]:
+        """What runs more slowly than it could, and why."""
+        return self.backend.notes
 
     def __call__(self, images: Sequence[np.ndarray], timings: Timings = None) -> list[Detections]:
         """Detect objects.
@@ -118,6 +130,7 @@ class Detector:
         min_score: float = 0.0,
         threads: Optional[int] = None,
         keep_images: bool = False,
+        check_outputs: bool = False,
         timings: Timings = None,
     ) -> Iterator[FileResult]:
         """Yield what is found in image files, in their order; see ``runtime.pipeline.detect_files``.
@@ -133,6 +146,7 @@ class Detector:
             min_score=min_score,
             threads=threads,
             keep_images=keep_images,
+            check_outputs=check_outputs,
             timings=timings,
         )
 

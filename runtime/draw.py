@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from runtime.detections import Detections, MaskCrop
+from runtime.detections import Detections
+from runtime.masks import MaskCrop
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _MASK_OPACITY = 0.4

@@ -10,77 +10,30 @@ figures has to know (classes without a category, objects without a mask) is said
 
 import argparse
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Optional
 
 from rich.table import Table
 from rich.text import Text
 
-from runtime.annotations import Identity
-from runtime.artifacts import Artifact, open_artifact
 from runtime.backends import BACKENDS
-from runtime.cli import (
-    EXIT_DIFFERENT,
-    EXIT_OK,
-    EXIT_REFUSED,
-    add_run_options,
-    backend_options,
-    positive,
-    table_console,
-    tracked,
-    write_json,
-)
-from runtime.coco import (
-    METRICS,
+from runtime.cli import EXIT_DIFFERENT, EXIT_OK, EXIT_REFUSED, add_run_options, backend_options, positive
+from runtime.comparison.average_precision import (
     CocoDataset,
-    average_precision,
     category_ids,
     read_dataset,
-    result_rows,
 )
+from runtime.comparison.evaluation import Evaluation, evaluate_artifact
+from runtime.comparison.recording import SUFFIX
+from runtime.comparison.sources import Artifact, MadeBy, open_artifact
+from runtime.console import table_console, tracked, write_json
 from runtime.files import refuse_inputs
-from runtime.messages import listed
-from runtime.recording import SUFFIX
 
 ANNOTATIONS = "annotations.json"
 _HEADINGS = ("AP", "AP50", "AP75", "small", "medium", "large")
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What an artifact achieved on a dataset.
-
-    Attributes:
-        name: the artifact's.
-        num_images, num_detections: evaluated.
-        average_precision: ``METRICS`` under ``box`` and, with masks, ``mask``; 0 to 1, None without objects.
-        seconds: from reading images to run lengths.
-        model_seconds: of which in the model itself; None for a recording.
-        problems: images for which the model's output was not a result, and why.
-        notes: what the figures leave out.
-    """
-
-    name: str
-    num_images: int
-    num_detections: int
-    average_precision: dict[str, dict[str, Optional[float]]]
-    seconds: float
-    model_seconds: Optional[float]
-    problems: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-    def minus(self, other: "Evaluation") -> dict[str, dict[str, Optional[float]]]:
-        """Return the differences of what both have."""
-        mine, theirs = self.average_precision, other.average_precision
-        return {
-            kind: {name: _minus(mine[kind][name], theirs[kind][name]) for name in METRICS}
-            for kind in mine
-            if kind in theirs
-        }
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -104,81 +57,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return EXIT_DIFFERENT if any(evaluation.problems for evaluation in evaluations) else EXIT_OK
 
 
-def evaluate(artifact: Artifact, dataset: CocoDataset) -> Evaluation:
-    """Run an artifact over a dataset, image by image, and measure its average precision.
-
-    Raises:
-        ValueError: the classes are not the dataset's, or an image cannot be read or does not fit the model.
-        RuntimeError: pycocotools is not installed.
-    """
-    categories = category_ids(artifact.classes, dataset)
-    rows, problems, other_sizes = [], [], []
-    start = time.perf_counter()
-    results = artifact([image.path for image in dataset.images])
-    for image, result in zip(dataset.images, tracked(results, len(dataset.images), artifact.name)):
-        if result.problem:
-            problems.append(f"{result.path.name}: {result.problem}")
-        if image.size not in (None, tuple(result.detections.image_size)):
-            other_sizes.append(image.path.name)
-        kept = result.detections.filter(artifact.metadata.score_threshold)
-        rows += result_rows(kept, image.image_id, categories)
-    seconds = time.perf_counter() - start
-    values, notes = _measured(artifact, dataset, categories, rows)
-    return Evaluation(
-        name=artifact.name,
-        num_images=len(dataset.images),
-        num_detections=len(rows),
-        average_precision=values,
-        seconds=seconds,
-        model_seconds=artifact.model_seconds,
-        problems=tuple(problems),
-        notes=(*notes, *_notes_on_sizes(other_sizes if "mask" in values else [])),
-    )
-
-
-def _measured(
-    artifact: Artifact, dataset: CocoDataset, categories: Sequence[Optional[Identity]], rows: Sequence[dict]
-) -> tuple[dict[str, dict[str, Optional[float]]], tuple[str, ...]]:
-    """Return the average precision, and what it leaves out; masks count where every object has one."""
-    shared = [identity for identity in categories if identity is not None]
-    objects = dataset.annotations_of(set(shared))
-    num_without = sum("segmentation" not in annotation for annotation in objects)
-    has_masks = artifact.metadata.masks != "none"
-    values = average_precision(
-        dataset.truth,
-        rows,
-        masks=has_masks and not num_without,
-        image_ids=[image.image_id for image in dataset.images],
-        category_ids=shared,
-    )
-    notes = list(_notes_on_classes(artifact, dataset, categories))
-    if has_masks and num_without:
-        notes.append(f"no AP of masks: {num_without} of {len(objects)} objects are annotated without one")
-    return values, tuple(notes)
-
-
-def _notes_on_classes(
-    artifact: Artifact, dataset: CocoDataset, categories: Sequence[Optional[Identity]]
-) -> Iterator[str]:
-    missing = [name for name, identity in zip(artifact.classes, categories) if identity is None]
-    if missing:
-        yield (
-            f"AP over {len(categories) - len(missing)} of {len(categories)} classes: no category of the annotations is "
-            f"named {listed(missing)}"
-        )
-    others = [c["name"] for c in dataset.truth["categories"] if c["name"] not in artifact.classes]
-    if others:
-        yield f"categories that the model has not are left out: {listed(others)}"
-
-
-def _notes_on_sizes(names: Sequence[str]) -> Iterator[str]:
-    if names:
-        yield (
-            f"{len(names)} images have another size than the annotations say, and none of their masks matches: "
-            f"{listed(names)}"
-        )
-
-
 def _open_all(args: argparse.Namespace, stack: ExitStack) -> list[Artifact]:
     """Open the artifacts; recordings first, so that a damaged one is refused before a model is loaded or built."""
     order = sorted(enumerate(args.artifacts), key=lambda item: Path(item[1]).suffix.lower() != SUFFIX)
@@ -189,12 +67,13 @@ def _open_all(args: argparse.Namespace, stack: ExitStack) -> list[Artifact]:
 def _evaluate_all(artifacts: Sequence[Artifact], dataset: CocoDataset) -> list[Evaluation]:
     """Evaluate in order, but recordings first: one that lacks an image is refused before a model has run."""
     order = sorted(range(len(artifacts)), key=lambda index: artifacts[index].model_seconds is not None)
-    evaluations = {index: evaluate(artifacts[index], dataset) for index in order}
+    evaluations = {index: evaluate_artifact(artifacts[index], dataset, tracked) for index in order}
     return [evaluations[index] for index in range(len(artifacts))]
 
 
 def _open(path: str, args: argparse.Namespace) -> Artifact:
-    return open_artifact(path, args.backend, args.batch, **backend_options(path, args.backend, args))
+    options = backend_options(path, args.backend, args)
+    return open_artifact(path, args.backend, args.batch, host=args.host, **options)
 
 
 def _check_classes(artifact: Artifact, dataset: CocoDataset) -> None:
@@ -216,10 +95,6 @@ def _dataset(args: argparse.Namespace) -> CocoDataset:
             "found neither"
         )
     return read_dataset(annotations, folder, args.limit)
-
-
-def _minus(a: Optional[float], b: Optional[float]) -> Optional[float]:
-    return None if a is None or b is None else a - b
 
 
 def _report(evaluations: Sequence[Evaluation], dataset: CocoDataset) -> dict:
@@ -255,6 +130,8 @@ def _print_report(evaluations: Sequence[Evaluation], dataset: CocoDataset) -> No
     table_console().print(table)
     for note in dataset.notes:
         print(f"note: {note}", file=sys.stderr)
+    for evaluation in evaluations:
+        print(f"{evaluation.name}: results of the {MadeBy(evaluation.path, evaluation.path_reason)}")
     for evaluation in evaluations:
         for note in evaluation.notes:
             print(f"{evaluation.name}: note: {note}", file=sys.stderr)

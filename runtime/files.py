@@ -78,6 +78,15 @@ def sha256_of(path: PathLike) -> str:
     return digest.hexdigest()
 
 
+def file_identity(path: PathLike) -> Optional[tuple[int, ...]]:
+    """Return what changes when a file is written or replaced; None without a file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def refuse_inputs(output: PathLike, inputs: Iterable[PathLike]) -> None:
     """Refuse to write over what is read. Links, and files that do not exist yet, are seen through.
 

@@ -24,7 +24,7 @@ def read_image(path: Union[str, Path], load: Load = IN_COLOR) -> np.ndarray:
 
     Returns:
         uint8: (H, W, 3) BGR for the color types of that name, (H, W) for the grey ones, and what is in the file for
-        ``unchanged``. ``load.to_float32`` is left to ``runtime.preprocess``.
+        ``unchanged``. ``load.to_float32`` is left to ``runtime.host.preprocess``.
 
     Raises:
         OSError: the file cannot be read.

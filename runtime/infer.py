@@ -1,6 +1,6 @@
 """Detect objects in image files: ``python -m runtime.infer [SOURCE ...]``.
 
-Prints a table, and writes overlays (PNG) and COCO results (JSON; see ``runtime.results``). The exit status is
+Prints a table, and writes overlays (PNG) and COCO results (JSON; see ``runtime.coco_writer``). The exit status is
 0, 1 if images were skipped because they cannot be read, or 2 if nothing could be done.
 """
 
@@ -20,13 +20,14 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from runtime.backends import BACKENDS, backend_name
-from runtime.cli import DEFAULT_IMAGES, positive, score, table_console, tracked
+from runtime.backends import BACKENDS, backend_name, supported_options
+from runtime.cli import DEFAULT_IMAGES, add_host, positive, score
+from runtime.coco_writer import IMAGES, RESULTS, ResultsWriter
+from runtime.console import table_console, tracked
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.draw import draw_detections
 from runtime.images import find_images
-from runtime.results import IMAGES, RESULTS, ResultsWriter
 
 DEFAULT_MODEL = Path("out") / "maskrcnn.onnx"
 EXIT_OK, EXIT_SKIPPED, EXIT_ERROR = 0, 1, 2
@@ -85,10 +86,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _backend_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options that were given; the backend refuses those that it has not got."""
-    options = {name: getattr(args, name) for name in ("device", "threads", "plugins", "rebuild")}
-    if backend_name(args.model, args.backend, args.device) == "tensorrt":
-        options["notify"] = lambda line: print(line, file=sys.stderr, flush=True)
-    return options
+    options = {name: getattr(args, name) for name in ("device", "host", "threads", "plugins", "rebuild")}
+    name = backend_name(args.model, args.backend, args.device)
+    return {
+        **options,
+        **supported_options(name, {"notify": lambda line: print(line, file=sys.stderr, flush=True)}),
+    }
 
 
 def overlay_paths(paths: Sequence[Path], folder: Path) -> list[Path]:
@@ -114,7 +117,7 @@ def _process(
     paths: Sequence[Path], overlays: Sequence[Path], detector: Detector, args: argparse.Namespace
 ) -> Report:
     """Stream the files through the detector, and write what it finds."""
-    report = Report(notes=_notes(detector))
+    report = Report()
     start = time.perf_counter()
     with ResultsWriter(args.out, detector.metadata.classes) as results:
         found = detector.detect_files(
@@ -137,15 +140,8 @@ def _process(
                 with report.stage("overlays"):
                     _write_overlay(overlays[result.index], result.image, shown)
     report.seconds = time.perf_counter() - start
+    report.notes = detector.notes
     return report
-
-
-def _notes(detector: Detector) -> list[str]:
-    """Return what TensorRT does more slowly than it could, and why."""
-    graph_failure = getattr(detector.backend, "cuda_graph_failure", None)
-    if graph_failure is None or not detector.device_failure:
-        return []
-    return [f"images prepared and masks pasted on the CPU: {detector.device_failure}"]
 
 
 def _write_overlay(path: Path, image: np.ndarray, detections: Detections) -> None:
@@ -248,6 +244,7 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         "--threads", type=positive, help="CPU threads of the model (default: as many as there are cores)"
     )
     parser.add_argument("--batch", type=positive, default=1, help="images at once (default: %(default)s)")
+    add_host(parser)
     parser.add_argument(
         "--score", type=score, default=0.3, help="least score in table and overlays (default: %(default)s)"
     )

@@ -194,10 +194,11 @@ def _from_format_1(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _step_of_rule(rule: str, size: Sequence[int]) -> Step:
     """Return the step of a resize rule of format 1, whose size is (height, width)."""
+    height, width = size
     if rule == "fit":
-        return Fit(tuple(size))
+        return Fit((height, width))
     if rule in ("keep_ratio", "stretch"):
-        return Resize(scale=tuple(size)[::-1], keep_ratio=rule == "keep_ratio")
+        return Resize(scale=(width, height), keep_ratio=rule == "keep_ratio")
     raise ValueError(f"rule: expected fit, keep_ratio or stretch, found {rule!r}")
 
 

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +14,7 @@ import numpy as np
 
 from runtime.detections import Detections
 from runtime.images import IN_COLOR, read_image
-from runtime.runner import Pending, Runner, Timings
+from runtime.runner import Pending, Runner, Timings, add_timings
 from runtime.transforms import Load
 
 Item = TypeVar("Item")
@@ -31,6 +31,8 @@ class FileResult:
         path: of the file.
         detections: what was found; None where the file was skipped.
         error: why it was skipped, naming the file; empty where it was not.
+        cause: the exception behind ``error``.
+        problem: why the model's output for it is not a result (NaN, a label without a class), in words; else empty.
         image: (H, W, 3) uint8 BGR pixels, where they were asked for.
     """
 
@@ -39,6 +41,8 @@ class FileResult:
     detections: Optional[Detections] = None
     error: str = ""
     image: Optional[np.ndarray] = None
+    cause: Optional[Exception] = None
+    problem: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +55,12 @@ class _ReadFile:
     error: str
     image: Optional[np.ndarray]
     milliseconds: float
+    cause: Optional[Exception]
 
-    def result(self, detections: Optional[Detections]) -> FileResult:
-        return FileResult(self.index, self.path, detections, self.error, self.image)
+    def result(self, detections: Optional[Detections], problem: str) -> FileResult:
+        return FileResult(
+            self.index, self.path, detections, self.error, self.image, cause=self.cause, problem=problem
+        )
 
 
 def num_cores() -> int:
@@ -71,6 +78,7 @@ def detect_files(
     min_score: float = 0.0,
     threads: Optional[int] = None,
     keep_images: bool = False,
+    check_outputs: bool = False,
     timings: Timings = None,
 ) -> Iterator[FileResult]:
     """Yield what is found in image files, in their order.
@@ -85,6 +93,8 @@ def detect_files(
         min_score: detections below it are left out.
         threads: that read and decode; None: as many as there are cores.
         keep_images: return the pixels with the results.
+        check_outputs: an image for which the model's output is not a result, NaN in a mask's probabilities included,
+            has no detections and says so in ``problem``.
         timings: if given, milliseconds are added: ``read``, the sum over the threads, and those of ``Pending.result``.
 
     Raises:
@@ -100,27 +110,27 @@ def detect_files(
     )
     try:
         groups = ((group, [f.staged for f in group if not f.error]) for group in _groups(files, batch_size))
-        for group, found in run_batches(runner, groups, min_score, timings):
-            detections = iter(found)
+        for group, found, problems in _run(runner, groups, min_score, timings, check_outputs):
+            results = iter(enumerate(found))
             for file in group:
-                if timings is not None:
-                    timings["read"] = timings.get("read", 0.0) + file.milliseconds
-                yield file.result(None if file.error else next(detections))
+                add_timings(timings, {"read": file.milliseconds})
+                index, detections = (-1, None) if file.error else next(results)
+                yield file.result(detections, problems.get(index, ""))
     finally:
         files.close()
 
 
 def _read(runner: Runner, index: int, path: Path, load: Load, keep_image: bool) -> _ReadFile:
     start = time.perf_counter()
-    staged, image, problem = None, None, ""
+    staged, image, problem, cause = None, None, "", None
     try:
         image = read_image(path, load)
         staged = runner.stage(image)
     except (OSError, ValueError) as error:
         problem = str(error) if str(path) in str(error) else f"{path}: {error}"
-        image = None
+        image, cause = None, error
     spent = (time.perf_counter() - start) * 1e3
-    return _ReadFile(index, path, staged, problem, image if keep_image else None, spent)
+    return _ReadFile(index, path, staged, problem, image if keep_image else None, spent, cause)
 
 
 def _groups(files: Iterator[_ReadFile], batch_size: int) -> Iterator[list[_ReadFile]]:
@@ -148,27 +158,44 @@ def run_batches(
         batches: a key and staged images; without images, nothing is run.
         min_score, timings: see ``Runner.submit`` and ``Pending.result``.
     """
+    for key, found, _ in _run(runner, batches, min_score, timings, check=False):
+        yield key, found
+
+
+def _run(
+    runner: Runner,
+    batches: Iterable[tuple[Key, Sequence[Any]]],
+    min_score: float,
+    timings: Timings,
+    check: bool,
+) -> Iterator[tuple[Key, list[Detections], dict[int, str]]]:
+    """Yield each batch's key, detections, and problems by index; with ``check`` these are raised by none."""
     under_way: deque[tuple[Key, Optional[Pending]]] = deque()
     for key, staged in batches:
         oldest = None
         if len(under_way) == runner.num_slots:
-            oldest = _collected(under_way.popleft(), timings)
-        under_way.append((key, runner.submit(staged, min_score) if staged else None))
+            oldest = _collected(under_way.popleft(), timings, check)
+        pending = runner.submit(staged, min_score, check_masks=check) if staged else None
+        under_way.append((key, pending))
         if oldest is not None:
             # Only now, so that the device has something to do while the caller looks at it.
             yield oldest
     while under_way:
-        yield _collected(under_way.popleft(), timings)
+        yield _collected(under_way.popleft(), timings, check)
 
 
-def _collected(batch: tuple[Key, Optional[Pending]], timings: Timings) -> tuple[Key, list[Detections]]:
+def _collected(
+    batch: tuple[Key, Optional[Pending]], timings: Timings, check: bool
+) -> tuple[Key, list[Detections], dict[int, str]]:
     key, pending = batch
-    return key, [] if pending is None else pending.result(timings)
+    problems: dict[int, str] = {}
+    found = [] if pending is None else pending.result(timings, problems if check else None)
+    return key, found, problems
 
 
 def in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int, ahead: int
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield ``function(item)`` for each item, in order, computed in threads, at most ``ahead`` of them in advance."""
     iterator = iter(items)
     with ThreadPoolExecutor(threads) as pool:

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from runtime.artifacts import open_artifact, record
 from runtime.backends import BACKENDS
-from runtime.cli import EXIT_OK, EXIT_REFUSED, add_images, add_run_options, backend_options, tracked
+from runtime.cli import EXIT_OK, EXIT_REFUSED, add_images, add_run_options, backend_options
+from runtime.comparison.sources import open_artifact, record
+from runtime.console import tracked
 from runtime.images import find_images
 
 
@@ -22,7 +23,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     try:
         images = find_images(args.images)
         options = backend_options(args.model, args.backend, args)
-        with open_artifact(args.model, args.backend, args.batch, **options) as artifact:
+        with open_artifact(args.model, args.backend, args.batch, host=args.host, **options) as artifact:
             results = record(artifact, images, args.output)
             num_detections = sum(len(r.detections) for r in tracked(results, len(images), "recording"))
     except (OSError, ValueError, RuntimeError) as error:

@@ -8,7 +8,7 @@ from typing import Union
 import cv2
 import numpy as np
 
-from runtime.detections import MaskCrop
+from runtime.masks import MaskCrop
 
 # pycocotools shifts C ints while it unpacks a run: longer ones than this come out as something else.
 MAX_PIXELS = 1 << 29

@@ -1,31 +1,46 @@
-"""What gets batches of images through a model, and the one that does so on the host."""
+"""What a loaded model is, and what gets batches of images through it: protocols."""
 
-import os
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, Optional, Protocol
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol, Union
 
 import numpy as np
 
 from runtime.detections import Detections
-from runtime.forks import check_process
 from runtime.metadata import ModelMetadata
-from runtime.postprocess import detections_from_outputs
-from runtime.preprocess import Batch, check_image, network_size, prepare
+
+if TYPE_CHECKING:
+    import onnx
 
 Timings = Optional[dict[str, float]]
+Problems = Optional[dict[int, str]]
+Feeds = Mapping[str, np.ndarray]
+# Runs one model of any inputs and outputs; where it has a method `close`, that is called when the model is done with.
+LayerRunner = Callable[[Feeds], Mapping[str, np.ndarray]]
+# Makes the runner of a model in memory.
+LayerRunnerFactory = Callable[["onnx.ModelProto"], LayerRunner]
+
+
+def add_timings(timings: Timings, spent: Mapping[str, float]) -> None:
+    """Add the ms of stages to ``timings``, if there are any."""
+    if timings is not None:
+        for stage, milliseconds in spent.items():
+            timings[stage] = timings.get(stage, 0.0) + milliseconds
 
 
 class Pending(Protocol):
     """A batch under way."""
 
-    def result(self, timings: Timings = None) -> list[Detections]:
-        """Wait for the detections, one ``Detections`` per image; ``timings`` gets the stages' ms added.
+    def result(self, timings: Timings = None, problems: Problems = None) -> list[Detections]:
+        """Wait for the detections, one ``Detections`` per image.
+
+        Args:
+            timings: if given, the stages' ms are added.
+            problems: if given, an image for which the model's output is not a result (NaN, a label without a class)
+                counts as one without detections, and its index in the batch gets the reason.
 
         Raises:
-            RuntimeError: the device failed, or the model's output is none.
+            RuntimeError: the device failed, or the model's output is no result and ``problems`` is None.
         """
 
 
@@ -51,8 +66,14 @@ class Runner(Protocol):
             ValueError: it does not fit into the model's fixed size.
         """
 
-    def submit(self, staged: Sequence[Any], min_score: float = 0.0) -> Pending:
-        """Put one or more staged images on their way; detections below ``min_score`` are left out.
+    def submit(self, staged: Sequence[Any], min_score: float = 0.0, *, check_masks: bool = False) -> Pending:
+        """Put one or more staged images on their way.
+
+        Args:
+            staged: what ``stage`` returned.
+            min_score: detections below it are left out.
+            check_masks: look for NaN among the masks' probabilities, which pasting makes an empty mask of; on a device
+                that takes a copy of them.
 
         Raises:
             ValueError: a size that the model does not take.
@@ -64,7 +85,7 @@ class Runner(Protocol):
 
 
 class ArrayModel(Protocol):
-    """The part of ``runtime.backends.Backend`` that the host needs."""
+    """The part of ``Backend`` that the host needs."""
 
     metadata: ModelMetadata
 
@@ -72,80 +93,88 @@ class ArrayModel(Protocol):
         """See ``Backend.run``."""
 
 
-class HostRunner:
-    """Prepares images on the CPU, in a thread, while the model runs the batch before; masks are pasted on demand."""
+class Backend(Protocol):
+    """A loaded model.
 
-    num_slots = 2
-    num_stagers = 1
-    largest_batch: Optional[int] = None
+    Attributes:
+        name: of the backend.
+        metadata: the model's facts.
+    """
 
-    def __init__(self, model: ArrayModel, device_failure: str) -> None:
-        self.device_failure = device_failure
-        self._is_closed = False
-        self._model = model
-        self._process, self._preparing = os.getpid(), _new_thread()
+    name: str
 
-    def stage(self, image: np.ndarray) -> np.ndarray:
-        """Return the image, having checked that it fits; see ``Runner.stage``."""
-        check_image(image, metadata=self._model.metadata)
-        network_size(image.shape[0], image.shape[1], self._model.metadata)
-        return image
+    metadata: ModelMetadata
 
-    def submit(self, staged: Sequence[np.ndarray], min_score: float = 0.0) -> "HostBatch":
-        """Begin to prepare a batch; see ``Runner.submit``."""
-        if self._is_closed:
-            raise RuntimeError("model: expected an open one, found it closed; make a new Detector")
-        spent: dict[str, float] = {}
-        prepared = self._thread().submit(_prepare, staged, self._model.metadata, spent)
-        return HostBatch(self._model, prepared, min_score, spent)
+    def run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarray]:
+        """Run one batch.
 
-    def _thread(self) -> ThreadPoolExecutor:
-        """Return the thread of this process: a forked one has none of its parent's."""
-        if self._process != os.getpid():
-            self._preparing = _new_thread()
-            self._process = os.getpid()
-        return self._preparing
+        Args:
+            images: (B, 3, H, W) float32, normalised and padded, B at least 1.
+            image_sizes: (B, 2) float32, each image's (height, width) inside its padding, px.
+
+        Returns:
+            ``num_dets`` (B,) int32, ``dets`` (B, K, 5) float32, ``labels`` (B, K) int32, and unless
+            ``metadata.masks`` is ``none``, ``masks``: (B, K, m, m) float32 or (B, K, H, W) uint8. The arrays
+            are the caller's: a later ``run`` does not change them.
+
+        Raises:
+            ValueError: arrays of another rank, dtype or size.
+        """
+
+    def new_runner(self, *, host: bool = False) -> Runner:
+        """Return what takes images instead of arrays; close it before the backend.
+
+        Args:
+            host: have images prepared and masks pasted on the CPU; else it is the fastest way that there is.
+        """
+
+    @property
+    def notes(self) -> list[str]:
+        """What runs more slowly than it could, and why."""
 
     def close(self) -> None:
-        """End the thread."""
-        self._is_closed = True
-        if self._process == os.getpid():
-            self._preparing.shutdown()
+        """Release the model. Calling it again does nothing; ``run`` raises afterwards."""
 
 
-class HostBatch:
-    """A batch of ``HostRunner``; fulfils ``Pending``."""
+class BackendModule(Protocol):
+    """What a module of ``runtime.backends`` declares.
 
-    def __init__(
-        self, model: ArrayModel, prepared: "Future[Batch]", min_score: float, spent: dict[str, float]
-    ) -> None:
-        self._model, self._prepared, self._min_score, self._spent = model, prepared, min_score, spent
-        self._process = os.getpid()
+    Attributes:
+        NAME: of the backend.
+        SUFFIXES: of the files that it reads.
+        Options: a frozen dataclass.
+    """
 
-    def result(self, timings: Timings = None) -> list[Detections]:
-        """Run the model; see ``Pending.result``. The stages are ``prepare``, ``engine`` and ``results``."""
-        check_process(self._process, "batch")
-        batch = self._prepared.result()
-        with _timed(self._spent, "engine"):
-            outputs = self._model.run(batch.images, batch.image_sizes)
-        with _timed(self._spent, "results"):
-            found = detections_from_outputs(outputs, batch, self._model.metadata)
-        for stage, milliseconds in self._spent.items() if timings is not None else ():
-            timings[stage] = timings.get(stage, 0.0) + milliseconds
-        return [d.filter(self._min_score) for d in found] if self._min_score > 0 else found
+    NAME: str
+    SUFFIXES: tuple[str, ...]
+    Options: Any
 
+    @staticmethod
+    def open_model(model: Union[str, Path], **options: Any) -> Backend:
+        """Open a model; ``options`` are fields of ``Options``.
 
-def _new_thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        Raises:
+            FileNotFoundError, ValueError, RuntimeError: see ``runtime.backends.load_backend``.
+        """
 
+    @staticmethod
+    def is_usable(device: Optional[str]) -> bool:
+        """Return whether ``auto`` may choose it here, for a device that was named or None."""
 
-def _prepare(images: Sequence[np.ndarray], metadata: ModelMetadata, spent: dict[str, float]) -> Batch:
-    with _timed(spent, "prepare"):
-        return prepare(images, metadata)
+    @staticmethod
+    def ignores(option: str, value: Any) -> bool:
+        """Return whether another backend's option asks nothing of this one."""
 
+    @staticmethod
+    def layers(path: Path, other: Path, batch: int, **options: Any) -> tuple[Any, LayerRunnerFactory]:
+        """Return the ONNX behind a model file, and what runs it with extra outputs.
 
-@contextmanager
-def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    timings[stage] = timings.get(stage, 0.0) + (time.perf_counter() - start) * 1e3
+        Args:
+            path: of the file.
+            other: the file that it is compared with.
+            batch: images that it is run with.
+            options: fields of ``Options``.
+
+        Raises:
+            FileNotFoundError, ValueError, RuntimeError: the ONNX is not to be had, or the backend is not there.
+        """

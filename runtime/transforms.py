@@ -277,7 +277,7 @@ class Pad(Step):
 
     def size(self, height: int, width: int) -> Size:
         """Return the (height, width) in px after the step."""
-        target = (max(height, width),) * 2 if self.to_square else (height, width)
+        target: tuple[int, ...] = (max(height, width),) * 2 if self.to_square else (height, width)
         if self.size_divisor is not None:
             target = tuple(-(-v // self.size_divisor) * self.size_divisor for v in target)
         elif self.shape is not None:
@@ -382,8 +382,8 @@ def is_resize(step: Step) -> bool:
     return isinstance(step, _ResizeStep)
 
 
-def step_to_dict(step: Step) -> dict[str, Any]:
-    """Return the JSON of a step: its name under ``step``, and its fields."""
+def step_to_dict(step: Any) -> dict[str, Any]:
+    """Return the JSON of a ``Step``: its name under ``step``, and its fields."""
     values = {f.name: getattr(step, f.name) for f in fields(step)}
     return {
         "step": _NAMES[type(step)],

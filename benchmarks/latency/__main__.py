@@ -21,7 +21,8 @@ from benchmarks.latency.cases import Options, Results, Side, run_cases
 from benchmarks.latency.plot import draw
 from benchmarks.latency.report import BATCHES, rich_table, sections
 from examples import CHECKPOINT_PATH, CONFIG_PATH
-from runtime.cli import EXIT_DIFFERENT, EXIT_OK, EXIT_REFUSED, positive, table_console
+from runtime.cli import EXIT_DIFFERENT, EXIT_OK, EXIT_REFUSED, positive
+from runtime.console import table_console
 
 # In this order: the reference first.
 SIDES = ("pytorch", "tensorrt", "onnxruntime")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Protocol
 
 from benchmarks.latency.measure import gpu_state
-from runtime.cli import write_json
+from runtime.console import write_json
 
 
 @dataclass(frozen=True)

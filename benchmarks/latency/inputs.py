@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from benchmarks.latency.cases import Options
-from runtime.coco import CocoDataset, read_dataset
+from runtime.comparison.average_precision import CocoDataset, read_dataset
 from runtime.evaluate import ANNOTATIONS
 from runtime.images import read_image
 

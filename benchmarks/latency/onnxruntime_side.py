@@ -10,8 +10,8 @@ from benchmarks.latency.cases import Case, Options
 from benchmarks.latency.inputs import dataset_of, first_paths, large_image, split, whole_batches
 from benchmarks.latency.measure import Stopwatch, repeated
 from benchmarks.latency.outputs import compared_outputs, record_detections
-from runtime.artifacts import load_batch
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
+from runtime.comparison.sources import load_batch
 
 VARIANTS = ("cpu", "cuda")
 _THROUGHPUT_BATCH = 8

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from runtime.artifacts import open_artifact
-from runtime.coco import CocoDataset
-from runtime.compare import compare_artifacts
+from runtime.comparison.average_precision import CocoDataset
+from runtime.comparison.detections import compare_artifacts
+from runtime.comparison.difference import Tolerance
+from runtime.comparison.evaluation import evaluate_artifact as evaluate
+from runtime.comparison.recording import RecordingWriter
+from runtime.comparison.sources import open_artifact
 from runtime.detections import Detections
-from runtime.difference import Tolerance
-from runtime.evaluate import evaluate
 from runtime.metadata import ModelMetadata
-from runtime.recording import RecordingWriter
 
 
 def record_detections(

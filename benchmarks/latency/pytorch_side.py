@@ -28,10 +28,10 @@ from export.metadata import metadata_from_model
 from export.model import load_model
 from export.reference import WholeMasks
 from patches.mmcv_ops import ensure_mmcv_ops
-from runtime.artifacts import load_batch
+from runtime.comparison.sources import load_batch
 from runtime.detections import Detections
+from runtime.host.preprocess import Batch, prepare
 from runtime.images import read_image
-from runtime.preprocess import Batch, prepare
 
 # Shapes that torch.compile compiles for take minutes: these alone.
 COMPILED_BATCHES = (1, 8)

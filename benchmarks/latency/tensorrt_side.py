@@ -16,17 +16,17 @@ from benchmarks.latency.layers import not_dense_share
 from benchmarks.latency.measure import Stopwatch, repeated
 from benchmarks.latency.outputs import compared_outputs, record_detections
 from runtime import build
-from runtime.artifacts import load_batch
+from runtime.comparison.sources import load_batch
+from runtime.cuda.binding import open_cuda
 from runtime.detections import Detections
 from runtime.detector import Detector
-from runtime.engine.cuda import open_cuda
-from runtime.engine.graph import load_onnx
 from runtime.engine.inspection import count_by_precision, dense_flops, layers_from
 from runtime.engine.library import open_library
 from runtime.engine.session import EngineSession
 from runtime.engine.sidecar import Sidecar
+from runtime.graphs.load import load_onnx
+from runtime.host.preprocess import prepare
 from runtime.images import read_image
-from runtime.preprocess import prepare
 
 THREADS = (1, 2, 3)
 _BUSY_STAGES = ("prepare", "engine", "encode")

@@ -28,7 +28,7 @@ from export.verify import Case, MmdetInference, pixel_difference, verify
 from export.zoo.models import one_line
 from patches.families import UnsupportedModelError, family_of
 from patches.mmcv_ops import MissingOperatorError
-from runtime.difference import Difference, Tolerance, compare
+from runtime.comparison.difference import Difference, Tolerance, compare
 
 SIZE = (256, 384)  # the edges of the config's scale are reduced to at most these
 IMAGE_SIZES = (

@@ -1,7 +1,6 @@
 """The results' file: written after every model, so that a run that was stopped goes on where it was."""
 
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 from export.zoo.check import EXACT, MAX_PER_IMG, MAX_PROPOSALS, RESULTS, SIZE, UNBUILDABLE
 from export.zoo.models import NAME_PART, ZooConfig
+from runtime.files import write_whole
 
 PACKAGES = ("mmdet", "mmengine", "mmcv", "mmcv-lite", "torch", "onnx", "onnxsim", "onnxruntime")
 RULE = f"every config that mmdet ships with '{NAME_PART}' in its name"
@@ -48,7 +48,7 @@ class ZooResults:
             ) from error
 
     def write(self, configs: Sequence[ZooConfig]) -> None:
-        """Write the rows, and every config with its model's result, under a temporary name first."""
+        """Write the rows, and every config with its model's result, whole or not at all."""
         content = {
             "rule": RULE,
             "size": list(SIZE),
@@ -60,10 +60,7 @@ class ZooResults:
         }
         text = json.dumps(content, indent=1)
         text = re.sub(r"\n {3,}|\n  (?=[\]}])", " ", text)  # a row per line
-        partial = self.path.with_suffix(".partial")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text + "\n")
-        os.replace(partial, self.path)
+        write_whole(self.path, (text + "\n").encode("utf-8"))
 
     def forget_others(self, keys: Container[str]) -> None:
         """Drop the rows of models that no config has any more."""

@@ -1,25 +1,37 @@
-"""What runs an exported model: each backend is a module here that fulfils ``base.Backend``."""
+"""What runs an exported model. Each backend is a module here and a row of ``NAMES``, loaded when it is named.
 
-import importlib.util
+A module declares ``NAME`` and ``SUFFIXES`` (of the files that it reads), ``Options`` (a frozen dataclass),
+``open_model`` (a path and options -> ``runtime.runner.Backend``), ``is_usable`` (whether ``auto`` may choose it),
+``ignores`` (options of others that ask nothing of it) and ``layers`` (what runs a model with extra outputs).
+"""
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from runtime.backends.base import Backend
+from runtime.runner import Backend, BackendModule
 
-__all__ = ["BACKENDS", "Backend", "backend_name", "load_backend", "tensorrt_is_usable"]
+__all__ = ["BACKENDS", "backend_module", "backend_name", "load_backend", "supported_options"]
 
-BACKENDS = ("auto", "onnxruntime", "tensorrt")
-_ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
-# Options of one backend that the other ignores where they are not set.
-_OF_ONNXRUNTIME = ("device", "providers", "threads")
-_OF_TENSORRT = ("batch", "config", "cuda_graphs", "device_index", "monitor", "notify", "plugins", "rebuild")
+# In the order in which `auto` asks them.
+NAMES = ("tensorrt", "onnxruntime")
+BACKENDS = ("auto", *sorted(NAMES))
+
+
+def backend_module(name: str) -> BackendModule:
+    """Return the module of a backend, one of ``NAMES``."""
+    module: Any = importlib.import_module(f"runtime.backends.{name}")
+    return module
 
 
 def backend_name(model: Union[str, Path], backend: str, device: Optional[str] = None) -> str:
     """Return the backend that runs the model: ``backend``, or what ``auto`` means.
 
-    ``auto`` runs an engine with TensorRT, and an ONNX with TensorRT where it, onnx, the plugin library and a GPU
-    are at hand and no ``device`` is named, otherwise with onnxruntime.
+    ``auto`` takes the one that reads the file; of several, the first that is usable here: an ONNX is run by TensorRT
+    where it, onnx, the plugin library and a GPU are at hand and no ``device`` is named, otherwise by onnxruntime.
 
     Raises:
         ValueError: no such backend, or ``auto`` for a suffix that no backend reads.
@@ -29,30 +41,13 @@ def backend_name(model: Union[str, Path], backend: str, device: Optional[str] = 
     if backend != "auto":
         return backend
     suffix = Path(model).suffix.lower()
-    if suffix in _ENGINE_SUFFIXES:
-        return "tensorrt"
-    if suffix == ".onnx":
-        return "tensorrt" if device is None and tensorrt_is_usable() else "onnxruntime"
-    raise ValueError(
-        f"model {model}: expected a name ending in .onnx or .engine, found {suffix or 'no suffix'!r}; "
-        "rename the file or name its backend, e.g. `--backend onnxruntime`"
-    )
-
-
-def tensorrt_is_usable() -> bool:
-    """Return whether TensorRT, ``onnx`` (to build with), the plugin library and a CUDA device are there."""
-    if any(importlib.util.find_spec(name) is None for name in ("tensorrt", "onnx")):
-        return False
-    from runtime.engine.cuda import open_cuda
-    from runtime.engine.library import open_library
-    from runtime.engine.plugins import find_plugins
-
-    try:
-        open_library()
-        open_cuda()
-        return find_plugins() is not None
-    except (RuntimeError, FileNotFoundError):
-        return False
+    reading = [name for name in NAMES if suffix in backend_module(name).SUFFIXES]
+    if not reading:
+        raise ValueError(
+            f"model {model}: expected a name ending in .onnx or .engine, found {suffix or 'no suffix'!r}; "
+            "rename the file or name its backend, e.g. `--backend onnxruntime`"
+        )
+    return next((name for name in reading[:-1] if backend_module(name).is_usable(device)), reading[-1])
 
 
 def load_backend(model: Union[str, Path], backend: str = "auto", **options: Any) -> Backend:
@@ -61,35 +56,42 @@ def load_backend(model: Union[str, Path], backend: str = "auto", **options: Any)
     Args:
         model: path of an exported model, or of an engine.
         backend: one of ``BACKENDS``.
-        options: the backend's own; see ``OnnxRuntimeBackend`` and ``TensorRTBackend``. What belongs to the other one is
-            ignored where it is None.
+        options: the backend's own; see ``OnnxRuntimeOptions`` and ``TensorRTOptions``. None is the default, of an
+            option of another backend too.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no such backend, an option of the other backend, or the file is not a model of ours.
+        ValueError: no such backend, an option that it has not got, or the file is not a model of ours.
         RuntimeError: the backend is not available here.
     """
-    name = backend_name(model, backend, options.get("device"))
-    options = _own_options(name, options)
-    # Imported here, so that a box without the one library can use the other backend.
-    if name == "tensorrt":
-        from runtime.backends.tensorrt import TensorRTBackend
-
-        return TensorRTBackend(model, **options)
-    from runtime.backends.onnxruntime import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend(model, **options)
+    module = backend_module(backend_name(model, backend, options.get("device")))
+    return module.open_model(model, **_own_options(module, options))
 
 
-def _own_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    others = _OF_ONNXRUNTIME if name == "tensorrt" else _OF_TENSORRT
-    # A batch is no demand on onnxruntime, and TensorRT is on the GPU anyway.
-    harmless = {"batch": options.get("batch"), "device": "cuda"}
-    for option in others:
-        value = options.get(option)
-        if value is not None and harmless.get(option) != value:
+def supported_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the options that a backend has."""
+    own = _option_names(backend_module(name))
+    return {option: value for option, value in options.items() if option in own}
+
+
+def _own_options(module: BackendModule, options: Mapping[str, Any]) -> dict[str, Any]:
+    own = _option_names(module)
+    others = {option for name in NAMES for option in _option_names(backend_module(name))}.difference(own)
+    for option, value in options.items():
+        if option in own or (option in others and (value is None or module.ignores(option, value))):
+            continue
+        if option in others:
             raise ValueError(
-                f"{option}: expected an option of {name}, found one of the other backend ({value!r}); leave it out, or "
-                "name the backend"
+                f"{option}: expected an option of {module.NAME}, found one of the other backend ({value!r}); leave it "
+                "out, or name the backend"
             )
-    return {option: value for option, value in options.items() if option not in others and value is not None}
+        near = difflib.get_close_matches(option, own, 1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"{option}: expected an option of {module.NAME} ({', '.join(own)}), found none of that name{meant}"
+        )
+    return {option: value for option, value in options.items() if option in own and value is not None}
+
+
+def _option_names(module: BackendModule) -> list[str]:
+    return [field.name for field in fields(module.Options)]

@@ -4,19 +4,13 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 import numpy as np
 
-# Its telemetry has threads, which a forked process waits for in vain when it ends (1.31, with nothing but the import).
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
-# Absolute: this module has the library's name, and inside the package `onnxruntime` is still the library.
-import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
-
-from runtime.backends.base import (
+from runtime.contract import (
     EXPORT_COMMAND,
     Tensor,
     check_contract,
@@ -25,11 +19,29 @@ from runtime.backends.base import (
     contract_inputs,
     contract_outputs,
 )
+from runtime.files import file_identity
 from runtime.forks import check_process, never_free
+from runtime.graphs.load import load_onnx
+from runtime.graphs.session import (
+    DEVICE_PROVIDERS,
+    import_onnxruntime,
+    inference_session,
+    one_line,
+    open_session,
+    provider_names,
+    run_errors,
+)
+from runtime.host.runner import HostRunner
 from runtime.metadata import KEY, ModelMetadata
-from runtime.runner import HostRunner, Runner
+from runtime.runner import LayerRunner, LayerRunnerFactory, Runner
 
-DEVICE_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+NAME = "onnxruntime"
+SUFFIXES = (".onnx",)
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
 _NUMPY_DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -38,27 +50,34 @@ _NUMPY_DTYPES = {
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
 }
-_LOG_ERRORS_ONLY = 3
+
+
+@dataclass(frozen=True)
+class OnnxRuntimeOptions:
+    """How onnxruntime runs a model.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        providers: onnxruntime's provider names in order of preference, instead of ``device``.
+        threads: threads inside an operator; None lets onnxruntime choose (all physical cores).
+    """
+
+    device: str = "cpu"
+    providers: Optional[Sequence[str]] = None
+    threads: Optional[int] = None
 
 
 class OnnxRuntimeBackend:
-    """An ONNX model in an onnxruntime session; fulfils ``runtime.backends.Backend``."""
+    """An ONNX model in an onnxruntime session; fulfils ``runtime.runner.Backend``."""
 
-    def __init__(
-        self,
-        model: Union[str, Path],
-        *,
-        device: str = "cpu",
-        providers: Optional[Sequence[str]] = None,
-        threads: Optional[int] = None,
-    ) -> None:
+    name = NAME
+
+    def __init__(self, model: Union[str, Path], **options: Any) -> None:
         """Open the model and check it against the contract.
 
         Args:
             model: path of the .onnx.
-            device: ``cpu`` or ``cuda``.
-            providers: onnxruntime's provider names in order of preference, instead of ``device``.
-            threads: threads inside an operator; None lets onnxruntime choose (all physical cores).
+            options: see ``OnnxRuntimeOptions``.
 
         Raises:
             FileNotFoundError: no such file.
@@ -66,10 +85,10 @@ class OnnxRuntimeBackend:
             RuntimeError: the execution provider is not available.
         """
         path = check_model_file(model)
-        names = _provider_names(device, providers)
-        self._session = _ProcessSession(path, names, threads)
+        self.options = OnnxRuntimeOptions(**options)
+        names = provider_names(self.options.device, self.options.providers)
+        self._session = _ProcessSession(path, names, self.options.threads)
         session = self._session.here()
-        _check_active(names, session.get_providers())
         self.metadata = _read_metadata(path, session)
         inputs, outputs = session.get_inputs(), session.get_outputs()
         check_contract(path, "input", contract_inputs(self.metadata), _tensors(inputs))
@@ -89,15 +108,21 @@ class OnnxRuntimeBackend:
         feeds = {"images": images, "image_sizes": image_sizes}
         try:
             return dict(zip(self._output_names, session.run(self._output_names, feeds)))
-        except _RUN_ERRORS as error:
+        except run_errors() as error:
             raise RuntimeError(
-                f"onnxruntime {onnxruntime.__version__} failed on images of shape {images.shape}: "
-                f"{_one_line(error)}; if memory ran out, use a smaller batch"
+                f"onnxruntime {import_onnxruntime().__version__} failed on images of shape {images.shape}: "
+                f"{one_line(error)}; if memory ran out, use a smaller batch"
             ) from error
 
-    def new_runner(self) -> Runner:
-        """Return a ``HostRunner``."""
+    def new_runner(self, *, host: bool = True) -> Runner:
+        """Return a ``HostRunner``, asked for or not."""
+        del host
         return HostRunner(self, "onnxruntime takes arrays from the host")
+
+    @property
+    def notes(self) -> list[str]:
+        """Nothing."""
+        return []
 
     def close(self) -> None:
         """Release the session and its memory."""
@@ -112,10 +137,10 @@ class _ProcessSession:
 
     def __init__(self, path: Path, providers: list[str], threads: Optional[int]) -> None:
         self._path, self._providers, self._threads = path.absolute(), providers, threads
-        self._file = _file_identity(path)
+        self._file = file_identity(path)
         self._process = os.getpid()
         self._lock = threading.Lock()
-        self._session: Optional[onnxruntime.InferenceSession] = _open_session(path, providers, threads)
+        self._session: Optional[onnxruntime.InferenceSession] = inference_session(path, providers, threads)
         self._is_closed = False
         _sessions.add(self)
 
@@ -150,13 +175,13 @@ class _ProcessSession:
     def _opened_again(self) -> "onnxruntime.InferenceSession":
         if self._providers != [DEVICE_PROVIDERS["cpu"]]:
             check_process(self._process, self._providers[0])
-        found = _file_identity(self._path)
+        found = file_identity(self._path)
         if found != self._file:
             raise RuntimeError(
                 f"model {self._path}: expected the file that was loaded before this process was forked, found "
                 f"{'another' if found else 'nothing'}; make the Detector after the fork"
             )
-        return _open_session(self._path, self._providers, self._threads)
+        return inference_session(self._path, self._providers, self._threads)
 
 
 _sessions: "weakref.WeakSet[_ProcessSession]" = weakref.WeakSet()
@@ -169,85 +194,6 @@ def _leave_sessions_to_parent() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_sessions_to_parent)
-
-
-def _file_identity(path: Path) -> Optional[tuple[int, ...]]:
-    """Return what changes when a file is written or replaced; None without a file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _provider_names(device: str, providers: Optional[Sequence[str]]) -> list[str]:
-    if providers is None:
-        if device not in DEVICE_PROVIDERS:
-            raise ValueError(f"device: expected one of {', '.join(DEVICE_PROVIDERS)}, found {device!r}")
-        # The CPU follows for operators that CUDA lacks.
-        providers = list(dict.fromkeys((DEVICE_PROVIDERS[device], DEVICE_PROVIDERS["cpu"])))
-    available = onnxruntime.get_available_providers()
-    missing = [name for name in providers if name not in available]
-    if missing or not providers:
-        raise RuntimeError(
-            f"onnxruntime {onnxruntime.__version__}: expected the execution providers "
-            f"{', '.join(providers) or '(none named)'}, found {', '.join(available)}; "
-            "for CUDA `pip uninstall onnxruntime && pip install onnxruntime-gpu`, or use --device cpu"
-        )
-    return list(providers)
-
-
-def _check_active(wanted: Sequence[str], active: Sequence[str]) -> None:
-    """Refuse a session that fell back: onnxruntime only logs it when CUDA's libraries do not load."""
-    if wanted[0] not in active:
-        raise RuntimeError(
-            f"onnxruntime {onnxruntime.__version__}: expected to run on {wanted[0]}, "
-            f"found {', '.join(active)}; the libraries that it needs (CUDA, cuDNN) did not load, "
-            "see onnxruntime's log above"
-        )
-
-
-def _open_session(path: Path, providers: list[str], threads: Optional[int]) -> "onnxruntime.InferenceSession":
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads: expected at least 1, found {threads}")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = _LOG_ERRORS_ONLY
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except ort_errors.InvalidProtobuf as error:
-        raise ValueError(
-            f"model {path}: expected an ONNX file, found {_first_bytes(path)}; "
-            f"make one with `{EXPORT_COMMAND}`"
-        ) from error
-    except _LOAD_ERRORS as error:
-        raise ValueError(
-            f"model {path}: onnxruntime {onnxruntime.__version__} cannot load it: {_one_line(error)}; "
-            f"export it again with `{EXPORT_COMMAND}`, or use a newer onnxruntime"
-        ) from error
-
-
-# onnxruntime's exceptions share no base class but Exception.
-_RUN_ERRORS = (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.RuntimeException)
-_LOAD_ERRORS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.NoModel,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-)
-
-
-def _first_bytes(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(24)
-    return f"{path.stat().st_size} bytes starting {start!r}"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _read_metadata(path: Path, session: "onnxruntime.InferenceSession") -> ModelMetadata:
@@ -273,3 +219,40 @@ def _tensors(arguments: Sequence["onnxruntime.NodeArg"]) -> dict[str, Tensor]:
         )
         for argument in arguments
     }
+
+
+def layer_runner(device: str = "cpu", threads: Optional[int] = None) -> LayerRunnerFactory:
+    """Return what runs models with onnxruntime.
+
+    Raises:
+        RuntimeError, from the factory and its runners: onnxruntime is missing, or cannot load or run the model.
+    """
+
+    def make(model: "onnx.ModelProto") -> LayerRunner:
+        with open_session(model, device=device, threads=threads) as session:
+            return session.run
+
+    return make
+
+
+def is_usable(device: Optional[str]) -> bool:
+    """Return True: it is what a box has that has nothing else."""
+    del device
+    return True
+
+
+def ignores(option: str, value: Any) -> bool:
+    """Return whether another backend's option asks nothing of this one: it takes any batch."""
+    del value
+    return option == "batch"
+
+
+def layers(
+    path: Path, other: Path, batch: int, **options: Any
+) -> tuple["onnx.ModelProto", LayerRunnerFactory]:
+    """Return the ONNX, and what runs it with extra outputs; see ``BackendModule.layers``."""
+    del other, batch
+    return load_onnx(path), layer_runner(**options)
+
+
+Options, open_model = OnnxRuntimeOptions, OnnxRuntimeBackend

@@ -1,11 +1,14 @@
 """TensorRT: an engine, or an ONNX whose engine is built on first use and kept beside it."""
 
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 import numpy as np
 
-from runtime.backends.base import (
+from runtime.contract import (
     Tensor,
     check_contract,
     check_model_file,
@@ -13,51 +16,80 @@ from runtime.backends.base import (
     contract_inputs,
     contract_outputs,
 )
+from runtime.cuda.binding import open_cuda
 from runtime.device.kernels import ImageKernels, MaskCast
 from runtime.device.runner import DeviceRunner
+from runtime.engine.builder import build_engine
 from runtime.engine.config import EngineConfig
-from runtime.engine.cuda import open_cuda
-from runtime.engine.files import EngineRequest, Machine, check_engine, engine_path, ensure_engine
+from runtime.engine.files import (
+    EngineRequest,
+    Machine,
+    ReadyEngine,
+    checked_engine,
+    engine_path,
+    ready_engine,
+    resolve,
+)
 from runtime.engine.library import open_library
-from runtime.engine.plugins import load_plugins
+from runtime.engine.plugins import find_plugins, load_plugins
+from runtime.engine.profiles import with_default_sizes
 from runtime.engine.progress import Monitor
 from runtime.engine.session import EngineSession
 from runtime.engine.sidecar import Sidecar
-from runtime.preprocess import device_plan
-from runtime.runner import HostRunner, Runner
+from runtime.files import sha256_of
+from runtime.graphs.load import load_onnx, metadata_of
+from runtime.host.preprocess import device_plan
+from runtime.host.runner import HostRunner
+from runtime.precision.choice import chosen_plan
+from runtime.precision.plan import plan_sha256
+from runtime.runner import Feeds, LayerRunner, LayerRunnerFactory, Runner, add_timings
+
+if TYPE_CHECKING:
+    import onnx
+
+NAME = "tensorrt"
+SUFFIXES = (".onnx", ".engine", ".plan", ".trt")
+
+
+@dataclass(frozen=True)
+class TensorRTOptions:
+    """How an engine is found, built and run.
+
+    Attributes:
+        device_index: of the GPU.
+        plugins: path of the plugin library; None looks where it is built.
+        batch: most images at once that the engine has to take; more are split. Used for a model given as ONNX.
+        config: what an engine built from an ONNX has to be; None takes any good one that is there.
+        rebuild: ``auto``, ``never`` or ``always``; see ``ensure_engine``.
+        cuda_graphs: see ``EngineSession``.
+        monitor, notify: see ``ensure_engine``.
+    """
+
+    device_index: int = 0
+    plugins: Optional[Union[str, Path]] = None
+    batch: Optional[int] = None
+    config: Optional[EngineConfig] = None
+    rebuild: str = "auto"
+    cuda_graphs: bool = True
+    monitor: Optional[Monitor] = None
+    notify: Optional[Callable[[str], None]] = None
 
 
 class TensorRTBackend:
-    """An engine with its buffers on one GPU; fulfils ``runtime.backends.Backend``.
+    """An engine with its buffers on one GPU; fulfils ``runtime.runner.Backend``.
 
     Calls from several threads are safe and run one after the other. Several backends in one process, of one engine or
     of different ones, run side by side.
     """
 
-    def __init__(
-        self,
-        model: Union[str, Path],
-        *,
-        device_index: int = 0,
-        plugins: Optional[Union[str, Path]] = None,
-        batch: Optional[int] = None,
-        config: Optional[EngineConfig] = None,
-        rebuild: str = "auto",
-        cuda_graphs: bool = True,
-        monitor: Optional[Monitor] = None,
-        notify: Optional[Callable[[str], None]] = None,
-    ) -> None:
+    name = NAME
+
+    def __init__(self, model: Union[str, Path], **options: Any) -> None:
         """Open an engine; build it first if the model is an ONNX without a good one.
 
         Args:
             model: an .engine with its sidecar, or an .onnx: its engine is the file beside it.
-            device_index: of the GPU.
-            plugins: path of the plugin library; None looks where it is built.
-            batch: most images at once that the engine has to take; more are split. Used for a model given as ONNX.
-            config: what an engine built from an ONNX has to be; None takes any good one that is there.
-            rebuild: ``auto``, ``never`` or ``always``; see ``ensure_engine``.
-            cuda_graphs: see ``EngineSession``.
-            monitor, notify: see ``ensure_engine``.
+            options: see ``TensorRTOptions``.
 
         Raises:
             FileNotFoundError: no such file.
@@ -65,22 +97,19 @@ class TensorRTBackend:
             RuntimeError: no TensorRT, no CUDA, no GPU, or the build failed.
         """
         path = check_model_file(model)
+        self.options = TensorRTOptions(**options)
+        self._device_failure = ""
         library = open_library()
-        cuda = open_cuda(device_index)
-        self._plugins = load_plugins(plugins, library.tensorrt)
-        machine = Machine(library, cuda, self._plugins)
-        self.engine = engine_path(path) if path.suffix.lower() == ".onnx" else path
-        if self.engine == path:
-            self.sidecar = check_engine(path, machine)
-        else:
-            request = EngineRequest(path, self.engine, config, batch=batch)
-            self.sidecar = ensure_engine(request, machine, rebuild, monitor=monitor, notify=notify or _silent)
+        cuda = open_cuda(self.options.device_index)
+        self._plugins = load_plugins(self.options.plugins, library.tensorrt)
+        found = _engine_of(path, Machine(library, cuda, self._plugins), self.options)
+        self.engine, self.sidecar = found.path, found.sidecar
         self.metadata = _metadata(self.engine, self.sidecar)
         self._session = EngineSession(
-            self.engine.read_bytes(),
+            found.data,
             library=library,
             cuda=cuda,
-            cuda_graphs=cuda_graphs,
+            cuda_graphs=self.options.cuda_graphs,
             casts=self._casts(),
         )
         try:
@@ -143,24 +172,34 @@ class TensorRTBackend:
             image_sizes = np.pad(image_sizes, fill + [(0, 0)], mode="edge")
         spent: dict[str, float] = {}
         outputs = self._session.run({"images": images, "image_sizes": image_sizes}, spent)
-        for stage, milliseconds in spent.items() if timings is not None else ():
-            timings[stage] = timings.get(stage, 0.0) + milliseconds
+        add_timings(timings, spent)
         expected = contract_outputs(self.metadata)
         return {
             name: array[:num_images].astype(expected[name].dtype, copy=False)
             for name, array in outputs.items()
         }
 
-    def new_runner(self) -> Runner:
-        """Return a ``DeviceRunner``, or where that cannot be, a ``HostRunner`` that says why."""
-        plan = device_plan(self.metadata)
+    def new_runner(self, *, host: bool = False) -> Runner:
+        """Return a ``DeviceRunner``, or where that cannot be, or is not asked for, a ``HostRunner`` that says why."""
+        plan = "the host path was asked for" if host else device_plan(self.metadata)
         try:
             if isinstance(plan, str):
                 raise RuntimeError(plan)
             kernels = self._image_kernels()
         except RuntimeError as error:
+            self._device_failure = str(error)
             return HostRunner(self, str(error))
         return DeviceRunner(self._session, kernels, self.metadata, plan)
+
+    @property
+    def notes(self) -> list[str]:
+        """Why images are not prepared on the device, and why the engine is not launched as a CUDA graph."""
+        notes = []
+        if self._device_failure:
+            notes.append(f"images prepared and masks pasted on the CPU: {self._device_failure}")
+        if self.cuda_graph_failure:
+            notes.append(f"engine launched without a CUDA graph: {self.cuda_graph_failure}")
+        return notes
 
     def _image_kernels(self) -> ImageKernels:
         if self.metadata.masks == "full":
@@ -194,5 +233,126 @@ def _metadata(engine: Path, sidecar: Sidecar) -> Any:
     return sidecar.metadata
 
 
+def _engine_of(path: Path, machine: Machine, options: TensorRTOptions) -> ReadyEngine:
+    if path.suffix.lower() != ".onnx":
+        return checked_engine(path, machine)
+    request = EngineRequest(path, engine_path(path), options.config, batch=options.batch)
+    notify = options.notify or _silent
+    return ready_engine(resolve(request), machine, options.rebuild, monitor=options.monitor, notify=notify)
+
+
 def _silent(text: str) -> None:
     pass
+
+
+def layer_runner(config: Any, *, plan: Any = None) -> LayerRunnerFactory:
+    """Return what builds engines of models and runs them; builds share a timing cache.
+
+    Args:
+        config: an ``EngineConfig``.
+        plan: a ``PrecisionPlan``, or None.
+
+    Raises:
+        RuntimeError, ValueError, from the factory and its runners: TensorRT or a GPU is missing, or TensorRT cannot
+            build or run the model.
+    """
+    timing_cache = b""
+
+    def make(model: "onnx.ModelProto") -> LayerRunner:
+        nonlocal timing_cache
+        library = open_library()
+        plugins = load_plugins(None, library.tensorrt)
+        built = build_engine(
+            model, config, plan=plan, plugins=plugins, timing_cache=timing_cache, library=library
+        )
+        timing_cache = built.timing_cache
+        return _EngineRunner(built.data)
+
+    return make
+
+
+class _EngineRunner:
+    """An engine in memory, for one run."""
+
+    def __init__(self, data: bytes) -> None:
+        self._session = EngineSession(data)
+
+    def __call__(self, feeds: Feeds) -> Mapping[str, np.ndarray]:
+        # TensorRT 8 has int32 in the place of int64.
+        kinds = {name: tensor.dtype for name, tensor in self._session.inputs.items()}
+        return self._session.run({name: feeds[name].astype(kind, copy=False) for name, kind in kinds.items()})
+
+    def close(self) -> None:
+        self._session.close()
+
+
+def is_usable(device: Optional[str]) -> bool:
+    """Return whether TensorRT, ``onnx`` (to build with), the plugin library and a CUDA device are there.
+
+    A ``device`` that is named means onnxruntime's.
+    """
+    if device is not None or any(importlib.util.find_spec(name) is None for name in ("tensorrt", "onnx")):
+        return False
+    try:
+        open_library()
+        open_cuda()
+        return find_plugins() is not None
+    except (RuntimeError, FileNotFoundError):
+        return False
+
+
+def ignores(option: str, value: Any) -> bool:
+    """Return whether another backend's option asks nothing of this one: it is on the GPU anyway."""
+    return option == "device" and value == "cuda"
+
+
+def layers(
+    path: Path, other: Path, batch: int, **options: Any
+) -> tuple["onnx.ModelProto", LayerRunnerFactory]:
+    """Return the ONNX, and what builds and runs engines of it; see ``BackendModule.layers``."""
+    del options
+    return (
+        _layers_from_onnx(path, batch) if path.suffix.lower() == ".onnx" else _layers_from_engine(path, other)
+    )
+
+
+def _layers_from_onnx(path: Path, batch: int) -> tuple["onnx.ModelProto", LayerRunnerFactory]:
+    """Engines as ``Detector(path, backend="tensorrt")`` would build them."""
+    model = load_onnx(path)
+    metadata = metadata_of(model)
+    config = EngineConfig(batch=(1, batch, batch))
+    if metadata is not None:
+        config = with_default_sizes(config, metadata)
+    return model, _engine_runner(path, model, config)
+
+
+def _layers_from_engine(path: Path, other: Path) -> tuple["onnx.ModelProto", LayerRunnerFactory]:
+    """Engines as the one in the file was built, so that they differ from it by the marked outputs alone."""
+    sidecar = Sidecar.load(path)
+    beside = path.parent / sidecar.onnx
+    candidates = [p for p in (beside, other) if p.suffix.lower() == ".onnx" and p.is_file()]
+    matching = [p for p in candidates if sha256_of(p) == sidecar.provenance.onnx_sha256]
+    if not matching:
+        listed = ", ".join(map(str, candidates)) or "no ONNX"
+        raise ValueError(
+            f"engine {path}: expected the ONNX that it was built from (SHA-256 "
+            f"{sidecar.provenance.onnx_sha256[:12]}) as {beside} or as the other model, found {listed}; "
+            "name that ONNX, or build the engine again"
+        )
+    model = load_onnx(matching[0])
+    return model, _engine_runner(matching[0], model, sidecar.config, sidecar)
+
+
+def _engine_runner(onnx: Path, model: Any, config: Any, sidecar: Any = None) -> LayerRunnerFactory:
+    with_plan = config.precision == "fp16" and (sidecar is None or sidecar.plan_sha256 is not None)
+    plan = chosen_plan(onnx, model) if with_plan else None
+    found = plan_sha256(plan)
+    if sidecar is not None and found != sidecar.plan_sha256:
+        raise ValueError(
+            f"precision plan: expected the one that the engine was built with (SHA-256 {sidecar.plan_sha256[:12]}), "
+            f"found {found[:12]} beside {onnx}; put that plan beside the ONNX, or build the engine again"
+        )
+    return layer_runner(config, plan=plan)
+
+
+Options, open_model = TensorRTOptions, TensorRTBackend

@@ -6,6 +6,8 @@ from typing import Any, Optional
 
 import numpy as np
 
+from runtime.cuda.binding import wait
+from runtime.cuda.memory import Block, DeviceMemory, PinnedMemory, PinnedPool, aligned
 from runtime.device.kernels import (
     EncodeMasksArguments,
     ImageKernels,
@@ -13,11 +15,9 @@ from runtime.device.kernels import (
     SourceImage,
     TargetImage,
 )
-from runtime.device.memory import Block, DeviceMemory, PinnedMemory, PinnedPool, aligned
-from runtime.engine.cuda import wait
 from runtime.engine.session import EngineSession
+from runtime.host.preprocess import BatchGeometry, DevicePlan, batch_geometry, padded_size
 from runtime.metadata import ModelMetadata
-from runtime.preprocess import BatchGeometry, DevicePlan, batch_geometry, padded_size
 
 # Room for the run lengths of so many bytes a mask at first.
 _BYTES_PER_MASK = 512
@@ -69,16 +69,20 @@ class Job:
         geometry: where they lie in the network's input.
         padded: (height, width) of the network's input, px.
         min_score: detections below it get no mask.
+        check_masks: fetch the masks' probabilities too.
         outputs: what ``detections_from_outputs`` takes, once it is done.
         milliseconds: of each stage on the device.
         error: why it failed.
     """
 
-    def __init__(self, frames: Sequence[Frame], min_score: float, metadata: ModelMetadata) -> None:
+    def __init__(
+        self, frames: Sequence[Frame], min_score: float, metadata: ModelMetadata, *, check_masks: bool = False
+    ) -> None:
         self.frames = tuple(frames)
         self.geometry: BatchGeometry = batch_geometry([frame.original for frame in frames], metadata)
         self.padded = padded_size([(int(h), int(w)) for h, w in self.geometry.image_sizes], metadata)
         self.min_score = min_score
+        self.check_masks = check_masks and metadata.masks == "crop"
         self.outputs: dict[str, Any] = {}
         self.milliseconds: dict[str, float] = {}
         self.error: Optional[Exception] = None
@@ -132,8 +136,9 @@ class Slot:
             self._pixels, self._masks, self._workspace, self._strings = (DeviceMemory(cuda) for _ in range(4))
             for memory in (self._pixels, self._masks, self._workspace, self._strings):
                 stack.callback(memory.free)
-            self._host_strings = PinnedMemory(cuda)
+            self._host_strings, self._host_masks = PinnedMemory(cuda), PinnedMemory(cuda)
             stack.callback(self._host_strings.free)
+            stack.callback(self._host_masks.free)
             if self._encodes:
                 self._masks.reserve(4 * int(np.prod(session.largest_outputs["masks"])))
                 self._reserve_strings(_BYTES_PER_MASK * self._most * metadata.max_per_img)
@@ -152,6 +157,14 @@ class Slot:
         self._host_strings.reserve(self._strings.num_bytes)
         # Copied before it is known how many there are.
         self._expected_bytes = self._strings.num_bytes
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is no batch in it."""
+        return self._job is None
+
+    def _num_mask_bytes(self, job: Job) -> int:
+        return 4 * len(job.frames) * int(np.prod(self._session.largest_outputs["masks"][1:]))
 
     def _record(self, event: str, stream: Any) -> None:
         self._cuda.record(self._events[event], stream)
@@ -183,6 +196,10 @@ class Slot:
             self._encode(job, compute)
         self._record("encoded", compute)
         self._cuda.wait_event(self._stream, self._events["encoded"])
+        if job.check_masks:
+            self._host_masks.reserve(self._num_mask_bytes(job))
+            masks = self._host_masks.bytes(0, self._num_mask_bytes(job))
+            self._cuda.to_host(masks, self._masks.address, self._stream)
         self._copy_out()
 
     def _copy_in(self, job: Job, batch: int) -> list[SourceImage]:
@@ -282,10 +299,14 @@ class Slot:
     def _fetched(self, job: Job) -> dict[str, np.ndarray]:
         num_images = len(job.frames)
         largest = self._session.largest_outputs
-        return {
+        outputs = {
             name: self._results.host(name, (num_images, *largest[name][1:])).copy()
             for name in ("num_dets", "dets", "labels")
         }
+        if job.check_masks:
+            masks = self._host_masks.bytes(0, self._num_mask_bytes(job)).view("float32")
+            outputs["masks"] = masks.reshape(num_images, *largest["masks"][1:]).copy()
+        return outputs
 
     def _fetched_counts(self, job: Job) -> dict[str, list[list[bytes]]]:
         if not self._encodes:

@@ -4,8 +4,8 @@ from typing import Any, Optional, Protocol
 
 import numpy as np
 
-from runtime.device.memory import DeviceMemory, PinnedMemory, PinnedPool, size_of
-from runtime.engine.cuda import Cuda
+from runtime.cuda.binding import Cuda
+from runtime.cuda.memory import DeviceMemory, PinnedMemory, PinnedPool, size_of
 
 # Not 0, which some drivers answer with no address.
 _LEAST_BYTES = 256

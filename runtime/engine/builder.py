@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from runtime.engine.config import MIB, EngineConfig
-from runtime.engine.graph import engine_model
+from runtime.engine.layer_precision import constrain_layers
 from runtime.engine.library import Library, last, open_library
+from runtime.engine.lowering import engine_model
 from runtime.engine.plugins import PluginLibrary
-from runtime.engine.precision import constrain_layers
 from runtime.engine.profiles import profile_shapes
 from runtime.engine.progress import BuildLog, Monitor
-from runtime.precision.plan import PrecisionGroup, PrecisionPlan, default_plan
+from runtime.precision.geometry import default_plan
+from runtime.precision.plan import PrecisionGroup, PrecisionPlan
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,10 @@
 | verbose log lines                     |                          | ``IProgressMonitor`` (10)                 |
 """
 
-import ctypes
 import importlib
 import re
 from types import ModuleType
 from typing import Any, Callable, Optional
-
-import numpy as np
 
 # `tensorrt_rtx` has the same classes; it takes no plugins of ours, and its networks are all strongly typed.
 MODULES = ("tensorrt", "tensorrt_rtx")
@@ -29,6 +26,11 @@ _DTYPE_NAMES = {
 }
 
 ProgressCallback = Callable[[str, int, int], None]
+
+# Lines of the verbose log of releases without a progress monitor.
+LOG_LAYERS = re.compile(r"^After .*: (\d+) layers")
+LOG_COSTS = re.compile(r"^=+ Computing costs for")
+LOG_CHOSEN = "Formats and tactics selection completed"
 
 
 class TensorRT:
@@ -128,6 +130,16 @@ class TensorRT:
         for name in names:
             bits |= 1 << int(getattr(self.trt.TacticSource, name.upper()))
         config.set_tactic_sources(bits)
+
+    @property
+    def has_uint8_outputs(self) -> bool:
+        """Whether uint8 is a type of outputs."""
+        return self.release >= (10,)
+
+    @property
+    def takes_plugins(self) -> bool:
+        """Whether plugin libraries can be loaded."""
+        return not self.is_rtx
 
     @property
     def has_progress_monitor(self) -> bool:
@@ -329,9 +341,3 @@ def load_tensorrt(module: Optional[str] = None) -> TensorRT:
     if found.release < (8, 4):
         raise RuntimeError(f"TensorRT: expected 8.4 or later, found {found.version}; upgrade it")
     return found
-
-
-def host_array(num_bytes: int, address: int) -> np.ndarray:
-    """Return the bytes at a host address as a uint8 array that does not own them."""
-    buffer = (ctypes.c_uint8 * num_bytes).from_address(address)
-    return np.frombuffer(buffer, np.uint8)

@@ -4,20 +4,25 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
+from runtime.contract import EXPORT_COMMAND
+from runtime.cuda.binding import Cuda
 from runtime.engine.builder import build_engine
 from runtime.engine.config import EngineConfig
-from runtime.engine.cuda import Cuda
-from runtime.engine.graph import load_onnx, metadata_of
 from runtime.engine.library import Library
 from runtime.engine.plugins import PluginLibrary
 from runtime.engine.profiles import with_default_sizes
 from runtime.engine.progress import Monitor
-from runtime.engine.sidecar import Provenance, Sidecar, sha256_of, sidecar_path, write_whole
-from runtime.precision.plan import PrecisionPlan, check_plan, default_plan, plan_path
+from runtime.engine.sidecar import Provenance, Sidecar, sidecar_path
+from runtime.files import file_identity, sha256_of, write_whole
+from runtime.graphs.load import OnnxFile, metadata_of
+from runtime.metadata import ModelMetadata
+from runtime.precision.choice import chosen_plan
+from runtime.precision.plan import PrecisionPlan, plan_sha256
 
 REBUILD = ("auto", "never", "always")
 SUFFIX = ".engine"
@@ -44,6 +49,56 @@ class EngineRequest:
     use_plan: bool = True
     timing_cache: Optional[Path] = None
     batch: Optional[int] = None
+
+
+@dataclass(frozen=True, eq=False)
+class ResolvedRequest:
+    """An ``EngineRequest`` and all that it means; every file behind it is read once, and when it is needed.
+
+    Attributes:
+        request: see there.
+        onnx: the file, read and hashed.
+    """
+
+    request: EngineRequest
+    onnx: OnnxFile
+
+    @property
+    def model(self) -> Any:
+        """The ``onnx.ModelProto``."""
+        return self.onnx.model
+
+    @cached_property
+    def metadata(self) -> Optional[ModelMetadata]:
+        """The model's facts, None for an ONNX that is not ours."""
+        return metadata_of(self.model)
+
+    @cached_property
+    def config(self) -> EngineConfig:
+        """What is built: the request's config or the default, with the sizes that the model needs."""
+        config = self.request.config or _default_config(self.request.batch)
+        return config if self.metadata is None else with_default_sizes(config, self.metadata)
+
+    @cached_property
+    def plan(self) -> Optional[PrecisionPlan]:
+        """The precision plan of an FP16 engine."""
+        request = self.request
+        return chosen_plan(request.onnx, self.model, request.plan) if request.use_plan else None
+
+
+@dataclass(frozen=True, eq=False)
+class ReadyEngine:
+    """An engine that this machine can run.
+
+    Attributes:
+        path: of the file.
+        sidecar: what it was built from.
+        data: the file's bytes.
+    """
+
+    path: Path
+    sidecar: Sidecar
+    data: bytes
 
 
 @dataclass(frozen=True)
@@ -97,30 +152,61 @@ def ensure_engine(
             that differs.
         RuntimeError: TensorRT failed to build.
     """
-    if rebuild not in REBUILD:
-        raise ValueError(f"--rebuild: expected one of {', '.join(REBUILD)}, found {rebuild!r}")
+    return ready_engine(resolve(request), machine, rebuild, monitor=monitor, echo=echo, notify=notify).sidecar
+
+
+def resolve(request: EngineRequest) -> ResolvedRequest:
+    """Read the request's ONNX.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     if not request.onnx.is_file():
         raise FileNotFoundError(
-            f"model {request.onnx}: expected an ONNX file, found nothing; make one with `python -m export.maskrcnn`"
+            f"model {request.onnx}: expected an ONNX file, found nothing; make one with `{EXPORT_COMMAND}`"
         )
+    return ResolvedRequest(request, OnnxFile(request.onnx))
+
+
+def ready_engine(
+    resolved: ResolvedRequest,
+    machine: Machine,
+    rebuild: str = "auto",
+    *,
+    monitor: Optional[Monitor] = None,
+    echo: Optional[Callable[[str], None]] = None,
+    notify: Callable[[str], None] = lambda text: None,
+) -> ReadyEngine:
+    """Return a good engine, built where it has to be; see ``ensure_engine``."""
+    if rebuild not in REBUILD:
+        raise ValueError(f"--rebuild: expected one of {', '.join(REBUILD)}, found {rebuild!r}")
+    engine = resolved.request.engine
+    seen, found, reasons = None, None, ["--rebuild always"]
     if rebuild != "always":
         # Without the lock, which a read-only folder cannot hold.
-        reasons = stale_reasons(request, machine)
-        if not reasons:
-            return Sidecar.load(request.engine)
+        seen = _identity(engine)
+        found, reasons = _compared(resolved, machine)
+        if found is not None:
+            return found
         if rebuild == "never":
-            raise _stale_error(request.engine, reasons)
-    with _locked(request.engine, notify):
+            raise _stale_error(engine, reasons)
+    with _locked(engine, notify):
         # Another process may have built it meanwhile.
-        reasons = ["--rebuild always"] if rebuild == "always" else stale_reasons(request, machine)
-        if not reasons:
-            return Sidecar.load(request.engine)
-        notify(f"building {request.engine}: {'; '.join(reasons)}")
-        return _build(request, machine, monitor, echo)
+        if rebuild != "always" and _identity(engine) != seen:
+            found, reasons = _compared(resolved, machine)
+            if found is not None:
+                return found
+        notify(f"building {engine}: {'; '.join(reasons)}")
+        return _build(resolved, machine, monitor, echo)
 
 
 def check_engine(engine: Union[str, Path], machine: Machine) -> Sidecar:
-    """Return the sidecar of an engine that this machine can run.
+    """Return the sidecar of an engine that this machine can run; see ``checked_engine``."""
+    return checked_engine(engine, machine).sidecar
+
+
+def checked_engine(engine: Union[str, Path], machine: Machine) -> ReadyEngine:
+    """Return an engine that this machine can run.
 
     Raises:
         FileNotFoundError: no engine or no sidecar.
@@ -134,75 +220,63 @@ def check_engine(engine: Union[str, Path], machine: Machine) -> Sidecar:
     sidecar = Sidecar.load(engine)
     onnx = engine.parent / sidecar.onnx
     onnx_sha256 = sha256_of(onnx) if onnx.is_file() else sidecar.provenance.onnx_sha256
-    reasons = _damage(engine, sidecar) + machine.provenance(onnx_sha256).differences(sidecar.provenance)
+    data = engine.read_bytes()
+    reasons = _damage(engine, data, sidecar) + machine.provenance(onnx_sha256).differences(sidecar.provenance)
     if reasons:
         raise _stale_error(engine, reasons)
-    return sidecar
+    return ReadyEngine(engine, sidecar, data)
 
 
 def stale_reasons(request: EngineRequest, machine: Machine) -> list[str]:
     """Return in words why the engine on disk is not the one that is asked for; empty if it is."""
-    if not request.engine.is_file():
-        return ["there is none yet"]
+    return _compared(resolve(request), machine)[1]
+
+
+def _compared(resolved: ResolvedRequest, machine: Machine) -> tuple[Optional[ReadyEngine], list[str]]:
+    """Return the engine on disk if it is the one that is asked for, or else the reasons why it is not."""
+    engine = resolved.request.engine
+    if not engine.is_file():
+        return None, ["there is none yet"]
     try:
-        sidecar = Sidecar.load(request.engine)
+        sidecar = Sidecar.load(engine)
     except (OSError, ValueError) as error:
-        return [str(error)]
-    reasons = _damage(request.engine, sidecar)
-    reasons += machine.provenance(sha256_of(request.onnx)).differences(sidecar.provenance)
+        return None, [str(error)]
+    data = engine.read_bytes()
+    reasons = _damage(engine, data, sidecar)
+    reasons += machine.provenance(resolved.onnx.sha256).differences(sidecar.provenance)
+    reasons += _unasked(resolved, sidecar, may_read=not reasons)
+    return (None, reasons) if reasons else (ReadyEngine(engine, sidecar, data), [])
+
+
+def _unasked(resolved: ResolvedRequest, sidecar: Sidecar, *, may_read: bool) -> list[str]:
+    """Return what of the configuration and the plan is not as asked for; the plan is read last, if at all."""
+    request = resolved.request
     if request.config is not None:
         wanted = request.config
         if sidecar.metadata is not None:
             wanted = with_default_sizes(wanted, sidecar.metadata)
-        reasons += _config_differences(wanted, sidecar.config)
-        if wanted.precision == "fp16" and not reasons:
-            plan = chosen_plan(request, load_onnx(request.onnx))
-            if _plan_sha256(plan) != sidecar.plan_sha256:
-                reasons.append("precision plan: expected the one asked for, found another")
-    elif (
-        request.batch is not None and not sidecar.config.batch[0] <= request.batch <= sidecar.config.batch[2]
-    ):
-        low, _, high = sidecar.config.batch
-        reasons.append(f"batch: expected a profile with {request.batch}, found {low} to {high}")
-    return reasons
-
-
-def chosen_plan(request: EngineRequest, model: Any) -> Optional[PrecisionPlan]:
-    """Return the plan that a request means: its own, the file beside the ONNX, or the graph's default.
-
-    Raises:
-        FileNotFoundError, ValueError: the file is not there, or no plan of this model.
-    """
-    if not request.use_plan:
-        return None
-    beside = plan_path(request.onnx)
-    path = request.plan or (beside if beside.is_file() else None)
-    if path is None:
-        return default_plan(model)
-    plan = PrecisionPlan.load(path)
-    try:
-        check_plan(plan, model)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return plan
+        reasons = _config_differences(wanted, sidecar.config)
+        reads_plan = wanted.precision == "fp16" and may_read and not reasons
+        if reads_plan and plan_sha256(resolved.plan) != sidecar.plan_sha256:
+            return ["precision plan: expected the one asked for, found another"]
+        return reasons
+    low, _, high = sidecar.config.batch
+    if request.batch is not None and not low <= request.batch <= high:
+        return [f"batch: expected a profile with {request.batch}, found {low} to {high}"]
+    return []
 
 
 def _build(
-    request: EngineRequest,
+    resolved: ResolvedRequest,
     machine: Machine,
     monitor: Optional[Monitor],
     echo: Optional[Callable[[str], None]],
-) -> Sidecar:
-    onnx_sha256 = sha256_of(request.onnx)
-    model = load_onnx(request.onnx)
-    metadata = metadata_of(model)
-    config = request.config or _default_config(request.batch)
-    if metadata is not None:
-        config = with_default_sizes(config, metadata)
-    plan = chosen_plan(request, model) if config.precision == "fp16" else None
+) -> ReadyEngine:
+    request, config = resolved.request, resolved.config
+    plan = resolved.plan if config.precision == "fp16" else None
     cache = request.timing_cache
     built = build_engine(
-        model,
+        resolved.model,
         config,
         plan=plan,
         plugins=machine.plugins,
@@ -214,10 +288,10 @@ def _build(
     sidecar = Sidecar(
         engine_sha256=sha256(built.data).hexdigest(),
         onnx=_relative(request.onnx, request.engine.parent),
-        provenance=machine.provenance(onnx_sha256),
+        provenance=machine.provenance(resolved.onnx.sha256),
         config=config,
-        plan_sha256=_plan_sha256(plan),
-        metadata=metadata,
+        plan_sha256=plan_sha256(plan),
+        metadata=resolved.metadata,
         build={
             "seconds": round(built.seconds, 2),
             "bytes": len(built.data),
@@ -231,7 +305,12 @@ def _build(
     sidecar.save(request.engine)
     if cache and built.timing_cache:
         write_whole(cache, built.timing_cache)
-    return sidecar
+    return ReadyEngine(request.engine, sidecar, built.data)
+
+
+def _identity(engine: Path) -> list[Optional[tuple[int, ...]]]:
+    """Return what changes when the engine or its sidecar is written or replaced."""
+    return [file_identity(path) for path in (engine, sidecar_path(engine))]
 
 
 def _default_config(batch: Optional[int]) -> EngineConfig:
@@ -242,14 +321,13 @@ def _default_config(batch: Optional[int]) -> EngineConfig:
     )
 
 
-def _damage(engine: Path, sidecar: Sidecar) -> list[str]:
-    found = sha256_of(engine)
+def _damage(engine: Path, data: bytes, sidecar: Sidecar) -> list[str]:
+    found = sha256(data).hexdigest()
     if found == sidecar.engine_sha256:
         return []
     return [
         f"engine file: expected {sidecar.build.get('bytes', '?')} bytes of SHA-256 {sidecar.engine_sha256[:12]}, found "
-        f"{engine.stat().st_size} bytes of {found[:12]}: truncated, or not the file that {sidecar_path(engine).name} "
-        "describes"
+        f"{len(data)} bytes of {found[:12]}: truncated, or not the file that {sidecar_path(engine).name} describes"
     ]
 
 
@@ -258,10 +336,6 @@ def _config_differences(wanted: EngineConfig, found: EngineConfig) -> list[str]:
     return [
         f"{name}: expected {left[name]}, found {right[name]}" for name in left if left[name] != right[name]
     ]
-
-
-def _plan_sha256(plan: Optional[PrecisionPlan]) -> Optional[str]:
-    return None if plan is None else sha256(plan.to_json().encode()).hexdigest()
 
 
 def _stale_error(engine: Path, reasons: list[str]) -> Exception:

@@ -9,8 +9,9 @@ from typing import Any, Optional
 
 import numpy as np
 
-from runtime.engine.graph import import_onnx
-from runtime.precision.graph import Graph
+from runtime.graphs.load import import_onnx
+from runtime.graphs.operators import BY_NAME, DENSE
+from runtime.graphs.view import Graph
 
 # Layers that a name may join: "conv + relu" are fused, "a || b" run side by side.
 _JOINED = re.compile(r" \+ | \|\| ")
@@ -26,7 +27,6 @@ _FORMATS = (
     ("fp32", re.compile("FP32|Float")),
     ("int8", re.compile("Int8")),
 )
-_DENSE = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # Images whose arithmetic is counted: of 1 and a size that it does not know inference cannot tell which is broadcast.
 _BATCH = 2
 _MOVES_ONLY = ("Reformat", "NoOp", "Constant", "ShapeHostToDevice", "Shuffle", "Slice")
@@ -116,7 +116,7 @@ def dense_flops(model: Any, sizes: Optional[Mapping[str, int]] = None) -> dict[s
     constants = Graph(model).constants
     counts = {}
     for node in model.graph.node:
-        has_weights = node.op_type in _DENSE and node.input[1] in constants
+        has_weights = node.op_type in DENSE and node.input[1] in constants
         count = _flops(node, shapes) if has_weights else None
         if count is not None:
             counts[node.name] = count / _BATCH
@@ -146,16 +146,13 @@ def _declare_selections(model: Any, batch: int, onnx: Any) -> None:
     """Make inputs of known size of what selects rows: inference does not follow how many into the bodies."""
     others = []
     for node in model.graph.node:
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type == "SelectTop":
-            shapes, types = [(batch, attributes["k"])] * 2, (onnx.TensorProto.FLOAT, onnx.TensorProto.INT32)
-        elif node.op_type == "DecodeProposals":
-            num_rows = sum(attributes["top"])
-            shapes, types = [(batch, num_rows, 4), (batch, num_rows)], [onnx.TensorProto.FLOAT] * 2
-        else:
+        operator = BY_NAME.get(node.op_type)
+        if operator is None or operator.selected_shapes is None:
             others.append(node)
             continue
-        for name, kind, shape in zip(node.output, types, shapes):
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        shapes = operator.selected_shapes(batch, attributes)
+        for name, kind, shape in zip(node.output, operator.outputs or (), shapes):
             model.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, shape))
     del model.graph.node[:]
     model.graph.node.extend(others)

@@ -1,7 +1,6 @@
 """The plugin library: found, loaded, and asked which operators it has."""
 
 import ctypes
-import hashlib
 import os
 import threading
 from dataclasses import dataclass, field
@@ -9,6 +8,8 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from runtime.engine.compat import TensorRT
+from runtime.files import sha256_of
+from runtime.graphs.operators import PLUGINS
 
 VARIABLE = "MASKRCNN_PLUGINS"
 FILE_NAME = "libmaskrcnn_plugins.so"
@@ -33,21 +34,6 @@ class PluginLibrary:
     ops: frozenset
     handle: Any = field(default=None, compare=False, repr=False)
 
-
-# What this project's library registers.
-OPS = frozenset(
-    {
-        "DecodeDetections",
-        "DecodeProposals",
-        "GroupedNMS",
-        "MMCVRoiAlign",
-        "MultiLevelRoiAlign",
-        "PasteMasks",
-        "SelectMasks",
-        "SelectTop",
-        "grid_sampler",
-    }
-)
 
 _REGISTER = "maskrcnn_plugins_register"
 
@@ -81,7 +67,7 @@ def load_plugins(path: Optional[Union[str, Path]], tensorrt: TensorRT) -> Option
         FileNotFoundError: one is named and is not there.
         RuntimeError: it does not load, or was compiled for another TensorRT.
     """
-    found = None if tensorrt.is_rtx else find_plugins(path)
+    found = find_plugins(path) if tensorrt.takes_plugins else None
     if found is None:
         return None
     with _lock:
@@ -91,8 +77,8 @@ def load_plugins(path: Optional[Union[str, Path]], tensorrt: TensorRT) -> Option
             after = tensorrt.plugin_names()
             # Someone else may have loaded ours before: then its creators are no news, and there all the same.
             is_ours = hasattr(handle, _REGISTER)
-            ops = (after - before) | (OPS & after if is_ours else set())
-            sha256 = hashlib.sha256(found.read_bytes()).hexdigest()
+            ops = (after - before) | (PLUGINS & after if is_ours else set())
+            sha256 = sha256_of(found)
             _loaded[found] = PluginLibrary(found, sha256, frozenset(ops), handle)
         return _loaded[found]
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from runtime.engine.config import EngineConfig, Shapes
+from runtime.host.preprocess import typical_sizes
 from runtime.metadata import ModelMetadata
-from runtime.preprocess import typical_sizes
 
 _BATCH, _HEIGHT, _WIDTH = 0, 2, 3
 

@@ -1,18 +1,15 @@
 """How far a build is, read from TensorRT's progress monitor or, before TensorRT 10, from its verbose log."""
 
-import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Callable, Optional
 
+from runtime.engine.compat import LOG_CHOSEN, LOG_COSTS, LOG_LAYERS
+
 # phase, steps done, steps in all (0: not known)
 Monitor = Callable[[str, int, int], None]
-
-_LAYERS = re.compile(r"^After .*: (\d+) layers")
-_COSTS = re.compile(r"^=+ Computing costs for")
-_CHOSEN = "Formats and tactics selection completed"
 
 
 class BuildLog:
@@ -42,15 +39,15 @@ class BuildLog:
             self._follow(message)
 
     def _follow(self, message: str) -> None:
-        layers = _LAYERS.match(message)
+        layers = LOG_LAYERS.match(message)
         # "After reformat layers" comes when the kernels are chosen.
         if layers and not self._done:
             self._layers = int(layers.group(1))
             self._monitor("fusing layers", 0, 0)
-        elif _COSTS.match(message):
+        elif LOG_COSTS.match(message):
             self._done += 1
             self._monitor("choosing kernels", min(self._done, self._layers), self._layers)
-        elif _CHOSEN in message:
+        elif LOG_CHOSEN in message:
             self._monitor("writing the engine", 0, 0)
 
 

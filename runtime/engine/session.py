@@ -10,8 +10,8 @@ from typing import Any, Callable, Optional, Union
 
 import numpy as np
 
+from runtime.cuda.binding import Cuda, active, open_cuda, wait
 from runtime.engine.buffers import Buffer, ByteBuffer, Cast
-from runtime.engine.cuda import Cuda, active, open_cuda, wait
 from runtime.engine.library import Library, last, open_library
 from runtime.forks import check_process
 
@@ -133,6 +133,8 @@ class EngineSession:
             self.inputs = {name: self._tensor(name, profile=True) for name in inputs}
             self.outputs = {name: self._tensor(name, profile=False) for name in outputs}
             self._buffers = {name: self._buffer(name, casts or {}) for name in (*inputs, *outputs)}
+            # Arrays are written to these; what is cast is an output.
+            self._fed = {name: b for name, b in self._buffers.items() if isinstance(b, Buffer)}
             for buffer in self._buffers.values():
                 self._open.callback(buffer.free)
             self._events = [self._new_event() for _ in range(4)]
@@ -229,10 +231,10 @@ class EngineSession:
         cuda, stream = self.cuda, self._stream
         start, copied, computed, end = self._events
         for name, array in feeds.items():
-            np.copyto(self._buffers[name].host(array.shape, self.inputs[name].dtype), array)
+            np.copyto(self._fed[name].host(array.shape, self.inputs[name].dtype), array)
         cuda.record(start, stream)
         for name, array in feeds.items():
-            buffer = self._buffers[name]
+            buffer = self._fed[name]
             cuda.to_device(buffer.address, buffer.host(array.shape, self.inputs[name].dtype), stream)
         cuda.record(copied, stream)
         self._start({})

@@ -1,31 +1,20 @@
 """``model.engine.json``: what an engine was built from, and whether that is still so."""
 
-import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Optional, Union
 
 from runtime.engine.config import EngineConfig
+from runtime.files import write_whole
 from runtime.metadata import ModelMetadata
 
 FORMAT = 1
-_CHUNK = 1 << 24
 
 
 def sidecar_path(engine: Union[str, Path]) -> Path:
     """Return the sidecar's path: ``model.engine`` -> ``model.engine.json``."""
     return Path(f"{engine}.json")
-
-
-def sha256_of(path: Union[str, Path]) -> str:
-    """Return a file's SHA-256 as hexadecimal text."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -134,17 +123,3 @@ class Sidecar:
             metadata=None if metadata is None else ModelMetadata.from_json(json.dumps(metadata)),
             build=dict(data["build"]),
         )
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that a reader sees all of it or the file before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 Importing this package loads neither onnx nor onnxruntime; the functions that need them do.
 """
 
-from runtime.precision.plan import PrecisionGroup, PrecisionPlan, check_plan, default_plan, plan_path
+from runtime.precision.geometry import default_plan
+from runtime.precision.plan import PrecisionGroup, PrecisionPlan, check_plan, plan_path
 
 __all__ = ["PrecisionGroup", "PrecisionPlan", "check_plan", "default_plan", "plan_path"]

@@ -14,30 +14,22 @@ from typing import TYPE_CHECKING, Optional
 from rich.text import Text
 
 from runtime.backends import load_backend
-from runtime.backends.base import check_model_file
-from runtime.cli import (
-    EXIT_DIFFERENT,
-    EXIT_OK,
-    EXIT_REFUSED,
-    add_images,
-    not_negative,
-    positive,
-    score,
-    table_console,
-    write_json,
-)
+from runtime.cli import EXIT_DIFFERENT, EXIT_OK, EXIT_REFUSED, add_images, not_negative, positive, score
+from runtime.console import table_console, write_json
+from runtime.graphs.load import import_onnx, load_onnx, save_model
 from runtime.images import find_images
-from runtime.precision.agreement import AgreementTolerance, Judge
-from runtime.precision.emulation import Emulator
-from runtime.precision.graph import import_onnx
-from runtime.precision.measure import measure
-from runtime.precision.plan import PrecisionPlan, check_plan, default_plan, plan_path
-from runtime.precision.report import evaluation_line, plan_table, search_report, search_table, summary_lines
-from runtime.precision.search import MAX_EVALUATIONS, PlanSearch
-from runtime.precision.typed import fp16_model, save_model
+from runtime.plan_search.agreement import AgreementTolerance, Judge
+from runtime.plan_search.emulation import Emulator
+from runtime.plan_search.measure import measure
+from runtime.plan_search.report import evaluation_line, plan_table, search_report, search_table, summary_lines
+from runtime.plan_search.search import MAX_EVALUATIONS, PlanSearch
+from runtime.precision.choice import chosen_plan
+from runtime.precision.geometry import default_plan
+from runtime.precision.plan import plan_path
+from runtime.precision.typed import fp16_model
 
 if TYPE_CHECKING:
-    import onnx
+    pass
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -52,7 +44,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def plan_command(args: argparse.Namespace) -> int:
     """Model -> default plan."""
-    plan = default_plan(_load(args.model))
+    plan = default_plan(load_onnx(args.model))
     if args.output is None:
         print(plan.to_json(), end="")
         return EXIT_OK
@@ -65,8 +57,8 @@ def plan_command(args: argparse.Namespace) -> int:
 
 def convert_command(args: argparse.Namespace) -> int:
     """Model and plan -> strongly typed FP16 model."""
-    model = _load(args.model)
-    plan = _plan(args.plan, args.model, model)
+    model = load_onnx(args.model)
+    plan = chosen_plan(args.model, model, args.plan)
     output = args.output or args.model.with_suffix(".fp16.onnx")
     typed = fp16_model(model, plan)
     import_onnx().checker.check_model(typed, full_check=True)
@@ -80,8 +72,8 @@ def search_command(args: argparse.Namespace) -> int:
     """Model, images and a plan to start from -> the smallest plan within the tolerance."""
     tolerance = AgreementTolerance(args.box, args.score, args.mask, args.min_score, args.share)
     images = find_images(args.images)
-    model = _load(args.model)
-    start = _plan(args.plan, args.model, model) if args.plan else default_plan(model)
+    model = load_onnx(args.model)
+    start = chosen_plan(args.model, model, args.plan) if args.plan else default_plan(model)
     console = table_console()
     emulator = Emulator(model)
     backend = load_backend(args.model, "onnxruntime", threads=args.threads)
@@ -106,31 +98,6 @@ def search_command(args: argparse.Namespace) -> int:
     for line in summary_lines(result, output):
         console.print(Text(line), soft_wrap=True)
     return EXIT_OK if result.reached else EXIT_DIFFERENT
-
-
-def _load(path: Path) -> "onnx.ModelProto":
-    onnx = import_onnx()
-    check_model_file(path)
-    try:
-        model = onnx.load(path)
-    except Exception as error:  # protobuf's DecodeError has no public name
-        raise ValueError(
-            f"model {path}: expected an ONNX file, found something else ({error}); "
-            "make one with `python -m export.maskrcnn`"
-        ) from error
-    if not model.graph.node:
-        raise ValueError(f"model {path}: expected an ONNX file, found one without nodes; it may be cut short")
-    return model
-
-
-def _plan(path: Optional[Path], model_path: Path, model: "onnx.ModelProto") -> PrecisionPlan:
-    """Return the plan asked for, or the one beside the model, or the default."""
-    beside = plan_path(model_path)
-    if path is None and not beside.is_file():
-        return default_plan(model)
-    plan = PrecisionPlan.load(path or beside)
-    check_plan(plan, model)
-    return plan
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -16,8 +16,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
-from runtime.precision.graph import Graph
-from runtime.precision.operators import (
+from runtime.graphs.operators import (
     COORDINATE_INPUTS,
     DENSE,
     MOVEMENT,
@@ -27,7 +26,8 @@ from runtime.precision.operators import (
     SHAPE_OPS,
     is_nms,
 )
-from runtime.precision.plan import PrecisionGroup
+from runtime.graphs.view import Graph
+from runtime.precision.plan import PrecisionGroup, PrecisionPlan
 
 if TYPE_CHECKING:
     import onnx
@@ -42,14 +42,26 @@ REASONS = {
     "RoI coordinates": "RoIs beyond 256x256 px have an area that FP16 does not hold, so that the wrong FPN level is "
     "read (2.6 points of mask AP), and coordinates above 1024 px move in whole pixels",
     "box scores": "FP16 probabilities near 1 are 0.0005 apart: below that NMS and the best K know no order",
-    "box decoding and NMS": "class offsets overflow in FP16 and break NMS (16 points of box AP), and coordinates above "
-    "1024 px move in whole pixels",
+    "box decoding and NMS": "the offsets of NMS in standard operators overflow in FP16, and coordinates above 1024 px "
+    "move in whole pixels",
     "mask probabilities": "contours are where the probability is the threshold, and move with its rounding",
     "pasting": "pixel coordinates above 1024 are whole pixels in FP16, and contours move with them",
     "feature sampling": "features and coordinates have one type in this operator, and FP16 coordinates above 1024 px "
     "move in whole pixels",
     "normalisation statistics": "squares overflow in FP16 from 256 on, and a small epsilon is rounded to nothing",
 }
+
+
+def default_plan(model: "onnx.ModelProto") -> PrecisionPlan:
+    """Return the plan that follows from the graph alone: geometry in FP32, layers with weights in FP16.
+
+    Works for any detector; the module says how the two are told apart.
+
+    Raises:
+        ValueError: a node that has to be in the plan has no name of its own.
+        RuntimeError: the package onnx is not installed.
+    """
+    return PrecisionPlan(geometry_groups(model))
 
 
 def geometry_groups(model: "onnx.ModelProto") -> tuple[PrecisionGroup, ...]:
@@ -203,7 +215,7 @@ def _stages(graph: Graph, roi_depth: list[int]) -> list[int]:
 
 def _heads(graph: Graph, dense: Iterable[int], roi_depth: list[int]) -> list[str]:
     """Return which head works at each depth: fully connected layers make boxes, convolutions of RoIs masks."""
-    layers = [set() for _ in range(max(roi_depth, default=0) + 1)]
+    layers: list[set[str]] = [set() for _ in range(max(roi_depth, default=0) + 1)]
     for index in dense:
         if graph.nodes[index].op_type in DENSE:
             layers[roi_depth[index]].add(graph.nodes[index].op_type)

@@ -1,17 +1,19 @@
 """The precision plan: which nodes of an ONNX stay in FP32 where the rest runs in FP16, and why.
 
-The plan decides for every node but the operators that are FP32 in any plan (``runtime.precision.operators``); in a
+The plan decides for every node but the operators that are FP32 in any plan (``runtime.graphs.operators``); in a
 weakly typed network the plugins that take FP16 logits read them as they are. TensorRT's weakly typed builders apply it
 layer by layer, everything that is strongly typed gets it as casts in the file (``runtime.precision.typed``).
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+from runtime.files import write_whole
 
 if TYPE_CHECKING:
     import onnx
@@ -93,16 +95,9 @@ class PrecisionPlan:
         """Write the plan; a file that is there stays whole until the new one is.
 
         Raises:
-            OSError: the folder does not exist or cannot be written to.
+            OSError: it cannot be written.
         """
-        path = Path(path)
-        # With the process in the name, two that write at once leave one whole file.
-        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
-            partial.write_text(self.to_json(), encoding="utf-8")
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, self.to_json().encode("utf-8"))
 
     @classmethod
     def load(cls, path: Union[str, Path]) -> "PrecisionPlan":
@@ -126,18 +121,9 @@ def plan_path(model_path: Union[str, Path]) -> Path:
     return Path(model_path).with_suffix(SUFFIX)
 
 
-def default_plan(model: "onnx.ModelProto") -> PrecisionPlan:
-    """Return the plan that follows from the graph alone: geometry in FP32, layers with weights in FP16.
-
-    Works for any detector; ``runtime.precision.geometry`` says how the two are told apart.
-
-    Raises:
-        ValueError: a node that has to be in the plan has no name of its own.
-        RuntimeError: the package onnx is not installed.
-    """
-    from runtime.precision.geometry import geometry_groups
-
-    return PrecisionPlan(geometry_groups(model))
+def plan_sha256(plan: Optional[PrecisionPlan]) -> Optional[str]:
+    """Return the SHA-256 of a plan's JSON, None without a plan."""
+    return None if plan is None else sha256(plan.to_json().encode()).hexdigest()
 
 
 def check_plan(plan: PrecisionPlan, model: "onnx.ModelProto") -> None:

@@ -4,16 +4,21 @@ from collections.abc import Iterable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Optional
 
-from runtime.precision.graph import import_onnx
-from runtime.precision.operators import DENSE, FP32_COORDINATES, FP32_PLUGINS, is_nms
+from runtime.graphs.load import import_onnx
+from runtime.graphs.operators import (
+    CONTROL_FLOW,
+    DENSE,
+    FP32_COORDINATES,
+    FP32_PLUGINS,
+    MIXED_FUNCTIONS,
+    is_nms,
+)
 from runtime.precision.plan import PrecisionPlan
 
 if TYPE_CHECKING:
     import onnx
 
 FP32, FP16 = 1, 10  # onnx.TensorProto.FLOAT and FLOAT16
-ROI_ALIGN = "MultiLevelRoiAlign"
-_CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 
 
 def fp32_nodes(model: "onnx.ModelProto", plan: PrecisionPlan) -> list[bool]:
@@ -24,10 +29,10 @@ def fp32_nodes(model: "onnx.ModelProto", plan: PrecisionPlan) -> list[bool]:
 
 def blocked_ops(model: "onnx.ModelProto") -> set[str]:
     """Return the operators that stay FP32 in any plan: the converter's list, functions, NMS, and control flow."""
-    functions = {function.name for function in model.functions} - {ROI_ALIGN}
+    functions = {function.name for function in model.functions} - MIXED_FUNCTIONS
     # Without their bodies, as TensorRT gets them, these are no functions; the plugins take float32 nevertheless.
     plugins = {node.op_type for node in model.graph.node if is_nms(node.op_type)} | FP32_PLUGINS
-    return functions | plugins | _CONTROL_FLOW | set(converter().DEFAULT_OP_BLOCK_LIST)
+    return functions | plugins | CONTROL_FLOW | set(converter().DEFAULT_OP_BLOCK_LIST)
 
 
 def converter() -> ModuleType:
@@ -117,9 +122,8 @@ def _constant_value(node: "onnx.NodeProto") -> Optional["onnx.TensorProto"]:
 
 def _split_shared_initializers(graph: "onnx.GraphProto", is_fp32: Iterable[bool]) -> None:
     """Give FP32 nodes copies of the weights that FP16 nodes read too."""
-    onnx = import_onnx()
     floats = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type == FP32}
-    single: dict[str, list[tuple[onnx.NodeProto, int]]] = {}
+    single: dict[str, list[tuple[Any, int]]] = {}
     half: set[str] = set()
     for node, fp32 in zip(graph.node, is_fp32):
         for i, name in enumerate(node.input):

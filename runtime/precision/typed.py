@@ -14,18 +14,16 @@ the same file runs in onnxruntime. ``DecodeProposals``, ``DecodeDetections``, ``
 ``SelectTop``, ``PasteMasks`` and any other function of the file stay FP32; what FP16 layers hand them is cast.
 """
 
-import os
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
-from runtime.precision.graph import captured, import_onnx, subgraphs, tensor_types, tensors_read
-from runtime.precision.operators import FP32_COORDINATES, SHAPE_OPS
+from runtime.graphs.load import import_onnx
+from runtime.graphs.operators import FP32_COORDINATES, MIXED_FUNCTIONS, SHAPE_OPS
+from runtime.graphs.view import captured, element_types, subgraphs, tensors_read
 from runtime.precision.plan import PrecisionPlan, check_plan
 from runtime.precision.prepare import (
     FP16,
     FP32,
-    ROI_ALIGN,
     blocked_ops,
     converter,
     fp32_nodes,
@@ -35,9 +33,6 @@ from runtime.precision.prepare import (
 
 if TYPE_CHECKING:
     import onnx
-
-# A protobuf file ends at 2 GiB; what is not weights has a tenth.
-LARGE_BYTES = 2**31 * 9 // 10
 
 
 def fp16_model(model: "onnx.ModelProto", plan: PrecisionPlan) -> "onnx.ModelProto":
@@ -49,7 +44,7 @@ def fp16_model(model: "onnx.ModelProto", plan: PrecisionPlan) -> "onnx.ModelProt
     stays one.
 
     onnxruntime's CPU provider has hardly any FP16 kernels: it computes in FP32, and leaves out the roundings between
-    neighbours. ``runtime.precision.emulation`` makes models that do round there.
+    neighbours. ``runtime.plan_search.emulation`` makes models that do round there.
 
     Args:
         model: float32; it is not changed.
@@ -60,7 +55,7 @@ def fp16_model(model: "onnx.ModelProto", plan: PrecisionPlan) -> "onnx.ModelProt
         RuntimeError: the package onnx or onnxruntime is not installed.
     """
     check_plan(plan, model)
-    types = tensor_types(model)
+    types = element_types(model)
     copy = prepared(model, plan)
     _declare_floats(copy, types)
     is_fp32 = fp32_nodes(copy, plan)
@@ -79,33 +74,9 @@ def fp16_model(model: "onnx.ModelProto", plan: PrecisionPlan) -> "onnx.ModelProt
     casts += _casts_for_subgraphs(nodes, half)
     replace(converted.graph.node, _sorted(nodes, casts))
     replace(converted.graph.value_info, _value_info(model, half))
-    if any(node.op_type == ROI_ALIGN and not fp32 for node, fp32 in zip(nodes, is_fp32)):
+    if any(node.op_type in MIXED_FUNCTIONS and not fp32 for node, fp32 in zip(nodes, is_fp32)):
         _let_roi_align_take_fp16(converted)
     return converted
-
-
-def save_model(model: "onnx.ModelProto", path: Union[str, Path]) -> None:
-    """Write the model; a file that is there stays whole until the new one is.
-
-    Weights of 2 GB, which one protobuf file cannot hold, go to ``<path>.data``, and are no longer in ``model`` then.
-
-    Raises:
-        OSError: the folder does not exist or cannot be written to.
-    """
-    onnx = import_onnx()
-    path = Path(path)
-    num_bytes = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-    data = path.with_name(f"{path.name}.data")
-    try:
-        if num_bytes < LARGE_BYTES:
-            onnx.save(model, str(partial))
-        else:
-            data.unlink(missing_ok=True)  # onnx appends to it
-            onnx.save(model, str(partial), save_as_external_data=True, location=data.name)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _declare_floats(model: "onnx.ModelProto", types: Mapping[str, int]) -> None:
@@ -267,7 +238,7 @@ def _let_roi_align_take_fp16(model: "onnx.ModelProto") -> None:
     """Give MultiLevelRoiAlign's body casts at its features and its output: inside it is float32, as written."""
     helper = import_onnx().helper
     for function in model.functions:
-        if function.name != ROI_ALIGN:
+        if function.name not in MIXED_FUNCTIONS:
             continue
         features, output = list(function.input)[1:], function.output[0]
         renamed = {name: f"{name}_fp32" for name in (*features, output)}
@@ -278,4 +249,4 @@ def _let_roi_align_take_fp16(model: "onnx.ModelProto") -> None:
         after = helper.make_node("CastLike", [renamed[output], features[0]], [output], name=f"{output}_node")
         replace(function.node, [*before, *function.node, after])
         for node in function.node:
-            node.name = f"{ROI_ALIGN}/{node.output[0]}"  # onnxruntime wants names that differ
+            node.name = f"{function.name}/{node.output[0]}"  # onnxruntime wants names that differ

@@ -13,9 +13,9 @@ from benchmarks import accuracy
 from benchmarks.handover import ExposedModel, infer_from, own_outputs
 from benchmarks.inference import infer, record_inference
 from export.model import LoadedModel
-from runtime.artifacts import load_batch, open_artifact, record
+from runtime.comparison.recording import read_recording
+from runtime.comparison.sources import load_batch, open_artifact, record
 from runtime.metadata import ModelMetadata
-from runtime.recording import read_recording
 from tests.export.test_graph import export_loaded
 from tests.models import structured_photos, tiny_config, tiny_model
 

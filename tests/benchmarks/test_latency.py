@@ -23,7 +23,7 @@ from benchmarks.latency.outputs import compared_outputs, record_detections
 from benchmarks.latency.report import sections
 from benchmarks.latency.tensorrt_side import TensorRTSide, calls_per_second
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
-from runtime.coco import read_dataset
+from runtime.comparison.average_precision import read_dataset
 from tests.runtime import fakes
 from tests.runtime.engine import fakes as engine_fakes
 

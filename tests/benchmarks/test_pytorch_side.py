@@ -8,8 +8,8 @@ import export  # noqa: F401  (first: without mmcv's compiled operators mmdet is 
 from benchmarks.inference import data_samples
 from benchmarks.latency import pytorch_side
 from benchmarks.latency.pytorch_side import without_pasting
-from runtime.postprocess import paste_mask
-from runtime.preprocess import Batch
+from runtime.host.postprocess import paste_mask
+from runtime.host.preprocess import Batch
 from tests.models import structured_images, tiny_model
 
 

@@ -23,8 +23,8 @@ from export.pipeline import UnsupportedPipelineError
 from export.random_weights import randomize
 from export.verify import ordered_ties, pasting_as_on_a_gpu
 from runtime import Detector
-from runtime.compare import arrays_from_detections
-from runtime.difference import Difference, Tolerance, compare_image
+from runtime.comparison.detections import arrays_from_detections
+from runtime.comparison.difference import Difference, Tolerance, compare_image
 from runtime.pipeline import FileResult
 from tests.models import structured_photos, tiny_config, write_config
 

@@ -4,7 +4,7 @@ import pytest
 
 from export.graph import num_nodes
 from export.model import LoadedModel
-from runtime.difference import Tolerance
+from runtime.comparison.difference import Tolerance
 from tests.export.test_graph import PHOTOS, SIZE, assert_equal, export_loaded, scored
 from tests.families import FAMILIES, family_config, family_model
 

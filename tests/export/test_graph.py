@@ -26,7 +26,7 @@ from export.model import LoadedModel, model_from_config
 from export.random_weights import randomize
 from export.verify import MmdetInference, verify
 from patches.operators import MAX_TOP
-from runtime.difference import Tolerance
+from runtime.comparison.difference import Tolerance
 from runtime.metadata import KEY, ModelMetadata
 from tests.models import structured_photos, tiny_config, tiny_model
 

@@ -9,9 +9,9 @@ from benchmarks.accuracy import TOLERANCE, unlike_pairs
 from benchmarks.inference import detections_from_sample, infer, load_detector
 from examples import CHECKPOINT_PATH, CONFIG_PATH, IMAGES_DIR
 from export.model import LoadedModel, load_model
-from runtime.artifacts import open_artifact
-from runtime.compare import arrays_from_detections
-from runtime.difference import compare_image
+from runtime.comparison.detections import arrays_from_detections
+from runtime.comparison.difference import compare_image
+from runtime.comparison.sources import open_artifact
 from runtime.images import read_image
 from tests.export.test_graph import export_loaded
 

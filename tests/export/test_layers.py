@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from runtime.compare_layers import LayerOptions, compare_files
+from runtime.comparison.layer_table import LayerOptions, compare_files
 from tests.export.test_graph import export
 from tests.models import structured_photos, tiny_model
 

@@ -11,11 +11,11 @@ from export.metadata import metadata_from_model
 from export.model import LoadedModel
 from export.reference import main, record_reference
 from export.verify import MmdetInference
-from runtime import compare
-from runtime.artifacts import open_artifact
-from runtime.difference import DetectionArrays
+from runtime.compare import main as compare_main
+from runtime.comparison.difference import DetectionArrays
+from runtime.comparison.recording import read_recording
+from runtime.comparison.sources import open_artifact
 from runtime.metadata import ModelMetadata
-from runtime.recording import read_recording
 from tests.export.test_graph import export_loaded
 from tests.models import structured_photos, tiny_config, tiny_model, write_config
 
@@ -75,7 +75,7 @@ def test_the_exported_file_agrees_with_it(loaded: LoadedModel, images: list[Path
     metadata = metadata_from_model(loaded, size=SIZE, dynamic_size=False, masks="crop")
     record_reference(loaded, metadata, images, tmp_path / "r.npz", batch_size=1)
     arguments = [tmp_path / "r.npz", tmp_path / "m.onnx", "--batch", 2, "--images", *images]
-    assert compare.main([str(a) for a in arguments]) == 0
+    assert compare_main([str(a) for a in arguments]) == 0
 
 
 def test_a_detector_without_masks(images: list[Path], tmp_path: Path) -> None:

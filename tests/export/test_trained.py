@@ -9,7 +9,7 @@ from examples import CHECKPOINT_PATH, CONFIG_PATH, IMAGES_DIR
 from export.metadata import metadata_from_model
 from export.model import LoadedModel, load_model
 from export.verify import MmdetInference, verify
-from runtime.difference import Tolerance
+from runtime.comparison.difference import Tolerance
 from tests.export.test_graph import export_loaded
 
 # The contract: same detections and labels, boxes within 0.01 px, scores within 1e-4, masks within 1e-4 of their pixels.

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from export.verify import ordered_ties, verify
-from runtime.difference import Tolerance
+from runtime.comparison.difference import Tolerance
 from tests.export.test_graph import PHOTOS, export, mmdet_inference, saved
 from tests.models import tiny_model
 

@@ -24,7 +24,7 @@ from export.zoo.models import (
 )
 from export.zoo.results import ZooResults, ranked_reasons
 from patches.mmcv_ops import MissingOperatorError
-from runtime.difference import DetectionArrays, compare_image
+from runtime.comparison.difference import DetectionArrays, compare_image
 from tests.models import tiny_config, write_config
 
 COMMITTED = ZooResults.read(command.DEFAULT_OUTPUT).models

@@ -19,13 +19,13 @@ import cv2
 import numpy as np
 import pytest
 
+from runtime.cuda.binding import active, open_cuda
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.device import slot as device_slot
-from runtime.engine.cuda import active, open_cuda
+from runtime.host.postprocess import paste_probabilities
+from runtime.host.runner import HostRunner
 from runtime.images import find_images, read_image
-from runtime.postprocess import paste_probabilities
-from runtime.runner import HostRunner
 from tests.gpu import test_engines as engines  # skips where TensorRT is missing
 
 pytestmark = [pytest.mark.gpu, pytest.mark.tensorrt]

@@ -42,23 +42,24 @@ try:
 except (ImportError, OSError) as error:
     pytest.skip(f"TensorRT, onnx or onnxruntime is not installed: {error}", allow_module_level=True)
 
-from runtime import build, compare
+from runtime import build
 from runtime.backends import backend_name
-from runtime.compare import arrays_from_detections
+from runtime.coco_writer import IMAGES, RESULTS
+from runtime.compare import main as compare_main
+from runtime.comparison.detections import arrays_from_detections
+from runtime.comparison.difference import DetectionArrays, Tolerance, compare_image
+from runtime.cuda.binding import open_cuda
 from runtime.detections import Detections
 from runtime.detector import Detector
-from runtime.difference import DetectionArrays, Tolerance, compare_image
 from runtime.engine.config import EngineConfig
-from runtime.engine.cuda import open_cuda
 from runtime.engine.files import EngineRequest, Machine, check_engine, ensure_engine
 from runtime.engine.library import open_library
 from runtime.engine.plugins import VARIABLE, find_plugins, load_plugins
 from runtime.engine.session import EngineSession
 from runtime.engine.sidecar import Sidecar, sidecar_path
+from runtime.host.postprocess import detections_from_outputs
+from runtime.host.preprocess import prepare
 from runtime.images import find_images, read_image
-from runtime.postprocess import detections_from_outputs
-from runtime.preprocess import prepare
-from runtime.results import IMAGES, RESULTS
 from tests.gpu import legacy_onnx
 
 pytestmark = [pytest.mark.gpu, pytest.mark.tensorrt]
@@ -523,7 +524,7 @@ def copy_engine(model: Path, engine: Path, place: Path) -> Path:
 def test_compare_finds_that_onnx_and_engine_agree(
     model: Path, fp32: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    status = compare.main([str(model), str(fp32), "--backend-a", "onnxruntime", "--batch", "2"])
+    status = compare_main([str(model), str(fp32), "--backend-a", "onnxruntime", "--batch", "2"])
     assert status == 0, "".join(capsys.readouterr())[-2000:]
 
 
@@ -690,7 +691,7 @@ def test_layers_part_nowhere_before_nms(
     report = tmp_path / "layers.json"
     image = EXAMPLES / "single.jpg"
     options = ("--layers", "--backend-a", "onnxruntime", "--images", str(image), "--json", str(report))
-    status = compare.main([str(model), str(fp32), *options])
+    status = compare_main([str(model), str(fp32), *options])
     assert status in (0, 1), "".join(capsys.readouterr())[-2000:]
     content = json.loads(report.read_text())
     before_nms = [error for error in content["measured"] if not error["ordered_by"]]

@@ -21,8 +21,8 @@ from runtime.backends.tensorrt import TensorRTBackend
 from runtime.device.kernels import MaskCast
 from runtime.engine.files import Machine
 from runtime.engine.session import EngineSession
+from runtime.host.preprocess import Batch, prepare
 from runtime.images import find_images, read_image
-from runtime.preprocess import Batch, prepare
 from tests.gpu import test_engines as engines  # skips where TensorRT is missing
 
 pytestmark = [pytest.mark.gpu, pytest.mark.tensorrt]

@@ -6,7 +6,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from plugins import _reference
-from runtime.postprocess import paste_mask, paste_probabilities, rescale_boxes
+from runtime.host.postprocess import paste_mask, paste_probabilities, rescale_boxes
 from runtime.rle import rle_from_crop
 from tests.gpu.oracles import paste_oracle
 

@@ -1,4 +1,4 @@
-"""plugins._reference.prepare_images against cv2.resize and runtime.preprocess.prepare, bit for bit."""
+"""plugins._reference.prepare_images against cv2.resize and runtime.host.preprocess.prepare, bit for bit."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from plugins import _reference
-from runtime.preprocess import prepare
+from runtime.host.preprocess import prepare
 from runtime.transforms import Fit, Resize, Step
 from tests.runtime import fakes
 

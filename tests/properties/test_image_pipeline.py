@@ -18,9 +18,9 @@ from PIL import Image
 
 from export.pipeline import image_pipeline, normalization, num_channels
 from plugins import _reference
+from runtime.host.preprocess import device_plan, final_size, padded_size, prepare
 from runtime.images import read_image
 from runtime.metadata import ModelMetadata
-from runtime.preprocess import device_plan, final_size, padded_size, prepare
 from runtime.transforms import applied
 from tests.runtime import fakes
 

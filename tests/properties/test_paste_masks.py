@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plugins import _reference
-from runtime.postprocess import paste_mask
+from runtime.host.postprocess import paste_mask
 from tests.export.test_functions import NEAR_THRESHOLD, paste_oracle, paste_session
 from tests.properties.strategies import boxes
 

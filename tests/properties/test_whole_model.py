@@ -11,10 +11,10 @@ from mmdet.structures import DetDataSample
 from benchmarks.handover import ExposedModel, infer_from, own_outputs
 from benchmarks.inference import detections_from_sample, infer
 from export.model import LoadedModel
-from runtime.artifacts import DetectorArtifact, load_batch
-from runtime.compare import arrays_from_detections
+from runtime.comparison.detections import arrays_from_detections
+from runtime.comparison.difference import Tolerance, compare_image
+from runtime.comparison.sources import DetectorArtifact, load_batch
 from runtime.detections import Detections
-from runtime.difference import Tolerance, compare_image
 from tests.export.test_graph import export_loaded
 from tests.models import tiny_config, tiny_model
 from tests.properties.strategies import images

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from runtime import evaluate
+from runtime.evaluate import main as evaluate_main
 from tests.runtime import fakes
 
 SEED = 20
@@ -80,7 +80,7 @@ def _evaluate(name: str, recording: Path, annotations: Path) -> None:
     start, said = time.perf_counter(), io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:
-            status: Any = evaluate.main(arguments)
+            status: Any = evaluate_main(arguments)
         except BaseException:
             status = traceback.format_exc()[-1500:]
     seconds = time.perf_counter() - start

@@ -1,8 +1,11 @@
 """``python -m runtime.build`` on the fake TensorRT and GPU."""
 
+import builtins
+import io
 import json
 import re
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from runtime import build
+from runtime import build, build_engine
 from runtime.engine.config import EngineConfig
 from runtime.engine.sidecar import Sidecar
 from runtime.precision.plan import PrecisionGroup, PrecisionPlan
@@ -56,7 +59,7 @@ def _run(*arguments: object) -> int:
 
 def _config(*arguments: object) -> EngineConfig:
     args = build._parse_arguments(["m.onnx", *(str(a) for a in arguments)])
-    return build._request(args).config
+    return build._keywords(args)["config"]
 
 
 @pytest.mark.parametrize(
@@ -86,15 +89,51 @@ def test_options_become_a_config(arguments: list, expected: EngineConfig) -> Non
 
 
 def test_other_options_become_the_request() -> None:
-    request = build._request(build._parse_arguments(["out/m.onnx"]))
-    assert (request.onnx, request.engine) == (Path("out/m.onnx"), Path("out/m.engine"))
-    assert (request.plan, request.use_plan, request.timing_cache) == (None, True, None)
+    keywords = build._keywords(build._parse_arguments(["out/m.onnx"]))
+    assert (keywords["model"], keywords["engine"]) == (Path("out/m.onnx"), None)
+    assert [keywords[name] for name in ("plan", "use_plan", "timing_cache")] == [None, True, None]
     arguments = ["m.onnx", "-o", "x.trt", "--plan", "p.json", "--timing-cache", "t.cache"]
-    request = build._request(build._parse_arguments(arguments))
-    assert (request.engine, request.plan, request.timing_cache) == tuple(
-        map(Path, ("x.trt", "p.json", "t.cache"))
-    )
-    assert not build._request(build._parse_arguments(["m.onnx", "--no-plan"])).use_plan
+    keywords = build._keywords(build._parse_arguments(arguments))
+    assert [keywords[name] for name in ("engine", "plan", "timing_cache")] == [
+        Path("x.trt"),
+        Path("p.json"),
+        Path("t.cache"),
+    ]
+    assert not build._keywords(build._parse_arguments(["m.onnx", "--no-plan"]))["use_plan"]
+
+
+def test_every_file_is_read_once(model: Path, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the ONNX hashed once: what is compared is what is built."""
+    plan = PrecisionPlan(())
+    plan.save(model.with_suffix(".plan.json"))
+    num_reads: Counter[str] = Counter()
+    original = io.open
+
+    def counted(file: object, mode: str = "r", *arguments: object, **options: object) -> object:
+        if "r" in mode:
+            num_reads[Path(str(file)).name] += 1
+        return original(file, mode, *arguments, **options)
+
+    for module in (io, builtins):
+        monkeypatch.setattr(module, "open", counted)
+    assert _run(model) == 0
+    built = {name: num_reads[name] for name in ("m.onnx", "m.plan.json", "m.engine")}
+    assert built == {"m.onnx": 1, "m.plan.json": 1, "m.engine": 0}
+    num_reads.clear()
+    assert _run(model) == 0
+    kept = {name: num_reads[name] for name in ("m.onnx", "m.plan.json", "m.engine", "m.engine.json")}
+    assert kept == dict.fromkeys(kept, 1)
+    num_reads.clear()
+    assert _run(model, "--batch", 1, 1, 1) == 0  # stale
+    assert (num_reads["m.onnx"], num_reads["m.plan.json"], num_reads["m.engine"]) == (1, 1, 1)
+
+
+def test_as_a_function(model: Path, device: Device) -> None:
+    lines = []
+    built = build_engine(model, config=EngineConfig(batch=(1, 1, 1)), notify=lines.append)
+    assert built.path == model.with_suffix(".engine")
+    assert built.sidecar == Sidecar.load(built.path)
+    assert lines[1].startswith(f"building {built.path}")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cli import add_run_options, backend_options, not_negative, positive, score, tracked, write_json
+from runtime.cli import add_run_options, backend_options, not_negative, positive, score
+from runtime.console import tracked, write_json
 
 
 @pytest.mark.parametrize(

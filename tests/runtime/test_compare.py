@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 
-from runtime import compare, record
+from runtime import record
+from runtime.compare import main as compare_main
 from tests.runtime import fakes
-from tests.runtime.test_artifacts import changed_model
+from tests.runtime.comparison.test_sources import changed_model
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def _run(*arguments: object) -> int:
-    return compare.main([str(a) for a in arguments])
+    return compare_main([str(a) for a in arguments])
 
 
 @pytest.mark.parametrize("batch", [1, 2])

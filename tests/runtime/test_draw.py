@@ -3,7 +3,7 @@ import pytest
 
 from runtime.detections import Detections
 from runtime.draw import class_color, draw_detections
-from runtime.postprocess import CroppedMasks
+from runtime.host.postprocess import CroppedMasks
 from tests.runtime import fakes
 
 

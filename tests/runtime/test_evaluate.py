@@ -11,12 +11,15 @@ import cv2
 import numpy as np
 import pytest
 
-from runtime import Detector, evaluate, record
-from runtime.artifacts import Artifact, ImageResult
-from runtime.coco import CocoDataset, read_dataset
+from runtime import Detector, record
+from runtime.comparison.average_precision import CocoDataset, read_dataset
+from runtime.comparison.detections import Progress
+from runtime.comparison.evaluation import Evaluation, evaluate_artifact
+from runtime.comparison.sources import Artifact, ImageResult, MadeBy
+from runtime.evaluate import main as evaluate_main
 from runtime.images import read_image
 from tests.runtime import fakes
-from tests.runtime.test_artifacts import changed_model
+from tests.runtime.comparison.test_sources import changed_model
 
 # Not in the order of the labels, and not 1 to 3.
 CATEGORY_IDS = {"triangle": 4, "circle": 9, "square": 2}
@@ -64,7 +67,7 @@ def worse(tmp_path: Path) -> Path:
 
 
 def _run(*arguments: object) -> int:
-    return evaluate.main([str(a) for a in arguments])
+    return evaluate_main([str(a) for a in arguments])
 
 
 @pytest.mark.parametrize("batch", [1, 2])
@@ -234,13 +237,12 @@ def test_a_recording_that_lacks_an_image_is_refused_before_a_model_runs(
     recorded = tmp_path / "r.npz"
     assert record.main([str(fake_model), "--images", str(dataset / "1.png"), "-o", str(recorded)]) == 0
     evaluated = []
-    original = evaluate.evaluate
 
-    def watched(artifact: Artifact, data: CocoDataset) -> evaluate.Evaluation:
+    def watched(artifact: Artifact, data: CocoDataset, progress: Progress) -> Evaluation:
         evaluated.append(artifact.name)
-        return original(artifact, data)
+        return evaluate_artifact(artifact, data, progress)
 
-    monkeypatch.setattr(evaluate, "evaluate", watched)
+    monkeypatch.setitem(evaluate_main.__globals__, "evaluate_artifact", watched)
     assert _run(fake_model, recorded, "--dataset", dataset) == 2
     assert evaluated == [str(recorded)]
 
@@ -278,6 +280,7 @@ def test_masks_of_few_images_are_in_memory_at_once(dataset: Path, fake_model: Pa
         classes = fakes.CLASSES
         metadata = fakes.metadata()
         model_seconds = None
+        made_by = MadeBy("host")
 
         def __call__(self, images: Sequence[Path]) -> Iterator[ImageResult]:
             sources = []
@@ -295,6 +298,6 @@ def test_masks_of_few_images_are_in_memory_at_once(dataset: Path, fake_model: Pa
         truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] == 1]
 
     _rewrite(dataset, repeat_the_first)
-    evaluate.evaluate(Watching(), read_dataset(dataset / "annotations.json", dataset))
+    evaluate_artifact(Watching(), read_dataset(dataset / "annotations.json", dataset))
     assert len(alive) == 6
     assert max(alive) <= 1

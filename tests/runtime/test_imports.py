@@ -21,7 +21,7 @@ FORBIDDEN = (
 )
 # A deployment box may lack any of them.
 LAZY = ("onnx", "onnxruntime", "pycocotools", "tensorrt", "tensorrt_rtx", "cuda", "pycuda")
-FOLDERS = ("runtime", "runtime/backends", "runtime/device", "runtime/engine", "runtime/precision")
+FOLDERS = ("runtime", *(f"runtime/{p.parent.name}" for p in sorted((ROOT / "runtime").glob("*/__init__.py"))))
 
 
 def _modules_after(code: str) -> set[str]:
@@ -65,7 +65,7 @@ def test_importing_the_runtime_loads_no_backend() -> None:
         "device.runner",
         "evaluate",
         "infer",
-        "layers",
+        "comparison.bisection",
         "record",
         "precision.plan",
     ],
@@ -89,3 +89,26 @@ def _annotations(tree: ast.AST) -> Iterator[ast.expr]:
         for name in ("annotation", "returns"):
             if getattr(node, name, None) is not None:
                 yield getattr(node, name)
+
+
+def test_public_names_are_functions_whatever_is_imported_first() -> None:
+    """``runtime.compare`` and ``runtime.evaluate`` are commands' modules too."""
+    program = (
+        "import runtime.compare, runtime.evaluate, runtime.build\n"
+        "from runtime.compare import main\n"
+        "from runtime import Detections, Detector, build_engine, compare, evaluate\n"
+        "import runtime, inspect\n"
+        "assert all(map(inspect.isfunction, (main, build_engine, compare, evaluate, runtime.compare)))\n"
+        "assert {*runtime.__all__} <= {*vars(runtime)}\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_an_unknown_name_is_an_import_error() -> None:
+    with pytest.raises(ImportError, match="cannot import name 'detector_of'"):
+        from runtime import detector_of  # noqa: F401
+
+
+def test_types_are_shipped() -> None:
+    assert (ROOT / "runtime" / "py.typed").is_file()
+    assert '"runtime": ["py.typed"]' in (ROOT / "setup.py").read_text(encoding="utf-8")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from runtime import Detector
+from runtime.host.preprocess import prepare
 from runtime.images import read_image
 from runtime.pipeline import FileResult, detect_files, in_threads, run_batches
-from runtime.preprocess import prepare
 from runtime.transforms import Resize
 from tests.runtime import fakes
 from tests.runtime.device.test_runner import assert_same, config, save
@@ -148,7 +148,7 @@ def test_a_detector_can_be_called_between_results(
 def test_other_errors_reach_the_caller_and_end_the_threads(
     where: str, paths: list[Path], tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*arguments: Any) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("stop")
 
     with _open(save(tmp_path / "m.onnx"), "tensorrt", 2) as detector:
@@ -178,7 +178,9 @@ class CountingRunner:
         self.num_staged += 1
         return self.num_staged
 
-    def submit(self, staged: Sequence[int], min_score: float = 0.0) -> "CountingRunner._Batch":
+    def submit(
+        self, staged: Sequence[int], min_score: float = 0.0, *, check_masks: bool = False
+    ) -> "CountingRunner._Batch":
         self.events.append(f"submit {len(staged)}")
         return self._Batch(self, len(staged))
 
@@ -189,7 +191,7 @@ class CountingRunner:
         def __init__(self, runner: "CountingRunner", size: int) -> None:
             self.runner, self.size = runner, size
 
-        def result(self, timings: Optional[dict] = None) -> list:
+        def result(self, timings: Optional[dict] = None, problems: Optional[dict] = None) -> list:
             self.runner.events.append(f"result {self.size}")
             return [None] * self.size
 
@@ -232,7 +234,7 @@ def test_threads_work_at_the_same_time_and_in_order() -> None:
 
 def test_results_equal_those_of_arrays(paths: list[Path], tmp_path: Path, device: Device) -> None:
     """The host's way written out, as ``Backend.run`` has it."""
-    from runtime.postprocess import detections_from_outputs
+    from runtime.host.postprocess import detections_from_outputs
 
     images = [read_image(p) for p in paths[:3]]
     with _open(save(tmp_path / "m.onnx"), "onnxruntime", 3) as detector:

@@ -8,7 +8,7 @@ import pytest
 
 from runtime import record
 from tests.runtime import fakes
-from tests.runtime.test_artifacts import changed_model
+from tests.runtime.comparison.test_sources import changed_model
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from runtime.detections import MaskCrop
+from runtime.masks import MaskCrop
 from runtime.rle import checked_counts, counts_from_runs, rle_from_crop, run_lengths, runs_from_counts
 
 # height, width of the image; top, left, height, width of the crop

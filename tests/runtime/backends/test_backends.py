@@ -1,10 +1,12 @@
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from runtime.backends import backend_name, load_backend, tensorrt_is_usable
+from runtime.backends import NAMES, backend_module, backend_name, load_backend
+from runtime.backends import tensorrt as tensorrt_backend
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.backends.tensorrt import TensorRTBackend
 from runtime.engine import library as engine_library
@@ -58,26 +60,26 @@ def test_a_device_means_onnxruntime_for_an_onnx(device: str, with_tensorrt: None
 def test_all_that_a_build_takes_has_to_be_there(
     missing: str, with_tensorrt: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert tensorrt_is_usable()
+    assert tensorrt_backend.is_usable(None)
     monkeypatch.setitem(sys.modules, missing, None)
     monkeypatch.setattr(engine_library, "_libraries", {})
-    assert not tensorrt_is_usable()
+    assert not tensorrt_backend.is_usable(None)
 
 
 def test_without_plugins_auto_stays_with_onnxruntime(
     with_tensorrt: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("MASKRCNN_PLUGINS", str(tmp_path / "gone.so"))
-    assert not tensorrt_is_usable()
+    assert not tensorrt_backend.is_usable(None)
     monkeypatch.delenv("MASKRCNN_PLUGINS")
-    assert not tensorrt_is_usable()
+    assert not tensorrt_backend.is_usable(None)
     assert backend_name("m.onnx", "tensorrt") == "tensorrt"
 
 
 def test_without_a_gpu_tensorrt_is_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
     engine_fakes.install(monkeypatch)
     monkeypatch.setitem(sys.modules, "cuda.cudart", Cudart())
-    assert not tensorrt_is_usable()
+    assert not tensorrt_backend.is_usable(None)
     assert backend_name("m.onnx", "auto") == "onnxruntime"
 
 
@@ -160,3 +162,33 @@ def test_without_tensorrt_its_backend_says_what_to_install(fake_model: Path, wit
     )
     with pytest.raises(RuntimeError, match=message):
         load_backend(fake_model, "tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("backend", "option", "message"),
+    [
+        ("onnxruntime", "thread", "thread: expected an option of onnxruntime .*; did you mean 'threads'"),
+        (
+            "onnxruntime",
+            "nonsense",
+            r"nonsense: expected an option of onnxruntime \(device, providers, threads\)",
+        ),
+        ("tensorrt", "plugin", "plugin: expected an option of tensorrt .*; did you mean 'plugins'"),
+    ],
+)
+def test_a_misspelt_option_is_refused_by_name(
+    backend: str, option: str, message: str, fake_model: Path, with_tensorrt: None
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_backend(fake_model, backend, **{option: 1})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_backend_declares_all_of_its_row(name: str) -> None:
+    module = backend_module(name)
+    assert (module.NAME, module.open_model.name) == (name, name)
+    assert dataclasses.is_dataclass(module.Options)
+    assert module.Options.__dataclass_params__.frozen
+    assert all(suffix.startswith(".") for suffix in module.SUFFIXES)
+    for function in ("is_usable", "ignores", "layers"):
+        assert callable(getattr(module, function))

@@ -5,10 +5,11 @@ import onnx
 import onnxruntime
 import pytest
 
-from runtime.backends.base import contract_inputs, contract_outputs
-from runtime.backends.onnxruntime import OnnxRuntimeBackend, _check_active
+from runtime.backends.onnxruntime import OnnxRuntimeBackend
+from runtime.contract import contract_inputs, contract_outputs
+from runtime.graphs.session import _check_active
+from runtime.host.preprocess import prepare
 from runtime.metadata import KEY
-from runtime.preprocess import prepare
 from tests.runtime import fakes
 
 

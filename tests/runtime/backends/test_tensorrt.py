@@ -12,14 +12,14 @@ import pytest
 from onnx import helper
 
 from runtime import Detector
-from runtime.backends.base import contract_outputs
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.backends.tensorrt import TensorRTBackend
+from runtime.contract import contract_outputs
 from runtime.engine.config import EngineConfig
 from runtime.engine.files import engine_path
 from runtime.engine.session import EngineSession
+from runtime.host.preprocess import Batch, prepare
 from runtime.metadata import ModelMetadata
-from runtime.preprocess import Batch, prepare
 from runtime.transforms import Resize
 from tests.runtime import fakes
 from tests.runtime.engine import fakes as engine_fakes

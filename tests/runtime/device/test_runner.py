@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Optional
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -16,11 +17,13 @@ from onnx import helper, numpy_helper
 
 from runtime import Detections, Detector
 from runtime.backends.tensorrt import TensorRTBackend
+from runtime.comparison.sources import open_artifact
 from runtime.device import slot as device_slot
 from runtime.engine.config import EngineConfig
 from runtime.metadata import ModelMetadata
 from runtime.transforms import Resize
 from tests.runtime import fakes
+from tests.runtime.comparison.test_sources import changed_model
 from tests.runtime.engine import fake_cuda
 from tests.runtime.engine import fakes as engine_fakes
 from tests.runtime.engine.fake_cuda import CudaError, Device, PyCudaDriver, Status
@@ -257,8 +260,8 @@ def test_arrays_and_images_share_an_engine(
     model: Path, expected: list, device: Device, library: FakeLibrary
 ) -> None:
     """``backend.run`` with host arrays, between batches that are under way on the device."""
-    from runtime.postprocess import detections_from_outputs
-    from runtime.preprocess import prepare
+    from runtime.host.postprocess import detections_from_outputs
+    from runtime.host.preprocess import prepare
 
     device.restless = random.Random(1)
     with Detector(model, "tensorrt", batch_size=2, config=config(1, 2, 2)) as detector:
@@ -328,7 +331,7 @@ def test_an_interrupted_wait_leaves_the_batch_under_way(
         runner = detector._runner
         pending = runner.submit([runner.stage(IMAGES[0])])
         with monkeypatch.context() as patched:
-            patched.setattr("runtime.engine.cuda.time.sleep", interrupt)
+            patched.setattr("runtime.cuda.binding.time.sleep", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 pending.result()
         assert_same(pending.result(), expected[:1])
@@ -353,12 +356,56 @@ def test_a_constructor_that_fails_leaves_nothing(
     """Memory for the engine's own arrays, and a share of what the slots want besides."""
     with closing(TensorRTBackend(model, config=config(1, 1, 1))):
         least = sum(getattr(device, kind).values())
-    with Detector(model, "tensorrt"):
+    with Detector(model, "tensorrt") as detector:
+        detector(IMAGES[:1])
         most = sum(getattr(device, kind).values())
     setattr(device, which, int(least + share * (most - least)))
-    with pytest.raises(RuntimeError, match="out of memory"):
-        Detector(model, "tensorrt")
+    with pytest.raises(RuntimeError, match="out of memory"), Detector(model, "tensorrt") as detector:
+        detector(IMAGES[:1])
     assert device.is_clean
+
+
+def test_slots_are_allocated_when_batches_need_them(
+    model: Path, expected: list, device: Device, library: FakeLibrary
+) -> None:
+    with Detector(model, "tensorrt", batch_size=1, config=config(1, 1, 1)) as detector:
+        loaded = sum(device.memory.values())
+        for index in range(3):  # one after the other, all in one slot
+            assert_same(detector(IMAGES[index : index + 1]), expected[index : index + 1])
+        one = sum(device.memory.values())
+        assert_same(detector(IMAGES[:3]), expected[:3])
+        three = sum(device.memory.values())
+    assert loaded < one < three
+    with Detector(model, "tensorrt", host=True) as detector:
+        assert sum(device.memory.values()) < loaded
+        assert (detector.path, detector.device_failure) == ("host", "the host path was asked for")
+        assert_same(detector(IMAGES), expected)
+        assert not library.num_prepared[6:]
+
+
+@pytest.mark.parametrize("host", [False, True])
+def test_artifacts_take_the_way_of_the_detector(
+    host: bool, expected: list, model: Path, tmp_path: Path, device: Device, library: FakeLibrary
+) -> None:
+    paths = [tmp_path / f"{index}.png" for index in range(len(IMAGES))]
+    for path, image in zip(paths, IMAGES):
+        path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    with open_artifact(model, "tensorrt", 2, host=host) as artifact:
+        assert artifact.made_by.path == ("host" if host else "device")
+        results = list(artifact(paths))
+        assert artifact.model_seconds > 0
+    assert_same([result.detections for result in results], expected)
+    assert bool(library.num_prepared) != host
+
+
+def test_nan_in_masks_is_found_on_the_device(tmp_path: Path, device: Device, library: FakeLibrary) -> None:
+    model = changed_model(tmp_path / "m.onnx", "discs", (0, 1, 3, 4), np.nan)
+    (tmp_path / "a.png").write_bytes(cv2.imencode(".png", IMAGES[0])[1].tobytes())
+    with open_artifact(model, "tensorrt") as artifact:
+        assert artifact.made_by.path == "device"
+        (result,) = artifact([tmp_path / "a.png"])
+    assert "masks[1]: expected finite probabilities, found nan at [3, 4]" in result.problem
+    assert len(result.detections) == 0
 
 
 def test_a_size_outside_the_profile_is_refused_before_anything_runs(

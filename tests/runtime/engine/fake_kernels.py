@@ -18,7 +18,7 @@ from runtime.device.kernels import (
     SourceImage,
     TargetImage,
 )
-from runtime.postprocess import paste_mask
+from runtime.host.postprocess import paste_mask
 from tests.runtime.engine import fake_cuda
 
 WORKSPACE_BYTES = 100

@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import parser
 
+from runtime.cuda.binding import Cuda, CudaPython, PyCuda
 from runtime.device.kernels import MaskCast
 from runtime.engine.buffers import ByteBuffer
 from runtime.engine.builder import build_engine
 from runtime.engine.config import EngineConfig
-from runtime.engine.cuda import Cuda, CudaPython, PyCuda
 from runtime.engine.library import Library
 from runtime.engine.session import EngineSession
 from tests.runtime.engine.fake_cuda import Cudart, Device, PyCudaDriver

@@ -6,8 +6,9 @@ import onnx
 import pytest
 from onnx import parser
 
+from runtime.cuda.binding import host_array
 from runtime.engine.builder import build_engine
-from runtime.engine.compat import TensorRT, host_array, load_tensorrt
+from runtime.engine.compat import TensorRT, load_tensorrt
 from runtime.engine.config import EngineConfig
 from runtime.engine.library import Library
 from tests.runtime.engine import fake_cuda, fakes

@@ -13,8 +13,8 @@ from typing import Any, Optional
 import onnx
 import pytest
 
+from runtime.cuda.binding import CudaPython
 from runtime.engine.config import EngineConfig
-from runtime.engine.cuda import CudaPython
 from runtime.engine.files import (
     EngineRequest,
     Machine,
@@ -24,7 +24,8 @@ from runtime.engine.files import (
     stale_reasons,
 )
 from runtime.engine.plugins import PluginLibrary
-from runtime.engine.sidecar import Sidecar, sha256_of
+from runtime.engine.sidecar import Sidecar
+from runtime.files import sha256_of
 from runtime.precision.plan import PrecisionGroup, PrecisionPlan, plan_path
 from runtime.transforms import Resize
 from tests.runtime import fakes as models
@@ -362,7 +363,7 @@ def test_an_engine_elsewhere_finds_its_model(model: Path, tmp_path: Path) -> Non
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
-from runtime.engine.cuda import CudaPython
+from runtime.cuda.binding import CudaPython
 from runtime.engine.files import EngineRequest, Machine, ensure_engine
 from tests.runtime.engine import fake_cuda, fakes
 

@@ -10,7 +10,6 @@ from onnx import TensorProto, helper, numpy_helper, parser
 from torch.utils.flop_counter import FlopCounterMode
 
 from export.model import model_from_config
-from runtime.engine.graph import engine_model
 from runtime.engine.inspection import (
     Layer,
     count_by_precision,
@@ -18,6 +17,7 @@ from runtime.engine.inspection import (
     dense_share,
     layers_from,
 )
+from runtime.engine.lowering import engine_model
 from tests.models import tiny_config
 from tests.runtime.engine import fakes
 from tests.runtime.engine.conftest import PLUGIN_OPS

@@ -112,10 +112,10 @@ def test_a_library_that_somebody_else_has_loaded_is_known_by_its_operators(
 
 
 def test_our_operators_are_those_that_the_exporter_and_older_files_use() -> None:
-    assert set(PLUGIN_OPS) < engine_plugins.OPS
+    assert set(PLUGIN_OPS) < engine_plugins.PLUGINS
     folder = engine_plugins.ROOT / "plugins"
     sources = "".join(p.read_text() for p in folder.rglob("*") if p.suffix in (".h", ".cpp", ".cu"))
-    assert [op for op in engine_plugins.OPS if f'"{op}"' not in sources] == []
+    assert [op for op in engine_plugins.PLUGINS if f'"{op}"' not in sources] == []
 
 
 def test_rtx_takes_no_plugins(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from onnx import TensorProto, parser
 
 from runtime.engine.builder import BuiltEngine, build_engine
 from runtime.engine.config import EngineConfig
-from runtime.engine.graph import engine_model
 from runtime.engine.library import Library, open_library
-from runtime.precision.plan import default_plan
+from runtime.engine.lowering import engine_model
+from runtime.precision.geometry import default_plan
 from tests.runtime.engine.conftest import PLUGIN_OPS
 
 pytestmark = pytest.mark.skipif(

@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import parser
 
+from runtime.cuda.binding import Cuda, CudaPython, PyCuda
 from runtime.engine.builder import build_engine
 from runtime.engine.config import EngineConfig
-from runtime.engine.cuda import Cuda, CudaPython, PyCuda
 from runtime.engine.library import Library
 from runtime.engine.session import EngineSession, EngineTensor
 from tests.runtime.engine import fakes

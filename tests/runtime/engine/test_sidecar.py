@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from runtime.engine.config import EngineConfig
-from runtime.engine.sidecar import Provenance, Sidecar, sha256_of, sidecar_path, write_whole
+from runtime.engine.sidecar import Provenance, Sidecar, sidecar_path
+from runtime.files import sha256_of, write_whole
 from tests.runtime import fakes as models
 
 PROVENANCE = Provenance("aa" * 32, "bb" * 32, "TensorRT 8.5.3.1", "NVIDIA H200", "9.0")

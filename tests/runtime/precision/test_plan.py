@@ -45,7 +45,7 @@ def test_a_failed_save_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest
     def full(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("runtime.precision.plan.os.replace", full)
+    monkeypatch.setattr("runtime.files.os.replace", full)
     with pytest.raises(OSError, match="disk full"):
         PrecisionPlan(()).save(path)
     assert PrecisionPlan.load(path) == PLAN

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from runtime.engine.compat import TensorRT
-from runtime.engine.graph import engine_model
+from runtime.engine.lowering import engine_model
 from runtime.precision import default_plan
 from runtime.precision.typed import fp16_model
 

@@ -9,10 +9,11 @@ from onnx import TensorProto, numpy_helper
 
 from export.functions import multi_level_roi_align_function, select_top_function
 from runtime.backends import load_backend
-from runtime.precision import PrecisionGroup, PrecisionPlan, default_plan, typed
-from runtime.precision.agreement import AgreementTolerance, Judge
-from runtime.precision.graph import tensor_types
-from runtime.precision.typed import fp16_model, save_model
+from runtime.graphs import view
+from runtime.graphs.load import save_model
+from runtime.plan_search.agreement import AgreementTolerance, Judge
+from runtime.precision import PrecisionGroup, PrecisionPlan, default_plan
+from runtime.precision.typed import fp16_model
 from tests.runtime.precision.graphs import (
     OPSET,
     element_types,
@@ -318,7 +319,7 @@ def test_select_top_is_float32_in_any_plan(with_body: bool) -> None:
     proto.CopyFrom(SELECT_TOP)
     if with_body:
         proto.functions.append(select_top_function(OPSET))
-    assert [tensor_types(proto).get(name) for name in ("best", "index", "more")] == [
+    assert [view.element_types(proto).get(name) for name in ("best", "index", "more")] == [
         FLOAT,
         TensorProto.INT32,
         FLOAT,
@@ -386,7 +387,7 @@ def test_without_onnxruntime(tiny: onnx.ModelProto, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("large", [False, True])
 def test_files(large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights beyond what one file holds go beside it, twice over as well."""
-    monkeypatch.setattr(typed, "LARGE_BYTES", 1000 if large else 1 << 40)
+    monkeypatch.setattr("runtime.graphs.load.LARGE_BYTES", 1000 if large else 1 << 40)
     path = tmp_path / "m.onnx"
     w = random(64, 64)
     for _ in range(2):
@@ -396,7 +397,7 @@ def test_files(large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert (tmp_path / "m.onnx.data").stat().st_size == w.nbytes
     np.testing.assert_array_equal(numpy_helper.to_array(onnx.load(path).graph.initializer[0]), w)
     with pytest.raises(OSError):
-        save_model(model("(float[4] x) => (float[4] y)", "y = Relu(x)"), tmp_path / "gone" / "m.onnx")
+        save_model(model("(float[4] x) => (float[4] y)", "y = Relu(x)"), tmp_path / "m.onnx" / "m.onnx")
 
 
 def test_every_tensor_is_close_to_float32(tiny: onnx.ModelProto) -> None:

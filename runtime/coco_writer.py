@@ -1,0 +1,97 @@
+"""Detections as COCO files.
+
+``results.json`` is COCO's results format: a bare list of ``{image_id, category_id, bbox, score,
+segmentation}``, with ``file_name`` beside them; ``bbox`` is [x, y, width, height] in px. What a bare list
+cannot hold is in ``images.json``, in the format of COCO's annotations: the images and categories behind the
+ids. Together::
+
+    COCO("out/images.json").loadRes("out/results.json")
+
+A ``category_id`` is the label's index + 1, since COCO's ids start at 1; an ``image_id`` is the number of the
+image in the run, from 1.
+"""
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Optional
+
+from runtime.detections import Detections
+from runtime.files import whole_file, write_whole
+from runtime.rle import load_pycocotools
+
+RESULTS, IMAGES = "results.json", "images.json"
+
+
+def coco_results(detections: Detections, image_id: int, file_name: str) -> list[dict]:
+    """Return one COCO result per detection, with ``segmentation`` where the model has masks."""
+    corners = detections.boxes.astype(float)
+    sizes = corners[:, 2:] - corners[:, :2]
+    results = [
+        {
+            "image_id": image_id,
+            "category_id": int(label) + 1,
+            "bbox": [round(v, 3) for v in (*corner.tolist(), *size.tolist())],
+            "score": round(float(score), 6),
+            "file_name": file_name,
+        }
+        for corner, size, label, score in zip(corners[:, :2], sizes, detections.labels, detections.scores)
+    ]
+    if detections.has_masks:
+        for result, segmentation in zip(results, detections.rle()):
+            result["segmentation"] = segmentation
+    return results
+
+
+class ResultsWriter:
+    """Writes both files image by image, so that a long run needs no memory for its results.
+
+    The files appear under their names when the run ends without an exception.
+    """
+
+    def __init__(self, folder: Path, classes: tuple[str, ...]) -> None:
+        """Prepare to write into a folder; as a context, open its files.
+
+        Raises:
+            RuntimeError: pycocotools is not installed. Said here, not after the first batch.
+        """
+        load_pycocotools()
+        self._folder = folder
+        self._classes = classes
+        self._images: list[dict] = []
+        self._num_results = 0
+        self._stack = ExitStack()
+        self._file: Optional[IO[str]] = None
+
+    def add(self, detections: Detections, image_id: int, file_name: str) -> None:
+        """Append one image and its results."""
+        height, width = detections.image_size
+        self._images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
+        for result in coco_results(detections, image_id, file_name):
+            self._file.write(",\n" if self._num_results else "\n")
+            # Not json.dump: it encodes in Python, four times as slowly.
+            self._file.write(json.dumps(result))
+            self._num_results += 1
+
+    def __enter__(self) -> "ResultsWriter":
+        self._file = self._stack.enter_context(whole_file(self._folder / RESULTS, "w"))
+        self._file.write("[")
+        return self
+
+    def __exit__(
+        self,
+        kind: Optional[type[BaseException]],
+        error: Optional[BaseException],
+        traceback: Optional[TracebackType],
+    ) -> None:
+        if kind is None:
+            self._file.write("\n]\n")
+        self._stack.__exit__(kind, error, traceback)
+        if kind is None:
+            write_whole(self._folder / IMAGES, self._dataset().encode("utf-8"))
+
+    def _dataset(self) -> str:
+        categories = [{"id": label + 1, "name": name} for label, name in enumerate(self._classes)]
+        dataset = {"info": {}, "images": self._images, "categories": categories, "annotations": []}
+        return json.dumps(dataset, indent=1) + "\n"

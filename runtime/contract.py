@@ -1,0 +1,123 @@
+"""The graph's contract (README, *The graph*): its inputs and outputs, which every backend checks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Union
+
+import numpy as np
+
+from runtime.metadata import ModelMetadata
+
+EXPORT_COMMAND = "python -m export.maskrcnn"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output of the graph: NumPy dtype name, and shape with None for a free dimension."""
+
+    dtype: str
+    shape: tuple[Optional[int], ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype} ({', '.join('?' if v is None else str(v) for v in self.shape)})"
+
+
+def contract_inputs(metadata: ModelMetadata) -> dict[str, Tensor]:
+    """Return the inputs that a model with this metadata has. The batch is always free."""
+    height, width = metadata.size or (None, None)
+    return {
+        "images": Tensor("float32", (None, metadata.channels, height, width)),
+        "image_sizes": Tensor("float32", (None, 2)),
+    }
+
+
+def contract_outputs(metadata: ModelMetadata) -> dict[str, Tensor]:
+    """Return the outputs that a model with this metadata has."""
+    num_rows = metadata.max_per_img
+    outputs = {
+        "num_dets": Tensor("int32", (None,)),
+        "dets": Tensor("float32", (None, num_rows, 5)),
+        "labels": Tensor("int32", (None, num_rows)),
+    }
+    if metadata.masks == "crop":
+        outputs["masks"] = Tensor("float32", (None, num_rows, None, None))
+    if metadata.masks == "full":
+        outputs["masks"] = Tensor("uint8", (None, num_rows, *(metadata.size or (None, None))))
+    return outputs
+
+
+def check_model_file(model: Union[str, Path]) -> Path:
+    """Return the path of an existing model file.
+
+    Raises:
+        FileNotFoundError: there is none; the message names the command that makes it.
+    """
+    path = Path(model)
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise FileNotFoundError(
+            f"model {path}: expected a file, found {found}; make it with `{EXPORT_COMMAND}`, "
+            "or name another with --model"
+        )
+    return path
+
+
+def check_contract(
+    model: Union[str, Path], kind: str, expected: dict[str, Tensor], found: dict[str, Tensor]
+) -> None:
+    """Refuse a model whose inputs or outputs are not the contract's.
+
+    A dimension that the model leaves free agrees with anything, a free dimension of the contract only with a
+    free one for the batch.
+
+    Raises:
+        ValueError: names the first difference, all that was found, and the remedy.
+    """
+    remedy = f"export it with this version of `{EXPORT_COMMAND}`"
+    if set(expected) != set(found):
+        raise ValueError(
+            f"model {model}: expected the {kind}s {', '.join(expected)}, "
+            f"found {', '.join(found) or 'none'}; {remedy}"
+        )
+    for name, tensor in expected.items():
+        other = found[name]
+        fixed_batch = other.shape[:1] != (None,)
+        if tensor.dtype != other.dtype or not _shapes_agree(tensor.shape, other.shape) or fixed_batch:
+            batch = " with a dynamic batch" if fixed_batch else ""
+            raise ValueError(
+                f"model {model}: {kind} {name}: expected {tensor}{batch}, found {other}; {remedy}"
+            )
+
+
+def check_run_inputs(metadata: ModelMetadata, images: np.ndarray, image_sizes: np.ndarray) -> None:
+    """Refuse arrays that the model cannot take.
+
+    Raises:
+        ValueError: names the array, what was expected, what was found, and the remedy.
+    """
+    arrays = {"images": images, "image_sizes": image_sizes}
+    for name, tensor in contract_inputs(metadata).items():
+        array = arrays[name]
+        if str(array.dtype) != tensor.dtype or not _shapes_agree(tensor.shape, array.shape):
+            found = Tensor(str(array.dtype), array.shape)
+            raise ValueError(
+                f"{name}: expected {tensor}, found {found}; "
+                "make it with runtime.host.preprocess.prepare(images, metadata)"
+            )
+    if len(images) != len(image_sizes) or len(images) == 0:
+        raise ValueError(
+            f"images, image_sizes: expected as many of each and at least one, found {len(images)} and "
+            f"{len(image_sizes)}; make them with runtime.host.preprocess.prepare(images, metadata)"
+        )
+    divisor = metadata.size_divisor if metadata.size is None else 1
+    if images.shape[2] % divisor or images.shape[3] % divisor:
+        raise ValueError(
+            f"images: expected height and width in multiples of {divisor}, found {images.shape[2]}x"
+            f"{images.shape[3]}; pad at the bottom and right, as runtime.host.preprocess.prepare does"
+        )
+
+
+def _shapes_agree(expected: tuple[Optional[int], ...], found: tuple[Optional[int], ...]) -> bool:
+    return len(expected) == len(found) and all(
+        a is None or b is None or a == b for a, b in zip(expected, found)
+    )

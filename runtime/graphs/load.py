@@ -1,0 +1,127 @@
+"""ONNX files: read, written, asked for our metadata. The one place that does."""
+
+from collections import Counter
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+from runtime.contract import EXPORT_COMMAND, check_model_file
+from runtime.files import whole_file
+from runtime.metadata import KEY, ModelMetadata
+
+if TYPE_CHECKING:
+    import onnx
+
+# A protobuf file ends at 2 GiB; what is not weights has a tenth.
+LARGE_BYTES = 2**31 * 9 // 10
+
+
+def import_onnx() -> Any:
+    """Return the package ``onnx``.
+
+    Raises:
+        RuntimeError: it is not installed.
+    """
+    try:
+        import onnx
+        import onnx.inliner
+    except ImportError as error:
+        raise RuntimeError(
+            f"onnx: expected the Python package, found none ({error}); building an engine needs it: `pip install onnx`"
+        ) from error
+    return onnx
+
+
+def load_onnx(path: Union[str, Path]) -> Any:
+    """Read an ONNX file. Nodes without a name of their own get one, since precision plans go by names.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is not an ONNX.
+    """
+    return OnnxFile(path).model
+
+
+class OnnxFile:
+    """An ONNX file that is read once; it is parsed when its model is asked for.
+
+    Attributes:
+        path: of the file.
+        sha256: of its bytes.
+    """
+
+    def __init__(self, path: Union[str, Path]) -> None:
+        """Read the file.
+
+        Raises:
+            FileNotFoundError: no such file.
+        """
+        self.path = check_model_file(path)
+        self._data = self.path.read_bytes()
+        self.sha256 = sha256(self._data).hexdigest()
+
+    @cached_property
+    def model(self) -> Any:
+        """The ``onnx.ModelProto``; see ``load_onnx``."""
+        model = _parsed(self.path, self._data)
+        self._data = b""  # the model has it
+        return model
+
+
+def _parsed(path: Path, data: bytes) -> Any:
+    onnx = import_onnx()
+    try:
+        model = onnx.load_model_from_string(data)
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # protobuf's DecodeError has no public place
+        raise ValueError(
+            f"model {path}: expected an ONNX file, found something else ({error}); make one with `{EXPORT_COMMAND}`"
+        ) from error
+    if not model.graph.node:
+        raise ValueError(f"model {path}: expected an ONNX file, found one without nodes; it may be truncated")
+    name_nodes(model)
+    return model
+
+
+def metadata_of(model: Any) -> Optional[ModelMetadata]:
+    """Return the metadata of a model of ours, None for any other ONNX.
+
+    Raises:
+        ValueError: there is metadata, and it is malformed.
+    """
+    texts = [p.value for p in model.metadata_props if p.key == KEY]
+    return ModelMetadata.from_json(texts[0]) if texts else None
+
+
+def name_nodes(model: Any) -> None:
+    """Call nodes without a name, or with the name of another one, after their first output."""
+    names = Counter(node.name for node in model.graph.node)
+    for node in model.graph.node:
+        if node.name and names[node.name] == 1:
+            continue
+        name = next((output for output in node.output if output), node.op_type)
+        while name in names:
+            name += "_"
+        names[name] = 1
+        node.name = name
+
+
+def save_model(model: "onnx.ModelProto", path: Union[str, Path]) -> None:
+    """Write the model; a file that is there stays whole until the new one is.
+
+    Weights of 2 GB, which one protobuf file cannot hold, go to ``<path>.data``, and are no longer in ``model`` then.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    onnx = import_onnx()
+    path = Path(path)
+    num_bytes = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    with whole_file(path) as file:
+        if num_bytes >= LARGE_BYTES:
+            data = path.with_name(f"{path.name}.data")
+            data.unlink(missing_ok=True)  # onnx appends to it
+            onnx.external_data_helper.convert_model_to_external_data(model, location=data.name)
+            onnx.external_data_helper.write_external_data_tensors(model, str(path.parent))
+        file.write(model.SerializeToString())

@@ -1,0 +1,214 @@
+"""A model in onnxruntime: the one place that opens sessions."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional
+
+import numpy as np
+
+from runtime.contract import EXPORT_COMMAND
+from runtime.graphs.load import save_model
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+DEVICE_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_LOG_ERRORS_ONLY = 3
+
+
+def import_onnxruntime() -> Any:
+    """Return the package onnxruntime.
+
+    Raises:
+        RuntimeError: it is not installed.
+    """
+    # Its telemetry has threads, which a forked process waits for in vain when it ends (1.31, with nothing but the
+    # import).
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RuntimeError(
+            f"onnxruntime: expected the Python package, found none ({error}); `pip install onnxruntime`"
+        ) from error
+    return onnxruntime
+
+
+def provider_names(device: str, providers: Optional[Sequence[str]] = None) -> list[str]:
+    """Return the execution providers of a device, or those that are named, if they are there.
+
+    Raises:
+        ValueError: no such device.
+        RuntimeError: one is missing.
+    """
+    onnxruntime = import_onnxruntime()
+    if providers is None:
+        if device not in DEVICE_PROVIDERS:
+            raise ValueError(f"device: expected one of {', '.join(DEVICE_PROVIDERS)}, found {device!r}")
+        # The CPU follows for operators that CUDA lacks.
+        providers = list(dict.fromkeys((DEVICE_PROVIDERS[device], DEVICE_PROVIDERS["cpu"])))
+    available = onnxruntime.get_available_providers()
+    missing = [name for name in providers if name not in available]
+    if missing or not providers:
+        raise RuntimeError(
+            f"onnxruntime {onnxruntime.__version__}: expected the execution providers "
+            f"{', '.join(providers) or '(none named)'}, found {', '.join(available)}; "
+            "for CUDA `pip uninstall onnxruntime && pip install onnxruntime-gpu`, or use --device cpu"
+        )
+    return list(providers)
+
+
+def inference_session(
+    path: Path,
+    providers: Sequence[str],
+    threads: Optional[int] = None,
+    *,
+    in_file_order: bool = False,
+) -> "onnxruntime.InferenceSession":
+    """Open a model file.
+
+    Args:
+        path: of the .onnx.
+        providers: see ``provider_names``.
+        threads: inside an operator; None lets onnxruntime choose.
+        in_file_order: run the nodes as they stand in the file, none merged or moved: slower, and a tensor whose
+            readers follow it does not wait for them in memory.
+
+    Raises:
+        ValueError: not an ONNX, or one that onnxruntime cannot load, or an unusable argument.
+        RuntimeError: the first provider does not work.
+    """
+    onnxruntime = import_onnxruntime()
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads: expected at least 1, found {threads}")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS_ONLY
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if in_file_order:
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+    except _errors("InvalidProtobuf") as error:
+        raise ValueError(
+            f"model {path}: expected an ONNX file, found {_first_bytes(path)}; make one with `{EXPORT_COMMAND}`"
+        ) from error
+    except load_errors() as error:
+        raise ValueError(
+            f"model {path}: onnxruntime {onnxruntime.__version__} cannot load it: {one_line(error)}; "
+            f"export it again with `{EXPORT_COMMAND}`, or use a newer onnxruntime"
+        ) from error
+    _check_active(providers, session.get_providers())
+    return session
+
+
+# onnxruntime's exceptions share no base class but Exception.
+def load_errors() -> tuple[type[Exception], ...]:
+    """Return what onnxruntime raises for a model that it cannot load."""
+    return _errors("Fail", "InvalidArgument", "InvalidGraph", "NoModel", "NotImplemented", "RuntimeException")
+
+
+def run_errors() -> tuple[type[Exception], ...]:
+    """Return what onnxruntime raises while it runs a model."""
+    return _errors("Fail", "InvalidArgument", "InvalidGraph", "NotImplemented", "RuntimeException")
+
+
+def _errors(*names: str) -> tuple[type[Exception], ...]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    return tuple(getattr(errors, name) for name in names)
+
+
+def one_line(error: BaseException) -> str:
+    """Return what an error says in one line."""
+    return " ".join(str(error).split())[:300]
+
+
+def _check_active(wanted: Sequence[str], active: Sequence[str]) -> None:
+    """Refuse a session that fell back: onnxruntime only logs it when CUDA's libraries do not load."""
+    if wanted[0] not in active:
+        raise RuntimeError(
+            f"onnxruntime {import_onnxruntime().__version__}: expected to run on {wanted[0]}, "
+            f"found {', '.join(active)}; the libraries that it needs (CUDA, cuDNN) did not load, "
+            "see onnxruntime's log above"
+        )
+
+
+def _first_bytes(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(24)
+    return f"{path.stat().st_size} bytes starting {start!r}"
+
+
+class Session:
+    """A model that exists in memory only, run by tensor names. Feeds are cast to the types of the inputs."""
+
+    def __init__(
+        self, path: Path, device: str = "cpu", threads: Optional[int] = None, *, in_file_order: bool = False
+    ) -> None:
+        """Open a model file; see ``inference_session``.
+
+        Raises:
+            RuntimeError: onnxruntime is not installed, or does not take the model.
+        """
+        onnxruntime = import_onnxruntime()
+        try:
+            self._session = inference_session(
+                path, provider_names(device), threads, in_file_order=in_file_order
+            )
+        except ValueError as error:
+            reason = error.__cause__ or error
+            raise RuntimeError(
+                f"onnxruntime {onnxruntime.__version__}: expected a model that it can run, found one that it cannot "
+                f"load: {one_line(reason)}; operators of TensorRT plugins need their bodies in the file"
+            ) from error
+        self._names = [output.name for output in self._session.get_outputs()]
+        self._dtypes = {i.name: _numpy_dtype(i.type) for i in self._session.get_inputs()}
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the outputs by name; feeds that are no inputs are left out.
+
+        Raises:
+            RuntimeError: onnxruntime failed, for want of memory for example.
+        """
+        arrays = {
+            name: feeds[name].astype(dtype, copy=False)
+            for name, dtype in self._dtypes.items()
+            if name in feeds
+        }
+        try:
+            return dict(zip(self._names, self._session.run(self._names, arrays)))
+        except run_errors() as error:
+            shapes = ", ".join(f"{name} {value.shape}" for name, value in feeds.items())
+            raise RuntimeError(f"onnxruntime failed on {shapes}: {one_line(error)}") from error
+
+
+@contextmanager
+def open_session(
+    model: "onnx.ModelProto",
+    *,
+    device: str = "cpu",
+    threads: Optional[int] = None,
+    in_file_order: bool = False,
+) -> Iterator[Session]:
+    """Open a model for as long as the context lasts; see ``Session``.
+
+    Raises:
+        RuntimeError: see ``Session``.
+    """
+    # Through a file: a model of 2 GB cannot be handed over as one string.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        save_model(model, path)
+        yield Session(path, device, threads, in_file_order=in_file_order)
+
+
+def _numpy_dtype(kind: str) -> np.dtype:
+    """Return the dtype of onnxruntime's name of it, ``tensor(float16)``."""
+    name = kind[len("tensor(") : -1]
+    return np.dtype({"float": "float32", "double": "float64"}.get(name, name))
