@@ -11,7 +11,7 @@ PIP_FLAGS ?=
 CMAKE_FLAGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
-SOURCES := $(wildcard plugins/*.cpp plugins/*/*.h)
+SOURCES := $(wildcard plugins/*.cpp plugins/*/*_bindings.cpp plugins/*/*.h)
 INSTALLED := $(VENV)/.installed
 
 .PHONY: help demo test test-slow test-headers plugins lint install clean

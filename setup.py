@@ -1,4 +1,4 @@
-"""Package metadata, and the CPU reference of the operators (``plugins/reference.cpp``, pybind11).
+"""Package metadata, and the CPU reference of the operators (``plugins/``, pybind11).
 
 Settings that tools read (ruff, pytest, the build requirements) are in ``pyproject.toml``; versions that
 are tested together are pinned in ``constraints.txt``.
@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension, build_ext
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import setup
 
 ROOT = Path(__file__).parent
@@ -35,11 +35,26 @@ TENSORRT_RTX = (
     'tensorrt-rtx>=1.7; sys_platform == "linux" and platform_machine == "x86_64" and python_version >= "3.10"'
 )
 
+# As CMakeLists.txt lists them.
+OPERATORS_WITH_BINDINGS = [
+    "cast_masks",
+    "decode_detections",
+    "decode_proposals",
+    "encode_masks",
+    "grouped_nms",
+    "multi_level_roi_align",
+    "paste_masks",
+    "prepare_images",
+    "roi_align",
+    "select_masks",
+    "select_top",
+]
+
 # Optional: a deployment box without a compiler still gets the runtime. Whatever needs the reference says how to
 # build it when it is missing.
 reference = Pybind11Extension(
     "plugins._reference",
-    ["plugins/reference.cpp"],
+    ["plugins/reference.cpp", *(f"plugins/{name}/{name}_bindings.cpp" for name in OPERATORS_WITH_BINDINGS)],
     include_dirs=["."],
     depends=[str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("plugins/*/*.h"))],
     cxx_std=17,
@@ -48,6 +63,10 @@ reference = Pybind11Extension(
     extra_link_args=["-pthread"],
     optional=True,
 )
+
+
+# One process per core: pybind11's headers take most of the time of each file.
+ParallelCompile().install()
 
 
 class BuildAll(build_ext):
