@@ -1,21 +1,15 @@
 """The CUDA kernel cast_masks against NumPy's own cast.
 
-Needs a GPU and ``plugins/libmaskrcnn_kernels.so``: ``pytest -m gpu tests/gpu/test_cast_masks.py``.
+Needs a GPU and ``plugins/libmaskrcnn_kernel.so``: ``pytest -m gpu tests/gpu/cast_masks``.
 """
 
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-if not torch.cuda.is_available():
-    pytest.skip("needs a CUDA GPU", allow_module_level=True)
+from tests.gpu.cast_masks import kernel
+from tests.gpu.kernel_testing import MARKS, torch
 
-from plugins import kernels  # noqa: E402
-
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not kernels.library_path().exists(), reason="libmaskrcnn_kernels.so is not built"),
-]
+pytestmark = MARKS
 
 
 def cast_by_numpy(values: np.ndarray) -> np.ndarray:
@@ -25,7 +19,7 @@ def cast_by_numpy(values: np.ndarray) -> np.ndarray:
 def cast_by_kernel(values: "torch.Tensor") -> np.ndarray:
     # What the kernel does not write shows: its output comes from this block of torch's memory pool.
     torch.full(values.shape, 77, dtype=torch.uint8, device="cuda")
-    return kernels.cast_masks(values).cpu().numpy()
+    return kernel.cast_masks(values).cpu().numpy()
 
 
 def any_floats(num: int) -> np.ndarray:
@@ -51,7 +45,7 @@ def test_values_at_any_address(skipped: int) -> None:
 
 def test_masks_of_a_batch() -> None:
     masks = torch.rand((2, 100, 800, 1216), device="cuda") < 0.1
-    found = kernels.cast_masks(masks.float())
+    found = kernel.cast_masks(masks.float())
     assert found.shape == masks.shape
     assert torch.equal(found, masks.to(torch.uint8))
 
@@ -63,18 +57,18 @@ def test_more_values_than_32_bits_count() -> None:
     values = torch.zeros(num, device="cuda")
     places = [0, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32, num - 1]
     values[places] = torch.arange(1.0, 7.0, device="cuda")
-    found = kernels.cast_masks(values)
+    found = kernel.cast_masks(values)
     assert found[places].tolist() == [1, 2, 3, 4, 5, 6]
     assert int(torch.count_nonzero(found)) == 6
 
 
 def test_capture_in_a_graph_casts_again() -> None:
     values = torch.zeros(1000, device="cuda")
-    kernels.cast_masks(values)
+    kernel.cast_masks(values)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        output = kernels.cast_masks(values)
+        output = kernel.cast_masks(values)
     for seed in range(3):
         new = any_floats(1000 + seed)[:1000]
         values.copy_(torch.from_numpy(new))
@@ -84,4 +78,4 @@ def test_capture_in_a_graph_casts_again() -> None:
 
 def test_other_dtypes_are_refused() -> None:
     with pytest.raises(ValueError, match="values: expected a contiguous CUDA tensor"):
-        kernels.cast_masks(torch.zeros(4, dtype=torch.float16, device="cuda"))
+        kernel.cast_masks(torch.zeros(4, dtype=torch.float16, device="cuda"))

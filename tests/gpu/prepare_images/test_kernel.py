@@ -1,19 +1,13 @@
 """The kernel that prepares images against cv2, the runtime and the CPU reference, bit for bit."""
 
+import cv2
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-cv2 = pytest.importorskip("cv2")
-if not torch.cuda.is_available():
-    pytest.skip("needs a CUDA GPU", allow_module_level=True)
+from tests.gpu.kernel_testing import MARKS, torch
+from tests.gpu.prepare_images.kernel import prepare_images
 
-from plugins import kernels  # noqa: E402
-
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not kernels.library_path().exists(), reason="libmaskrcnn_kernels.so is not built"),
-]
+pytestmark = MARKS
 
 # One value per pixel value and channel, none of them twice: a wrong pixel is a wrong float.
 TABLES = (np.arange(3 * 256, dtype=np.float32) + 1).reshape(3, 256)
@@ -31,8 +25,10 @@ def random_sizes(rng: np.random.Generator, num: int, largest: int) -> list:
     ]
 
 
-def prepared_by_cv2(images: list, sizes: list, size: tuple, *, reverse_channels: bool) -> np.ndarray:
-    out = np.zeros((len(images), 3, *size), np.float32)
+def prepared_by_cv2(
+    images: list, sizes: list, size: tuple, *, reverse_channels: bool, pad_value: float = 0.0
+) -> np.ndarray:
+    out = np.full((len(images), 3, *size), pad_value, np.float32)
     for image, (height, width), own in zip(images, sizes, out):
         resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
         for channel in range(3):
@@ -41,19 +37,25 @@ def prepared_by_cv2(images: list, sizes: list, size: tuple, *, reverse_channels:
     return out
 
 
-def prepared_by_kernel(images: list, sizes: list, size: tuple, *, reverse_channels: bool) -> np.ndarray:
+def prepared_by_kernel(
+    images: list, sizes: list, size: tuple, *, reverse_channels: bool, pad_value: float = 0.0
+) -> np.ndarray:
     tables = torch.from_numpy(TABLES).cuda()
     tensors = [image if torch.is_tensor(image) else torch.from_numpy(image).cuda() for image in images]
     # What the kernel does not write shows: its output comes from this block of torch's memory pool.
     torch.full((max(len(images), 1), 3, *size), float("nan"), device="cuda")
-    return kernels.prepare_images(
-        tensors, sizes, size, tables=tables, reverse_channels=reverse_channels
-    ).cpu().numpy()  # fmt: skip
+    found = prepare_images(
+        tensors, sizes, size, tables=tables, reverse_channels=reverse_channels, pad_value=pad_value
+    )
+    return found.cpu().numpy()
 
 
-def check(images: list, sizes: list, size: tuple, *, reverse_channels: bool = False) -> None:
-    expected = prepared_by_cv2(images, sizes, size, reverse_channels=reverse_channels)
-    found = prepared_by_kernel(images, sizes, size, reverse_channels=reverse_channels)
+def check(
+    images: list, sizes: list, size: tuple, *, reverse_channels: bool = False, pad_value: float = 0.0
+) -> None:
+    settings = {"reverse_channels": reverse_channels, "pad_value": pad_value}
+    expected = prepared_by_cv2(images, sizes, size, **settings)
+    found = prepared_by_kernel(images, sizes, size, **settings)
     np.testing.assert_array_equal(found, expected)
 
 
@@ -127,6 +129,49 @@ def test_random_sizes_equal_the_cpu_reference() -> None:
         )
 
 
+@pytest.mark.parametrize("reverse_channels", [False, True])
+@pytest.mark.parametrize(
+    "pad_value", [0.0, -0.0, 114.0, -2.1179039, 0.5, 3e38, 1e-45, float("inf"), float("nan")]
+)
+def test_what_is_outside_an_image_is_the_pad_value(pad_value: float, reverse_channels: bool) -> None:
+    """Images of several sizes in a batch: padded below, on the right, on both sides, by one pixel, not at all."""
+    rng = np.random.default_rng(11)
+    size = (65, 99)
+    sizes = [(65, 99), (64, 99), (65, 98), (1, 1), (33, 50), (7, 99), (65, 3)]
+    images = [random_image(rng, *own) for own in random_sizes(rng, len(sizes), 120)]
+    settings = {"reverse_channels": reverse_channels, "pad_value": pad_value}
+    check(images, sizes, size, **settings)
+    found = prepared_by_kernel(images, sizes, size, **settings)
+    for (height, width), own in zip(sizes, found):
+        outside = np.ones(size, bool)
+        outside[:height, :width] = False
+        # Bit for bit: -0 is not 0, and NaN is the NaN that was asked for.
+        bits = np.float32(pad_value).view(np.uint32)
+        np.testing.assert_array_equal(own[:, outside].view(np.uint32), np.full((3, outside.sum()), bits))
+
+
+@pytest.mark.parametrize("pad_value", [114.0, -1.5])
+@pytest.mark.parametrize("reverse_channels", [False, True])
+def test_a_pad_value_in_several_launches(reverse_channels: bool, pad_value: float) -> None:
+    """Every image of more than one launch gets it."""
+    rng = np.random.default_rng(12)
+    sizes = random_sizes(rng, 40, 48)
+    images = [random_image(rng, *own) for own in random_sizes(rng, 40, 60)]
+    check(images, sizes, (48, 50), reverse_channels=reverse_channels, pad_value=pad_value)
+
+
+@pytest.mark.parametrize("pad_value", [0.0, 7.25])
+def test_a_pad_value_equals_the_cpu_references(pad_value: float) -> None:
+    reference = pytest.importorskip("plugins._reference")
+    rng = np.random.default_rng(13)
+    for reverse_channels in (False, True):
+        sizes = random_sizes(rng, 3, 90)
+        images = [random_image(rng, *own) for own in random_sizes(rng, 3, 90)]
+        expected = reference.prepare_images(images, sizes, 95, 91, TABLES, reverse_channels, pad_value)
+        settings = {"reverse_channels": reverse_channels, "pad_value": pad_value}
+        np.testing.assert_array_equal(prepared_by_kernel(images, sizes, (95, 91), **settings), expected)
+
+
 def test_no_images() -> None:
     assert prepared_by_kernel([], [], (64, 96), reverse_channels=False).shape == (0, 3, 64, 96)
 
@@ -137,7 +182,7 @@ def test_no_images() -> None:
 def test_sizes_that_do_not_fit_are_refused(resized: tuple, size: tuple) -> None:
     image = torch.zeros((4, 5, 3), dtype=torch.uint8, device="cuda")
     with pytest.raises(RuntimeError, match="prepare_images: invalid argument"):
-        kernels.prepare_images(
+        prepare_images(
             [image], [resized], size, tables=torch.from_numpy(TABLES).cuda(), reverse_channels=False
         )
 
@@ -147,7 +192,7 @@ def test_images_without_dense_rows_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"images\[0\]: expected .* dense rows, found \(4, 5, 3\) torch.uint8"
     ):
-        kernels.prepare_images(
+        prepare_images(
             [image], [(8, 9)], (8, 9), tables=torch.from_numpy(TABLES).cuda(), reverse_channels=False
         )
 
@@ -157,11 +202,11 @@ def test_capture_in_a_graph_reads_the_images_again() -> None:
     image = torch.from_numpy(random_image(rng, 100, 150)).cuda()
     tables = torch.from_numpy(TABLES).cuda()
     arguments = {"tables": tables, "reverse_channels": True}
-    kernels.prepare_images([image], [(64, 96)], (64, 96), **arguments)
+    prepare_images([image], [(64, 96)], (64, 96), **arguments)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        output = kernels.prepare_images([image], [(64, 96)], (64, 96), **arguments)
+        output = prepare_images([image], [(64, 96)], (64, 96), **arguments)
     for _ in range(3):
         pixels = random_image(rng, 100, 150)
         image.copy_(torch.from_numpy(pixels))
