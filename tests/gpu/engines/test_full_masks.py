@@ -1,8 +1,8 @@
 """Masks of ``--masks full`` on a real GPU: cast there and handed out where they arrive, against NumPy's cast.
 
-As ``test_engines.py``, whose variables hold here too:
+The variables of ``harness.py`` hold here too:
 
-    pytest -m tensorrt --confcutdir=tests/gpu tests/gpu/test_full_masks.py -v
+    pytest -m tensorrt --confcutdir=tests/gpu tests/gpu/engines/test_full_masks.py -v
 
 ``MASKRCNN_TEST_FULL_MODEL`` names an ONNX of ``export.maskrcnn --masks full`` (default: ``out/maskrcnn_full.onnx``); or
 ``MASKRCNN_TEST_FULL_ENGINE`` an engine of one that is there already. The small network's tests need neither.
@@ -23,13 +23,11 @@ from runtime.engine.files import Machine
 from runtime.engine.session import EngineSession
 from runtime.images import find_images, read_image
 from runtime.preprocess import Batch, prepare
-from tests.gpu import test_engines as engines  # skips where TensorRT is missing
+from tests.gpu.engines import harness
 
 pytestmark = [pytest.mark.gpu, pytest.mark.tensorrt]
 
 MODEL_VARIABLE, ENGINE_VARIABLE = "MASKRCNN_TEST_FULL_MODEL", "MASKRCNN_TEST_FULL_ENGINE"
-
-machine, folder, timing_cache, small = engines.machine, engines.folder, engines.timing_cache, engines.small
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +59,7 @@ def test_an_output_of_floats_becomes_bytes(
         expected = np.clip(values, 0, 255).astype(np.uint8)
         assert own.dtype == np.uint8
         # Another launch may sum in another order: a value next to an integer may be on its other side.
-        near = np.abs(values - np.rint(values)) < engines.CLOSE
+        near = np.abs(values - np.rint(values)) < harness.CLOSE
         np.testing.assert_array_equal(own[~near], expected[~near])
 
 
@@ -70,11 +68,11 @@ def engine(folder: Path, machine: Machine, timing_cache: Path) -> Path:
     named = os.environ.get(ENGINE_VARIABLE)
     if named:
         return Path(named).resolve()
-    source = Path(os.environ.get(MODEL_VARIABLE, engines.ROOT / "out" / "maskrcnn_full.onnx"))
+    source = Path(os.environ.get(MODEL_VARIABLE, harness.ROOT / "out" / "maskrcnn_full.onnx"))
     if not source.is_file():
         pytest.skip(f"no model {source}: run `python -m export.maskrcnn --masks full -o {source}`")
     model = Path(shutil.copy(source, folder / "full.onnx"))
-    return engines.built(model, model.with_suffix(".engine"), timing_cache)
+    return harness.built(model, model.with_suffix(".engine"), timing_cache)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +87,7 @@ def backend(engine: Path) -> Iterator[TensorRTBackend]:
 @pytest.fixture(scope="module")
 def batches(backend: TensorRTBackend) -> list:
     """Batches of 1, 2 and 3 different images, several times over: from the third on a CUDA graph is launched."""
-    paths = find_images([str(engines.EXAMPLES)])
+    paths = find_images([str(harness.EXAMPLES)])
     images = [read_image(path) for path in paths]
     starts = [(0, 1), (1, 2), (2, 3), (3, 4), (0, 2), (2, 4), (4, 6), (1, 3), (0, 3), (3, 6), (1, 4), (2, 5)]
     return [prepare(images[start:stop], backend.metadata) for start, stop in starts]
@@ -127,5 +125,5 @@ def test_closing_gives_the_memory_back(engine: Path, backend: TensorRTBackend, b
         opened.close()
         del opened, kept
         gc.collect()
-        free.append(engines.free_device_bytes())
-    assert min(free[1:]) >= free[0] - engines.MEMORY_SLACK_BYTES, [f"{b >> 20} MiB free" for b in free]
+        free.append(harness.free_device_bytes())
+    assert min(free[1:]) >= free[0] - harness.MEMORY_SLACK_BYTES, [f"{b >> 20} MiB free" for b in free]

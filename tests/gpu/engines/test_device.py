@@ -1,8 +1,8 @@
 """Detection on a real GPU against the host's way through the same engine: prepared, pasted and encoded on the CPU.
 
-As ``test_engines.py``, whose variables hold here too:
+The variables of ``harness.py`` hold here too:
 
-    pytest -m tensorrt --confcutdir=tests/gpu tests/gpu/test_device.py -v
+    pytest -m tensorrt --confcutdir=tests/gpu tests/gpu/engines/test_device.py -v
 
 ``MASKRCNN_TEST_ENGINE`` names an engine that is there already, of masks ``crop``; else one is built from
 ``MASKRCNN_TEST_MODEL``.
@@ -26,7 +26,7 @@ from runtime.engine.cuda import active, open_cuda
 from runtime.images import find_images, read_image
 from runtime.postprocess import paste_probabilities
 from runtime.runner import HostRunner
-from tests.gpu import test_engines as engines  # skips where TensorRT is missing
+from tests.gpu.engines import harness
 
 pytestmark = [pytest.mark.gpu, pytest.mark.tensorrt]
 
@@ -34,8 +34,6 @@ ENGINE_VARIABLE = "MASKRCNN_TEST_ENGINE"
 LARGEST_BATCH = 8
 # Sums of four products in another order, or fused.
 MASK_MARGIN = 1e-5
-
-machine, folder, timing_cache, model = engines.machine, engines.folder, engines.timing_cache, engines.model
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +43,7 @@ def engine(request: pytest.FixtureRequest) -> Path:
     if named:
         return Path(named).resolve()
     path = request.getfixturevalue("model")
-    return engines.built(path, path.with_suffix(".engine"), request.getfixturevalue("timing_cache"))
+    return harness.built(path, path.with_suffix(".engine"), request.getfixturevalue("timing_cache"))
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +56,7 @@ def detector(engine: Path) -> Iterator[Detector]:
 @pytest.fixture(scope="session")
 def images() -> list:
     """Photographs of several sizes, full HD among them, then what is small, long, black or white."""
-    photographs = [read_image(path) for path in find_images([str(engines.EXAMPLES)])]
+    photographs = [read_image(path) for path in find_images([str(harness.EXAMPLES)])]
     large = [cv2.resize(image, (1920, 1080)) for image in photographs[:3]]
     mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in photographs]
     odd = [
@@ -213,4 +211,4 @@ def test_closing_gives_the_memory_back(engine: Path, images: list) -> None:
         gc.collect()
         with active(cuda):
             free.append(cuda.memory_info()[0])
-    assert min(free[1:]) >= free[0] - engines.MEMORY_SLACK_BYTES, [f"{b >> 20} MiB free" for b in free]
+    assert min(free[1:]) >= free[0] - harness.MEMORY_SLACK_BYTES, [f"{b >> 20} MiB free" for b in free]
