@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) 
 SOURCES := $(wildcard plugins/*.cpp plugins/*/*_bindings.cpp plugins/*/*.h)
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test test-slow test-headers plugins lint install clean
+.PHONY: help demo test test-slow test-headers plugins lint docs install clean
 
 help:
 	@echo "make demo       install, export the embedded model, detect in the embedded images; results in out/"
@@ -23,13 +23,14 @@ help:
 	@echo "make plugins    the CUDA kernels and the TensorRT plugin library, in build/; TENSORRT_ROOT=... names the headers"
 	@echo "make test-headers HEADERS=...   compile the TensorRT adapters against every release's headers in a folder"
 	@echo "make lint       ruff: rules and format"
+	@echo "make docs       the documentation, in build/docs; a warning is an error"
 
 install: $(INSTALLED)
 
 $(INSTALLED): setup.py pyproject.toml constraints.txt $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) pip setuptools wheel pybind11
-	$(PIP) --no-build-isolation -e '.[export,mmcv-lite,test]'
+	$(PIP) --no-build-isolation -e '.[export,mmcv-lite,test,docs]'
 # mmengine asks for the OpenCV that needs a desktop's libraries (libGL). The headless build has the same module.
 	$(PIP) --force-reinstall --no-deps opencv-python-headless
 	@touch $@
@@ -56,6 +57,9 @@ test-headers: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:
 	rm -rf build out *.egg-info plugins/_reference*.so

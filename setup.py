@@ -123,6 +123,7 @@ setup(
         # mmcv without its compiled ops. Leave this extra out where a compiled mmcv is installed already.
         "mmcv-lite": ["mmcv-lite>=2.0.1,<2.2"],
         "test": ["pytest>=8", "pytest-xdist", "hypothesis", "ruff", TENSORRT_RTX],
+        "docs": ["mkdocs-material>=9.6"],
         "gpu": ["tensorrt>=8.4", "cuda-python"],
     },
 )

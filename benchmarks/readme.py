@@ -1,6 +1,7 @@
-"""``python -m benchmarks.readme``: write README's tables, and ``latency_h200.md``, from the committed results.
+"""``python -m benchmarks.readme``: write the tables of README and docs/, and ``latency_h200.md``, from the results.
 
-A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; NAME is a function of this module.
+A table, or a sentence with figures, stands between ``<!-- table NAME -->`` and ``<!-- end -->``; NAME is a function of
+this module.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def cpu_latency() -> str:
         f"{table}\n{data['config']}, {data['size'][0]}×{data['size'][1]}, {data['threads']} threads of "
         f"{data['cpu']}; medians of {data['measured'][0]['images']} images, masks pasted at original resolution "
         f"on both sides; torch {versions['torch']}, onnxruntime {versions['onnxruntime']}.\n\n"
-        "<details><summary>The network alone, batch 1, under other settings of onnxruntime</summary>\n\n"
+        '<details markdown="1"><summary>The network alone, batch 1, under other settings of onnxruntime</summary>\n\n'
         f"{_table(['setting', 'median'], settings)}\n"
         "The runtime leaves them at the default; `--threads` is an option.\n</details>\n"
     )
@@ -232,9 +233,9 @@ def engines() -> str:
 def latency() -> str:
     """The most of what ``benchmarks.latency`` measured on the H200 in one run."""
     return (
-        f"![ms per image over the batch](benchmarks/results/latency_h200.png)\n\n{_sections(summary(_latency()))}\n"
+        f"![ms per image over the batch](../benchmarks/results/latency_h200.png)\n\n{_sections(summary(_latency()))}\n"
         "The spread of these times, the stages and several contexts: "
-        "[latency_h200.md](benchmarks/results/latency_h200.md).\n"
+        "[latency_h200.md](../benchmarks/results/latency_h200.md).\n"
     )
 
 
@@ -273,8 +274,8 @@ def latency_more() -> str:
 def latency_details() -> str:
     """The rest of it, as a file of its own."""
     return (
-        "# Latency on an H200\n\nWritten by `python -m benchmarks.readme` from `latency_h200.json`; the README has the "
-        f"medians and what is promised.\n\n{_sections(details(_latency()))}"
+        "# Latency on an H200\n\nWritten by `python -m benchmarks.readme` from `latency_h200.json`; docs/benchmarks.md "
+        f"has the medians and what is promised.\n\n{_sections(details(_latency()))}"
     )
 
 
@@ -293,6 +294,81 @@ def _engines() -> dict:
     return json.loads((RESULTS / "engines_h200.json").read_text())["variants"]
 
 
+# What stands in README's table of speed: words, cases, stage; of the case of each batch.
+_SPEED = (
+    ("PyTorch, FP32", "pytorch/fp32", "network"),
+    ("PyTorch, FP16 autocast, compiled", "pytorch/compile", "network"),
+    ("TensorRT, FP16, CUDA graph", "tensorrt/fp16_graph", "engine"),
+)
+
+
+def speed() -> str:
+    """The latency of the network on a GPU and of everything on a CPU, in a few rows."""
+    cases = _latency()["cases"]
+    rows: list[list[object]] = []
+    for words, variant, stage in _SPEED:
+        times = [median(cases, f"{variant}/batch-{size}", stage) for size in ("1", "8")]
+        rows.append([f"H200: {words}", *(f"{time:.1f} ms" for time in times)])
+    data = json.loads((RESULTS / "cpu_latency.json").read_text())
+    by_batch = {row["batch"]: row["seconds_per_image"] for row in data["measured"]}
+    for words, side in (("PyTorch", "pytorch"), ("onnxruntime", "onnxruntime")):
+        seconds = by_batch[1][side]["median"]
+        rows.append([f"{data['threads']} CPU threads, FP32: {words}", f"{1000 * seconds:.0f} ms", ""])
+    return _table(["", "batch 1", "batch 8"], rows)
+
+
+def accuracy_line() -> str:
+    """How good the exported files are beside mmdet, in a sentence for each model."""
+    exact = json.loads((RESULTS / "exactness.json").read_text())
+    words = {"embedded": "The embedded model", "r50": "`mask-rcnn_r50_fpn_2x_coco`"}
+    lines = []
+    for subject, content in json.loads((RESULTS / "accuracy.json").read_text()).items():
+        mmdet, crop = (content["average_precision"][side] for side in ("mmdet", "crop"))
+        figures = [
+            f"{kind} AP {crop[kind]['AP']:.3f} (mmdet {mmdet[kind]['AP']:.3f})" for kind in ("box", "mask")
+        ]
+        images = exact[subject]["batches"]["1"]
+        found, expected = (sum(image[side] for image in images) for side in ("matched", "expected"))
+        lines.append(
+            f"- {words[subject]} on {content['images']} image files: {', '.join(figures)}; "
+            f"{found} of mmdet's {expected} detections found again.\n"
+        )
+    return "".join(lines)
+
+
+def zoo_line() -> str:
+    """The zoo in a sentence."""
+    configs, _ = _zoo()
+    counts = Counter(config["result"] for config in configs)
+    bad = counts["wrong"] + counts["failed"]
+    return (
+        f"Of the {len(configs)} two-stage configs that mmdet 3.3 ships, {counts['exact']} export and equal PyTorch, "
+        f"{counts['refused']} are refused by name before anything is traced, {counts['unbuildable']} mmdet itself "
+        f"cannot build, and {bad or 'none'} {'are' if bad != 1 else 'is'} wrong.\n"
+    )
+
+
+def engines_line() -> str:
+    """How many images of an FP32 engine are beyond the export's own tolerance, and what a batch changes."""
+    data = json.loads((RESULTS / "engines_h200.json").read_text())
+    fp32 = data["variants"]["fp32"]
+    agree = [
+        data["images"] - fp32[side]["1"]["images_beyond_tolerance"]
+        for side in ("against_pytorch", "against_onnxruntime")
+    ]
+    batches = {size: 0 for size in fp32["batches_against_batch_1"]}
+    same = all(
+        result["identical"]
+        for v in data["variants"].values()
+        for result in v["batches_against_batch_1"].values()
+    )
+    return (
+        f"In FP32, {agree[0]} of the {data['images']} images agree with PyTorch within the export's own tolerance "
+        f"({fp32['tolerance']['box_px']} px), and {agree[1]} with onnxruntime. Batches of {min(batches)} to "
+        f"{max(batches)} give the results of batch 1 {'bit for bit' if same else 'only nearly'}, in every precision.\n"
+    )
+
+
 TABLES = {
     "kernels": kernels,
     "cpu_latency": cpu_latency,
@@ -305,11 +381,15 @@ TABLES = {
     "latency": latency,
     "latency_more": latency_more,
     "fused": fused,
+    "speed": speed,
+    "accuracy_line": accuracy_line,
+    "zoo_line": zoo_line,
+    "engines_line": engines_line,
 }
 
 
 def updated(text: str) -> str:
-    """Return the README with every table made anew.
+    """Return a page with every table made anew.
 
     Raises:
         KeyError: a table of a name that this module does not have.
@@ -319,8 +399,11 @@ def updated(text: str) -> str:
 
 def pages() -> dict[Path, str]:
     """Return every file that is written here, with its text."""
-    readme = ROOT / "README.md"
-    return {readme: updated(readme.read_text()), RESULTS / "latency_h200.md": latency_details()}
+    texts = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    return {
+        **{path: updated(path.read_text(encoding="utf-8")) for path in texts},
+        RESULTS / "latency_h200.md": latency_details(),
+    }
 
 
 def outdated(files: Mapping[Path, str]) -> list[Path]:

@@ -133,9 +133,9 @@ def boxes_from_masks(masks: NDArray[np.uint8]) -> Floats:
     return boxes
 
 
-def held_out_scenes(num: int, seed: int) -> list[Scene]:
-    """Render `num` scenes of the sizes `IMAGE_SIZES` in turn; scene i depends on `seed` and i alone."""
-    sizes = [IMAGE_SIZES[i % len(IMAGE_SIZES)] for i in range(num)]
+def held_out_scenes(num: int, seed: int, sizes: tuple[tuple[int, int], ...] = IMAGE_SIZES) -> list[Scene]:
+    """Render `num` scenes of `sizes`, (height, width) px, in turn; scene i depends on `seed`, i and its size alone."""
+    sizes = [sizes[i % len(sizes)] for i in range(num)]
     return [render(np.random.default_rng((seed, i)), *size) for i, size in enumerate(sizes)]
 
 
@@ -367,10 +367,10 @@ def _scene(image: Image, index: NDArray[np.uint8], labels: list[int]) -> Scene:
 # Command line
 
 
-def write_coco(out: Path, *, num: int, seed: int) -> None:
+def write_coco(out: Path, *, num: int, seed: int, sizes: tuple[tuple[int, int], ...] = IMAGE_SIZES) -> None:
     """Write `num` held-out scenes as PNG files and `annotations.json` into the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    scenes = held_out_scenes(num, seed)
+    scenes = held_out_scenes(num, seed, sizes)
     names = [f"{i:06d}.png" for i in range(num)]
     for scene, name in zip(scenes, names):
         if not cv2.imwrite(str(out / name), scene.image):

@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Optional, Union
 
 import onnx
@@ -13,6 +14,7 @@ import torch
 from examples import CHECKPOINT_PATH, CONFIG_PATH, VERIFICATION_IMAGES
 from export.graph import (
     GraphOptions,
+    detached_onnx_from_model,
     num_nodes,
     onnx_from_model,
     simplified,
@@ -29,6 +31,7 @@ from export.verify import (
     verify,
     with_score_threshold,
 )
+from export.weights import MOST_BYTES, DetachedWeights, attached, data_path, num_bytes
 from runtime.difference import Tolerance
 from runtime.files import refuse_inputs, whole_file, write_whole
 from runtime.images import find_images, read_image
@@ -155,18 +158,39 @@ def export_model(
         )
         mmdet = MmdetInference(loaded, metadata)
     batches = run.compare_pixels(mmdet, paths, metadata) if verify else []
-    with run.step("trace") as step:
-        model = onnx_from_model(loaded.model, options)
-        step.note(f"{num_nodes(model)} nodes")
-    if simplify:
-        with run.step("simplify") as step:
-            model = simplified(model)
-            step.note(f"{num_nodes(model)} nodes")
-    with run.step("check"):
-        model = with_metadata(model, metadata)
-        onnx.checker.check_model(model, full_check=True)
-        plan = default_plan(model)
-    return run.write(model, output, plan, metadata, mmdet, batches)
+    with ExitStack() as stack:
+        with run.step("trace") as step:
+            graph = _traced(loaded, options, output, stack)
+            step.note(f"{num_nodes(graph.model)} nodes")
+        if simplify:
+            with run.step("simplify") as step:
+                graph = replace(graph, model=simplified(graph.model))
+                step.note(f"{num_nodes(graph.model)} nodes")
+        with run.step("check"):
+            graph = replace(graph, model=with_metadata(graph.model, metadata))
+            onnx.checker.check_model(graph.model, full_check=True)
+            plan = default_plan(graph.placed("weights", graph.weights.tensors))
+        return run.write(graph, output, plan, metadata, mmdet, batches)
+
+
+@dataclass(frozen=True, eq=False)
+class _Graph:
+    """A graph, and the weights that it does not hold itself."""
+
+    model: onnx.ModelProto
+    weights: DetachedWeights = DetachedWeights(Path())
+
+    def placed(self, location: str, tensors: Sequence[onnx.TensorProto]) -> onnx.ModelProto:
+        """Return the graph with its weights in a file of that name beside it."""
+        return attached(self.model, tensors, location) if self.weights else self.model
+
+
+def _traced(loaded: LoadedModel, options: GraphOptions, output: Path, stack: ExitStack) -> _Graph:
+    if num_bytes(loaded.model) <= MOST_BYTES:
+        return _Graph(onnx_from_model(loaded.model, options))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(stack.enter_context(TemporaryDirectory(prefix=f".{output.stem}.", dir=output.parent)))
+    return _Graph(*detached_onnx_from_model(loaded.model, options, folder))
 
 
 class _Run:
@@ -217,7 +241,7 @@ class _Run:
 
     def write(
         self,
-        model: onnx.ModelProto,
+        graph: _Graph,
         output: Path,
         plan: PrecisionPlan,
         metadata: ModelMetadata,
@@ -225,16 +249,29 @@ class _Run:
         batches: Sequence[Sequence[Path]],
     ) -> ExportResult:
         """Write the file under its name once it is known to be good."""
-        data = model.SerializeToString()
-        with whole_file(output) as file:
-            file.write(data)
+        with ExitStack() as files:
+            # Left last: the ONNX takes its name when its weights have theirs.
+            file = files.enter_context(whole_file(output))
+            model = graph.model
+            if graph.weights:
+                data = files.enter_context(whole_file(data_path(output)))
+                tensors = graph.weights.write(data)
+                data.flush()
+                model = graph.placed(Path(data.name).name, tensors)
+            file.write(model.SerializeToString())
             file.flush()
             words = self.verify(Path(file.name), model, metadata, mmdet, batches) if batches else ""
             if words:
-                failed = failed_path(output)
-                write_whole(failed, data)
-                message = f"{words}; it is kept as {failed}"
-                raise VerificationError(message, self.result(failed, None, metadata, plan))
+                failed = None if graph.weights else failed_path(output)
+                kept = ""
+                if failed is not None:
+                    write_whole(failed, model.SerializeToString())
+                    kept = f"; it is kept as {failed}"
+                raise VerificationError(words + kept, self.result(failed, None, metadata, plan))
+            if graph.weights:
+                file.seek(0)
+                file.truncate()
+                file.write(graph.placed(data_path(output).name, tensors).SerializeToString())
         plan.save(plan_path(output))
         failed_path(output).unlink(missing_ok=True)
         return self.result(output, plan_path(output), metadata, plan)

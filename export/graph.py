@@ -3,7 +3,8 @@
 import io
 import warnings
 from dataclasses import dataclass
-from typing import Optional
+from pathlib import Path
+from typing import Optional, Union
 
 import onnx
 import torch
@@ -12,6 +13,7 @@ from onnxsim import simplify
 from torch import Tensor, nn
 
 from export.functions import DOMAIN_VERSION, functions_for
+from export.weights import DetachedWeights, detach
 from patches import applied, patches_for
 from patches.operators import DOMAIN, paste_masks
 from patches.tracing import dynamic_size as tracing_dynamic_size
@@ -88,11 +90,27 @@ def onnx_from_model(model: TwoStageDetector, options: GraphOptions) -> onnx.Mode
     Raises:
         patches.selection.UnsupportedModelError: before anything is traced.
     """
+    buffer = io.BytesIO()
+    _trace(model, options, buffer)
+    return _completed(onnx.load_from_string(buffer.getvalue()), options)
+
+
+def detached_onnx_from_model(
+    model: TwoStageDetector, options: GraphOptions, folder: Path
+) -> tuple[onnx.ModelProto, DetachedWeights]:
+    """Do the same with a model of more than 2 GB, whose weights go into files of ``folder``."""
+    path = folder / "traced.onnx"
+    _trace(model, options, str(path))
+    graph = onnx.load(path, load_external_data=False)
+    weights = detach(graph, folder)
+    return _completed(graph, options), weights
+
+
+def _trace(model: TwoStageDetector, options: GraphOptions, target: Union[str, io.BytesIO]) -> None:
     patches = patches_for(model)
     device = next(model.parameters()).device
     images = torch.zeros(1, options.channels, *options.size, device=device)
     image_sizes = torch.tensor([options.size], dtype=torch.float32, device=device)
-    buffer = io.BytesIO()
     with (
         applied(patches),
         tracing_dynamic_size(options.dynamic_size),
@@ -105,7 +123,7 @@ def onnx_from_model(model: TwoStageDetector, options: GraphOptions) -> onnx.Mode
             # In evaluation mode already: the exporter switches to it and afterwards back, for every module inside.
             DetectorGraph(model, options.masks).eval(),
             (images, image_sizes),
-            buffer,
+            target,
             dynamo=False,
             opset_version=options.opset,
             input_names=["images", "image_sizes"],
@@ -113,7 +131,10 @@ def onnx_from_model(model: TwoStageDetector, options: GraphOptions) -> onnx.Mode
             dynamic_axes=_dynamic_axes(options),
             custom_opsets={DOMAIN: DOMAIN_VERSION},
         )
-    graph = onnx.load_from_string(buffer.getvalue())
+
+
+def _completed(graph: onnx.ModelProto, options: GraphOptions) -> onnx.ModelProto:
+    """Add what the exporter leaves out: inputs, bodies, sizes."""
     _restore_image_sizes(graph)
     graph.functions.extend(functions_for(graph.graph.node, options.opset))
     _infer_output_sizes(graph, options)

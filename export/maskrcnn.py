@@ -5,6 +5,7 @@ error of the exporter's own.
 """
 
 import argparse
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from export.api import ExportResult, PixelsDifferError, VerificationError, expor
 from export.graph import MAX_OPSET, MIN_OPSET
 from export.steps import Steps
 from export.verify import Case
+from export.weights import data_path
 from runtime.cli import table_console
 from runtime.difference import Tolerance
 
@@ -28,7 +30,7 @@ TIES = (
     "equal where PyTorch sorts equal scores by index, as the file does; mmdet's own sort is not stable, so that its "
     "proposals depend on the machine where two scores are equal"
 )
-EXIT_DIFFERENT, EXIT_REFUSED, EXIT_FAILED = 1, 2, 3
+EXIT_DIFFERENT, EXIT_REFUSED, EXIT_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 REFUSALS = (OSError, ValueError, NotImplementedError, MemoryError)
 
 
@@ -36,6 +38,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Export, verify, and return the exit status."""
     args = _parser().parse_args(argv)
     console = table_console()
+    # A polite end: what was begun is removed, and the file that was there stays.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         result = export_model(
             args.config,
@@ -61,6 +65,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return _failed(error, console, EXIT_DIFFERENT)
     except REFUSALS as error:
         return _failed(error, console, EXIT_REFUSED)
+    except KeyboardInterrupt:
+        console.print("interrupted; nothing was written", highlight=False)
+        return EXIT_INTERRUPTED
     except Exception as error:
         traceback.print_exc()
         what = f"{type(error).__name__}: {error}"
@@ -77,6 +84,10 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         console.print(f"[yellow]note[/] {escape(note)}", highlight=False, soft_wrap=True)
     console.print(_summary(result), highlight=False, soft_wrap=True)
     return 0
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _failed(error: Exception, console: Console, status: int) -> int:
@@ -190,7 +201,8 @@ def _summary(result: ExportResult) -> str:
     size = "x".join(map(str, metadata.size)) if metadata.size else "dynamic"
     digest = metadata.checkpoint_sha256
     weights = "random weights" if digest is None else f"checkpoint {digest[:12]}"
-    megabytes = result.path.stat().st_size / 1e6
+    parts = [path for path in (result.path, data_path(result.path)) if path.is_file()]
+    megabytes = sum(path.stat().st_size for path in parts) / 1e6
     facts = f"{megabytes:.1f} MB, batch dynamic, size {size}, {len(metadata.classes)} classes"
     path = escape(str(result.path))
     return (

@@ -30,7 +30,7 @@ from runtime.detector import Detector
 from runtime.difference import DetectionArrays, Difference, Tolerance, compare
 from runtime.images import read_image
 from runtime.metadata import KEY, ModelMetadata
-from runtime.preprocess import Batch, prepare
+from runtime.preprocess import Batch, check_image, prepare
 from runtime.transforms import Fit, FixShapeResize
 
 # Fewer detections than these, over all images, prove little.
@@ -203,26 +203,28 @@ def pixel_difference(
     Raises:
         OSError, ValueError, RuntimeError: a side cannot take a file; names it.
     """
-    expected = mmdet.prepare(paths)
-    found = prepare([read_image(path, metadata.load) for path in paths], metadata)
+    images = [read_image(path, metadata.load) for path in paths]
+    for path, image in zip(paths, images):
+        check_image(image, str(path), metadata)
+    expected, found = mmdet.prepare(paths), prepare(images, metadata)
     sizes = tuple((int(h), int(w)) for h, w in found.image_sizes)
     for index, path in enumerate(paths):
         own = found.original_sizes[index], sizes[index], tuple(map(float, found.scale_factors[index]))
-        theirs = expected.geometry(index)
-        for name, a, b in zip(("ori_shape", "img_shape", "scale_factor"), theirs, own):
+        placed = expected.geometry(index)
+        for name, a, b in zip(("ori_shape", "img_shape", "scale_factor"), placed, own):
             if tuple(a) != tuple(b):
                 return f"{path}: {name}: mmdet has {a}, the runtime {b}", sizes
-    images = expected.images.cpu().numpy()
-    if images.shape != found.images.shape:
-        return f"{paths[0]}: batch: mmdet has {images.shape}, the runtime {found.images.shape}", sizes
-    differs = images != found.images
+    theirs = expected.images.cpu().numpy()
+    if theirs.shape != found.images.shape:
+        return f"{paths[0]}: batch: mmdet has {theirs.shape}, the runtime {found.images.shape}", sizes
+    differs = theirs != found.images
     if not differs.any():
         return "", sizes
     where = tuple(int(v) for v in np.argwhere(differs)[0])
     share = float(differs.mean())
     return (
         f"{paths[where[0]]}: {share:.1%} of the network's input differs, first at channel {where[1]}, row {where[2]}, "
-        f"column {where[3]}: mmdet has {images[where]:.6g}, the runtime {found.images[where]:.6g}",
+        f"column {where[3]}: mmdet has {theirs[where]:.6g}, the runtime {found.images[where]:.6g}",
         sizes,
     )
 

@@ -11,13 +11,12 @@ from patches.patch import Patch
 from patches.tracing import Size, is_dynamic_size, spatial_size
 
 
-def _pooled_axis(x: Tensor, dim: int, size: Size, factor: int) -> Tensor:
-    """Max-pool one axis to ``size`` windows, which overlap where it does not divide: window i begins at
+def _pooled_axis(x: Tensor, dim: int, length: Size, size: Size, factor: int) -> Tensor:
+    """Max-pool one axis of ``length`` to ``size`` windows, which overlap where it does not divide: window i begins at
     ``floor(i * length / size)`` and ends before ``ceil((i + 1) * length / size)``.
 
     factor: no window is longer than this plus one.
     """
-    length = spatial_size(x)[dim - 2]
     i = torch.arange(size, device=x.device)
     start, end = i * length // size, ((i + 1) * length + size - 1) // size
     # Past its end a window repeats its last value.
@@ -33,7 +32,8 @@ def adaptive_max_pool(x: Tensor, size: tuple[Size, Size], factor: int) -> Tensor
     height, width = spatial_size(x)
     if not is_dynamic_size() and height % size[0] == 0 and width % size[1] == 0:
         return F.max_pool2d(x, (height // size[0], width // size[1]))
-    return _pooled_axis(_pooled_axis(x, 2, size[0], factor), 3, size[1], factor)
+    # The width is asked for before the rows are pooled: after that, the exporter takes the traced one for a constant.
+    return _pooled_axis(_pooled_axis(x, 2, height, size[0], factor), 3, width, size[1], factor)
 
 
 def bfp__forward(self: BFP, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

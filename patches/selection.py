@@ -44,6 +44,8 @@ from patches.patch import Patch
 
 # Of a box and a score for every class of every proposal. LVIS has 1.2 million.
 MAX_CANDIDATES = 3_000_000
+# Anchors of a level that go on to NMS: a graph of dynamic size has room for so many on every level.
+MAX_NMS_PRE = 100_000
 # Layers that occur anywhere in a model.
 LAYERS = (
     (BFP, bfp.PATCHES),
@@ -185,9 +187,10 @@ def _check_rpn(model: nn.Module) -> None:
     _check_coder(head.bbox_coder, "rpn_head.bbox_coder")
     _check_nms(model.test_cfg.rpn, "test_cfg.rpn")
     nms_pre = model.test_cfg.rpn.get("nms_pre", -1)
-    if not isinstance(nms_pre, int):
+    if not isinstance(nms_pre, int) or nms_pre > MAX_NMS_PRE:
         raise UnsupportedModelError(
-            f"test_cfg.rpn.nms_pre: expected a whole number, found {nms_pre!r}; leave it out to keep every anchor."
+            f"test_cfg.rpn.nms_pre: expected a whole number of at most {MAX_NMS_PRE:,}, found {nms_pre!r}; leave it "
+            "out to keep every anchor."
         )
 
 
@@ -276,4 +279,7 @@ def _check_nms(cfg: dict, where: str) -> None:
             f"{where}.nms: expected dict(type='nms', iou_threshold=...), found {dict(cfg.nms)}."
         )
     if cfg.max_per_img < 1:
-        raise UnsupportedModelError(f"{where}.max_per_img: expected at least 1, found {cfg.max_per_img}.")
+        raise UnsupportedModelError(
+            f"{where}.max_per_img: expected at least 1, found {cfg.max_per_img}: the file has rows for so many; "
+            + ("give --max-per-img K." if where.endswith("rcnn") else "set it in the config.")
+        )

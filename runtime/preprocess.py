@@ -76,13 +76,15 @@ def check_image(image: np.ndarray, name: str = "image", metadata: Optional[Model
         ValueError: another type, dtype, rank, channel count, or no pixels; the message says how to convert.
     """
     grey = metadata is not None and metadata.load.is_grey
-    expected = f"{name}: expected a {'(H, W) uint8 grey' if grey else '(H, W, 3) uint8 BGR'} array"
+    unchanged = metadata is not None and metadata.load.color_type == "unchanged"
+    kind = "(H, W) uint8 grey" if grey else "(H, W, 3) uint8 BGR"
+    expected = f"{name}: expected a {'uint8' if unchanged else kind} array"
     if not isinstance(image, np.ndarray):
         raise ValueError(
             f"{expected}, found {type(image).__name__}; read files with runtime.images.read_image(path)"
         )
     found = f"{expected}, found shape {image.shape} {image.dtype}"
-    if metadata is not None and metadata.load.color_type == "unchanged":
+    if unchanged:
         _check_unchanged(image, found, metadata)
     elif grey:
         if image.ndim != 2 and (image.ndim != 3 or image.shape[2] != 1):
@@ -105,8 +107,8 @@ def _check_unchanged(image: np.ndarray, found: str, metadata: ModelMetadata) -> 
     allowed = (3, 4) if metadata.color_order == "rgb" else (metadata.channels,)
     if channels not in allowed:
         raise ValueError(
-            f"{found}; the model reads files unchanged and takes {' or '.join(map(str, allowed))} channels: "
-            "convert the file"
+            f"{found}; the model reads files as they are and takes {' or '.join(map(str, allowed))} channels: "
+            "convert the file, or name other files"
         )
 
 

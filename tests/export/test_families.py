@@ -29,7 +29,8 @@ def test_batches_of_different_images(tmp_path, name):
 def test_dynamic_size(tmp_path, name):
     model = loaded(name)
     export_loaded(model, tmp_path / "m.onnx", dynamic_size=True)
-    assert_equal(tmp_path / "m.onnx", model.model, PHOTOS[:2], tolerance=TOLERANCE)
+    # Alone, the portrait is narrower and taller than what was traced.
+    assert_equal(tmp_path / "m.onnx", model.model, PHOTOS[:2], PHOTOS[1:2], tolerance=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
