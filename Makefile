@@ -62,4 +62,4 @@ docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:
-	rm -rf build out *.egg-info plugins/_reference*.so
+	rm -rf build dist *.egg-info plugins/*.so

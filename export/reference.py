@@ -17,7 +17,6 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from examples import CHECKPOINT_PATH, CONFIG_PATH
 from export.api import check_device
 from export.metadata import metadata_from_model
 from export.model import LoadedModel, load_model
@@ -25,6 +24,7 @@ from export.verify import MmdetInference
 from runtime.artifacts import batches
 from runtime.cli import add_images, positive, tracked
 from runtime.detections import Detections, MaskCrop
+from runtime.embedded import CHECKPOINT_PATH, CONFIG_PATH
 from runtime.images import find_images
 from runtime.metadata import ModelMetadata
 from runtime.recording import RecordingWriter

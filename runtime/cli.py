@@ -13,13 +13,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from runtime.backends import backend_name
+from runtime.embedded import IMAGES_DIR as DEFAULT_IMAGES
 from runtime.engine.sidecar import write_whole
 from runtime.recording import SUFFIX
 
 Item = TypeVar("Item")
 
-# `examples` lies beside `runtime`, in the repository as in an installation.
-DEFAULT_IMAGES = Path(__file__).resolve().parent.parent / "examples" / "images"
 EXIT_OK, EXIT_DIFFERENT, EXIT_REFUSED = 0, 1, 2
 # Without a terminal, rich assumes 80 columns and folds tables.
 _WIDTH_WITHOUT_TERMINAL = 140
