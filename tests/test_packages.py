@@ -126,12 +126,11 @@ def test_the_wheel_has_every_module_the_embedded_model_and_nothing_else(wheel: P
 
 
 def test_the_package_is_the_wheels(python: Path, tmp_path: Path) -> None:
-    program = (
-        f"import {', '.join(PACKAGES)}; print(*(p.__file__ for p in ({', '.join(PACKAGES)})), sep='\\n')"
-    )
-    files = run(python, "-c", program, cwd=tmp_path).stdout.split()[-len(PACKAGES) :]
-    assert all(Path(file).is_relative_to(python.parents[1]) for file in files), files
-    assert attempt(python, "-c", "import examples", cwd=tmp_path).returncode != 0
+    names = (*PACKAGES, "examples", "tests")
+    program = f"from importlib.util import find_spec; print(*(getattr(find_spec(n), 'origin', '') for n in {names}))"
+    found = run(python, "-c", program, cwd=tmp_path).stdout.rstrip("\n").split(" ")
+    assert all(Path(file).is_relative_to(python.parents[1]) for file in found[: len(PACKAGES)]), found
+    assert found[len(PACKAGES) :] == ["", ""]
 
 
 def test_the_installed_commands_export_and_detect(python: Path, tmp_path: Path) -> None:
@@ -148,20 +147,32 @@ def test_the_installed_commands_export_and_detect(python: Path, tmp_path: Path) 
     assert any((tmp_path / "one").iterdir())
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_is_installed(name: str, python: Path, tmp_path: Path) -> None:
-    done = run(python.with_name(f"maskrcnn-{name}"), "--help", cwd=tmp_path)
-    assert done.stdout.startswith("usage: ")
+def test_every_command_is_installed(python: Path, tmp_path: Path) -> None:
+    """Each is a function: without arguments they would start to work."""
+    program = """
+from importlib.metadata import distribution
+for command in distribution("maskrcnn-deploy").entry_points:
+    print(command.name, callable(command.load()))
+"""
+    found = run(python, "-c", program, cwd=tmp_path).stdout.splitlines()
+    assert sorted(found) == [f"maskrcnn-{name} True" for name in COMMANDS]
+    assert all(python.with_name(f"maskrcnn-{name}").is_file() for name in COMMANDS)
 
 
 @pytest.mark.parametrize("name", ["runtime.py", "patches.py", "plugins/__init__.py"])
 def test_a_foreign_module_of_the_same_name_is_named(name: str, python: Path, tmp_path: Path) -> None:
-    """It lies in the folder where the command is run, which Python looks into first."""
+    """It lies in the folder where the command is run, which ``python -m`` looks into first."""
     foreign = tmp_path / name
     foreign.parent.mkdir(exist_ok=True)
     foreign.write_text("")
     done = attempt(python, "-m", "export.maskrcnn", "--help", cwd=tmp_path)
     assert done.returncode != 0
     assert f"found {foreign.resolve()}, which Python finds first; rename it" in done.stderr.replace("\n", " ")
-    # A command of its own does not look there.
-    run(python.with_name("maskrcnn-export"), "--help", cwd=tmp_path)
+
+
+def test_an_installed_command_does_not_look_into_the_folder_where_it_is_run(
+    python: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "runtime.py").write_text("")
+    done = run(python.with_name("maskrcnn-infer"), "--help", cwd=tmp_path)
+    assert done.stdout.startswith("usage: ")
