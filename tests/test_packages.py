@@ -6,6 +6,7 @@ package itself comes from the wheel.
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,9 @@ PACKAGES = ("export", "patches", "plugins", "runtime")
 SECONDS = 300
 # In the repository, and of no use to who builds, tests or reads an unpacked source distribution.
 REPOSITORY_ONLY = (".ci/", ".git", ".importlinter")
+# The fork of OpenMMLab's packages with their import names, and what its mmdet imports that OpenMMLab's does not.
+FORK = ("onedl-mmengine==0.10.12", "onedl-mmcv==2.3.6", "onedl-mmdetection==3.5.1")
+FORK += ("imaug==0.4.3", "scikit-image", "imageio", "lazy_loader", "tifffile")
 COMMANDS = ("build", "compare", "evaluate", "export", "infer", "precision", "record", "reference")
 
 
@@ -176,3 +180,34 @@ def test_an_installed_command_does_not_look_into_the_folder_where_it_is_run(
     (tmp_path / "runtime.py").write_text("")
     done = run(python.with_name("maskrcnn-infer"), "--help", cwd=tmp_path)
     assert done.stdout.startswith("usage: ")
+
+
+def test_the_exporter_does_not_ask_for_mmdet_by_name(wheel: Path) -> None:
+    """Only an extra does: a fork with the same import names is not installed over."""
+    with zipfile.ZipFile(wheel) as archive:
+        metadata = next(
+            archive.read(n).decode() for n in archive.namelist() if n.endswith(".dist-info/METADATA")
+        )
+    required = re.findall(r'^Requires-Dist: ([\w-]+).*?(?:extra == "([\w-]+)")?$', metadata, re.MULTILINE)
+    extras = {
+        name: {extra for own, extra in required if own == name} for name in ("mmdet", "mmengine", "mmcv-lite")
+    }
+    assert extras == dict.fromkeys(extras, {"mmdet", "mmcv-lite"})
+
+
+@pytest.mark.slow
+def test_the_fork_of_mmdet_exports_the_same(wheel: Path, python: Path, tmp_path: Path) -> None:
+    """In its own environment, before OpenMMLab's on the path; verified by the command itself, against the fork."""
+    options = ("--no-deps", "-q", "--prefix", tmp_path / "fork")
+    done = attempt(sys.executable, "-m", "pip", "install", *options, *FORK, cwd=tmp_path)
+    if done.returncode != 0:
+        pytest.skip(f"the fork does not install here: {done.stderr[-300:]}")
+    folder = sysconfig.get_path("purelib", vars={"base": str(tmp_path / "fork")})
+    program = f"import sys, runpy; sys.path.insert(0, {folder!r}); "
+    program += "import mmcv, mmdet; print(mmcv.__file__, mmdet.__file__); "
+    program += "sys.argv = ['export']; runpy.run_module('export.maskrcnn', run_name='__main__')"
+    exported = run(python, "-c", program, cwd=tmp_path)
+    assert all(file.startswith(folder) for file in exported.stdout.split("\n")[0].split()[-2:]), (
+        exported.stdout
+    )
+    assert (tmp_path / "out" / "maskrcnn.onnx").is_file()
