@@ -15,7 +15,7 @@ from export.pipeline import (
     normalization,
     num_channels,
 )
-from patches.cascade_roi_head import stages
+from patches.families import Facts, family_of
 from runtime.metadata import ModelMetadata
 from runtime.preprocess import padded_size, typical_sizes
 from runtime.transforms import CenterCrop, Fit, FixShapeResize, Pad, Resize, Size, Step, final_size, is_resize
@@ -50,7 +50,7 @@ def metadata_from_model(
     """
     read = _read(loaded)
     steps = read.pipeline.steps if size is None else _steps_into(size, read)
-    rcnn = loaded.model.test_cfg.rcnn
+    facts = facts_of(loaded)
     metadata = ModelMetadata(
         classes=names_of(loaded).names,
         load=read.pipeline.load,
@@ -61,10 +61,10 @@ def metadata_from_model(
         pad_value=read.normalization.pad_value,
         size=size,
         size_divisor=read.normalization.size_divisor,
-        masks=masks if loaded.model.roi_head.with_mask else "none",
-        mask_threshold=float(rcnn.get("mask_thr_binary", 0.5)),
-        score_threshold=float(rcnn.score_thr),
-        max_per_img=int(rcnn.max_per_img),
+        masks=masks if facts.has_masks else "none",
+        mask_threshold=facts.mask_threshold,
+        score_threshold=facts.score_threshold,
+        max_per_img=facts.max_per_img,
         config=loaded.name,
         checkpoint_sha256=None if loaded.checkpoint is None else loaded.checkpoint.sha256,
         versions=_versions(),
@@ -101,10 +101,16 @@ def price_of_fixed_size(metadata: ModelMetadata, loaded: LoadedModel) -> str:
     )
 
 
+def facts_of(loaded: LoadedModel) -> Facts:
+    """Return what the model's family says of it."""
+    return family_of(loaded.model).facts(loaded.model)
+
+
 def names_of(loaded: LoadedModel) -> ClassNames:
     """Return the names of the model's classes."""
-    count = stages(loaded.model.roi_head.bbox_head)[-1].num_classes
-    return class_names(loaded.config, loaded.checkpoint.classes if loaded.checkpoint else None, count)
+    return class_names(
+        loaded.config, loaded.checkpoint.classes if loaded.checkpoint else None, facts_of(loaded).num_classes
+    )
 
 
 def _read(loaded: LoadedModel) -> _Read:

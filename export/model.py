@@ -14,7 +14,7 @@ from torch import nn
 from export.checkpoint import Checkpoint, load_weights, read_checkpoint
 from export.config import load_config
 from export.random_weights import randomize
-from patches.selection import check_supported
+from patches.families import FAMILIES, check_supported
 
 # Of the image that random weights are fitted to, (height, width) px.
 RANDOM_WEIGHTS_SIZE = (256, 384)
@@ -75,13 +75,11 @@ def load_model(
 
     Raises:
         FileNotFoundError, ValueError: see ``export.config`` and ``export.checkpoint``.
-        patches.selection.UnsupportedModelError: not a detector that can be exported.
+        patches.families.UnsupportedModelError: not a detector that can be exported.
     """
     cfg = load_config(config)
-    for part, most in (("rcnn", max_per_img), ("rpn", max_proposals)):
-        test_cfg = cfg.model.get("detector", cfg.model).get("test_cfg", {})
-        if most is not None and test_cfg.get(part):
-            test_cfg[part].max_per_img = most
+    for family in FAMILIES:
+        family.limit(cfg.model.get("detector", cfg.model).get("test_cfg") or {}, max_per_img, max_proposals)
     content = None if checkpoint is None else read_checkpoint(checkpoint, trust_pickle=trust_pickle)
     model = model_from_config(cfg)
     detector = _predicting_detector(model)
@@ -124,4 +122,10 @@ def model_from_config(config: Config) -> nn.Module:
         why = str(error) or type(error).__name__
         raise ModelBuildError(f"config: expected a model that mmdet can build, found: {why}") from error
     model.eval()  # which mmdet's backbones return nothing from
+    training = [name for name, module in model.named_modules() if module.training]
+    if training:
+        raise ModelBuildError(
+            "model: expected every module in evaluation mode after eval(), found "
+            f"{training[0] or type(model).__name__} in training mode; its results depend on the batch"
+        )
     return model.requires_grad_(False)

@@ -7,19 +7,16 @@ import numpy as np
 import torch
 from mmcv.cnn.bricks import ContextBlock, GeneralizedAttention
 from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack
-from mmdet.models.roi_heads import CascadeRoIHead
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
-from patches.cascade_roi_head import stages
+from patches.families import family_of
 
 RESIDUAL_SCALE = 0.1
 # Of deformable convolutions, px of their input.
 OFFSET_PX = 0.5
 # Of batch statistics. Two images' pooled values are almost equal, and their variance next to nothing.
 MIN_VARIANCE = 0.1
-OBJECTNESS_BIAS = -4.0
-MASK_BIAS = -1.0
 
 
 def randomize(model: nn.Module, *, seed: int, size: tuple[int, int]) -> nn.Module:
@@ -75,8 +72,7 @@ def _randomize(model: nn.Module, images: Tensor) -> None:
             nn.init.normal_(module.rfp_conv.weight, std=RESIDUAL_SCALE / module.rfp_conv.in_channels**0.5)
     _calibrate_batch_norm(model, images)
     features = model.extract_feat(images)
-    _scale_rpn(model.rpn_head, features)
-    _scale_roi_head(model.roi_head, features)
+    family_of(model).spread_heads(model, features)
 
 
 def structured_images(num: int, size: tuple[int, int], seed: int) -> Tensor:
@@ -138,54 +134,3 @@ def _calibrate_batch_norm(model: nn.Module, images: Tensor) -> None:
     for norm in norms:
         norm.training = False
         norm.running_var.clamp_(min=MIN_VARIANCE)
-
-
-def _scale_rpn(head: nn.Module, features: tuple[Tensor, ...]) -> None:
-    scores, deltas = head(features)
-    _rescale(head, "rpn_cls", scores, 2.0)
-    # Rounding errors of a delta grow with its anchor, half a thousand px: proposals stay close to the anchors.
-    _rescale(head, "rpn_reg", deltas, 0.02)
-    if isinstance(getattr(head, "rpn_cls", None), nn.Conv2d):
-        # Objects are rare. And float32 tells probabilities near 0 apart, but has few of them near 1: scores would tie,
-        # and which of two tied proposals mmdet keeps depends on the CPU, since it sorts without `stable`.
-        head.rpn_cls.bias[:: head.cls_out_channels] = OBJECTNESS_BIAS
-
-
-def _scale_roi_head(head: nn.Module, features: tuple[Tensor, ...]) -> None:
-    extent = (
-        torch.tensor([features[0].shape[3], features[0].shape[2]])
-        * stages(head.bbox_roi_extractor)[0].featmap_strides[0]
-    )
-    centers, sizes = torch.rand(200, 2) * extent, torch.rand(200, 2) * 90 + 6
-    rois = torch.cat([torch.zeros(200, 1), centers - sizes / 2, centers + sizes / 2], dim=1).to(features[0])
-    # A cascade's masks are means. Of a stage that is sure and one that is as sure of the opposite it is the threshold.
-    mask_spread = 4.0 if isinstance(head, CascadeRoIHead) else 16.0
-    for stage, (bbox_head, mask_head) in enumerate(_branches(head)):
-        arguments = (stage, features, rois) if isinstance(head, CascadeRoIHead) else (features, rois)
-        outputs = head._bbox_forward(*arguments)
-        _rescale(bbox_head, "fc_cls", [outputs["cls_score"]], 2.0)
-        _rescale(bbox_head, "fc_reg", [outputs["bbox_pred"]], 0.4)
-        if mask_head is not None:
-            # A quarter of the RoIs: mask heads take longest, and every mask has hundreds of values.
-            masks = head._mask_forward(*arguments[:-1], rois[::4])["mask_preds"]
-            _rescale(mask_head, "conv_logits", [masks], mask_spread)
-            if isinstance(getattr(mask_head, "conv_logits", None), nn.Conv2d):
-                # Where no feature is active a probability would be the threshold itself.
-                mask_head.conv_logits.bias.fill_(MASK_BIAS)
-
-
-def _branches(head: nn.Module) -> list[tuple[nn.Module, Optional[nn.Module]]]:
-    """Return each stage's box head and mask head."""
-    bbox_heads = stages(head.bbox_head)
-    return list(zip(bbox_heads, stages(head.mask_head) if head.with_mask else [None] * len(bbox_heads)))
-
-
-def _rescale(head: nn.Module, name: str, outputs: list[Tensor], spread: float) -> None:
-    """Scale a linear layer so that its outputs have the standard deviation ``spread``."""
-    layer = getattr(head, name, None)
-    if layer is None or not isinstance(getattr(layer, "weight", None), Tensor):
-        return
-    values = torch.cat([o.flatten() for o in outputs])
-    layer.weight.mul_(spread / values.std().clamp(min=1e-6))
-    if layer.bias is not None:
-        layer.bias.mul_(0)

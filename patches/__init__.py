@@ -11,7 +11,7 @@ from patches.mmcv_ops import ensure_mmcv_ops
 
 ensure_mmcv_ops()
 
+from patches.families import patches_for  # noqa: E402
 from patches.patch import Patch, applied  # noqa: E402
-from patches.selection import patches_for  # noqa: E402
 
 __all__ = ["Patch", "applied", "ensure_mmcv_ops", "patches_for"]

@@ -26,8 +26,8 @@ from export.pipeline import UnsupportedPipelineError
 from export.random_weights import structured_photos
 from export.verify import Case, MmdetInference, pixel_difference, verify
 from export.zoo.models import one_line
+from patches.families import UnsupportedModelError, family_of
 from patches.mmcv_ops import MissingOperatorError
-from patches.selection import UnsupportedModelError
 from runtime.difference import Difference, Tolerance, compare
 
 SIZE = (256, 384)  # the edges of the config's scale are reduced to at most these
@@ -191,7 +191,7 @@ def close_decisions(
         have to be; nothing if an image agrees at none.
     """
     agreed = {i: (case, "") for i, case in enumerate(cases) if case.within(TOLERANCE)}
-    for part, cfg in (("rpn", model.rpn_head.test_cfg), ("rcnn", model.roi_head.test_cfg)):
+    for part, cfg in family_of(model).nms_settings(model).items():
         threshold = cfg.nms.iou_threshold
         for delta in (-IOU_ROUNDING, IOU_ROUNDING):
             cfg.nms.iou_threshold = threshold + delta

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from export.model import model_from_config
 from patches import applied, patches_for
+from patches.families import UnsupportedModelError, check_supported
 from patches.operators import select_top
 from patches.padded import Instances, Proposals, rois_from_boxes, take_rows
-from patches.selection import UnsupportedModelError, check_supported
 from tests.models import NUM_CLASSES, structured_images, tiny_config, tiny_model
 
 SIZE = (128, 192)
@@ -272,7 +272,7 @@ REFUSALS = [
         r"test_cfg.rpn.nms: .*max_num",
     ),
     ({"test_cfg.rcnn.max_per_img": -1}, r"max_per_img: expected at least 1, found -1"),
-    ({"test_cfg.rcnn.mask_thr_binary": -1}, r"mask_thr_binary: expected a threshold of 0 or more"),
+    ({"test_cfg.rcnn.mask_thr_binary": -1}, r"mask_thr_binary: expected a threshold of 0 to 1"),
     (
         {"roi_head.bbox_roi_extractor.roi_layer": {"type": "RoIPool", "output_size": 7}},
         r"bbox_roi_extractor.roi_layer: expected RoIAlign, found RoIPool",

@@ -1,6 +1,6 @@
-"""Which patches a model needs, and whether it is one they were written for."""
+"""Two-stage detectors: Mask R-CNN and its relatives."""
 
-from typing import Union
+from typing import Any, Optional, Union
 
 from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, RoIAlign, SAConv2d
 from mmdet.models.backbones.resnest import SplitAttentionConv2d
@@ -15,7 +15,7 @@ from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmdet.models.roi_heads.roi_extractors import GenericRoIExtractor, SingleRoIExtractor
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder, LegacyDeltaXYWHBBoxCoder
 from mmdet.models.task_modules.prior_generators import AnchorGenerator
-from torch import nn
+from torch import Tensor, nn
 
 from patches import (
     adaptive_avg_pool,
@@ -40,12 +40,24 @@ from patches import (
     two_stage_detector,
 )
 from patches.cascade_roi_head import stages
+from patches.families.family import Facts, Family, UnsupportedModelError
+from patches.families.random_heads import scale_roi_head, scale_rpn
 from patches.patch import Patch
 
 # Of a box and a score for every class of every proposal. LVIS has 1.2 million.
 MAX_CANDIDATES = 3_000_000
 # Anchors of a level that go on to NMS: a graph of dynamic size has room for so many on every level.
 MAX_NMS_PRE = 100_000
+# What mmdet calls from an image file to its results.
+INFERENCE_METHODS = (
+    "__call__",
+    "test_step",
+    "_run_forward",
+    "forward",
+    "predict",
+    "add_pred_to_datasample",
+    "eval",
+)
 # Layers that occur anywhere in a model.
 LAYERS = (
     (BFP, bfp.PATCHES),
@@ -66,17 +78,7 @@ CODERS = (
 )
 
 
-class UnsupportedModelError(ValueError):
-    """The model has a part whose patched counterpart does not exist: its name, and what is supported."""
-
-
-def patches_for(model: nn.Module) -> tuple[Patch, ...]:
-    """Return the patches under which ``model.predict(images, image_sizes)`` can be traced.
-
-    Raises:
-        UnsupportedModelError: a part of the model is outside what the patches cover; nothing has been changed.
-    """
-    check_supported(model)
+def _patches(model: nn.Module) -> tuple[Patch, ...]:
     return (
         *two_stage_detector.PATCHES,
         *anchor_generator.PATCHES,
@@ -124,18 +126,14 @@ def _roi_head_patches(head: nn.Module) -> tuple[Patch, ...]:
     return patches
 
 
-def check_supported(model: nn.Module) -> None:
-    """Raise UnsupportedModelError for the first part that the patches do not cover."""
-    if not isinstance(model, TwoStageDetector):
-        raise UnsupportedModelError(
-            f"expected a two-stage detector such as Mask R-CNN or Faster R-CNN, found {type(model).__name__}. "
-            "One-stage and query-based models are outside this tool's scope."
-        )
+def _check(model: nn.Module) -> None:
     if not (model.with_rpn and model.with_roi_head):
         raise UnsupportedModelError(
             f"{type(model).__name__}: expected an RPN and a RoI head, found a model without "
             f"{'an RPN, whose proposals come from elsewhere' if not model.with_rpn else 'a RoI head'}."
         )
+    for name in INFERENCE_METHODS:
+        _check_uses(model, TwoStageDetector, name, type(model).__name__)
     _check_test_cfg(model)
     _check_rpn(model)
     _check_roi_head(model)
@@ -276,10 +274,55 @@ def _check_nms(cfg: dict, where: str) -> None:
     unknown = set(nms) - {"iou_threshold", "iou_thr", "class_agnostic", "split_thr"}
     if kind not in ("nms",) or unknown or "iou_threshold" not in nms:
         raise UnsupportedModelError(
-            f"{where}.nms: expected dict(type='nms', iou_threshold=...), found {dict(cfg.nms)}."
+            f"{where}.nms: expected dict(type='nms', iou_threshold=...), found {dict(cfg.nms)}; other kinds and "
+            "settings of NMS are outside this tool's scope: leave them out."
+        )
+    threshold = nms["iou_threshold"]
+    if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+        raise UnsupportedModelError(
+            f"{where}.nms.iou_threshold: expected 0 to 1, found {threshold!r}; correct it in the config."
         )
     if cfg.max_per_img < 1:
         raise UnsupportedModelError(
             f"{where}.max_per_img: expected at least 1, found {cfg.max_per_img}: the file has rows for so many; "
             + ("give --max-per-img K." if where.endswith("rcnn") else "set it in the config.")
         )
+
+
+def _facts(model: nn.Module) -> Facts:
+    rcnn = model.test_cfg.rcnn
+    return Facts(
+        num_classes=stages(model.roi_head.bbox_head)[-1].num_classes,
+        has_masks=model.roi_head.with_mask,
+        score_threshold=float(rcnn.score_thr),
+        mask_threshold=float(rcnn.get("mask_thr_binary", 0.5)),
+        max_per_img=int(rcnn.max_per_img),
+    )
+
+
+def _nms_settings(model: nn.Module) -> dict[str, Any]:
+    return {"rpn": model.rpn_head.test_cfg, "rcnn": model.roi_head.test_cfg}
+
+
+def _limit(test_cfg: dict, max_per_img: Optional[int], max_proposals: Optional[int]) -> None:
+    for part, most in (("rcnn", max_per_img), ("rpn", max_proposals)):
+        if most is not None and test_cfg.get(part):
+            test_cfg[part].max_per_img = most
+
+
+def _spread_heads(model: nn.Module, features: tuple[Tensor, ...]) -> None:
+    scale_rpn(model.rpn_head, features)
+    scale_roi_head(model.roi_head, features)
+
+
+TWO_STAGE = Family(
+    name="a two-stage detector such as Mask R-CNN or Faster R-CNN",
+    owner=TwoStageDetector,
+    check=_check,
+    patches=_patches,
+    facts=_facts,
+    nms_settings=_nms_settings,
+    score_settings=lambda model: model.roi_head.test_cfg,
+    limit=_limit,
+    spread_heads=_spread_heads,
+)
