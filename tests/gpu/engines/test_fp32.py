@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime import compare
+from runtime.compare import main as compare_main
 from runtime.comparison.difference import Tolerance
 from runtime.detections import Detections
 from runtime.detector import Detector
@@ -114,5 +114,5 @@ def test_a_stale_engine_does_not_open(name: str, model: Path, fp32: Path, tmp_pa
 def test_compare_finds_that_onnx_and_engine_agree(
     model: Path, fp32: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    status = compare.main([str(model), str(fp32), "--backend-a", "onnxruntime", "--batch", "2"])
+    status = compare_main([str(model), str(fp32), "--backend-a", "onnxruntime", "--batch", "2"])
     assert status == 0, "".join(capsys.readouterr())[-2000:]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime import compare
+from runtime.compare import main as compare_main
 from runtime.comparison.difference import Tolerance
 from runtime.detector import Detector
 from runtime.engine.config import EngineConfig
@@ -91,7 +91,7 @@ def test_layers_part_nowhere_before_nms(
     report = tmp_path / "layers.json"
     image = harness.EXAMPLES / "single.jpg"
     options = ("--layers", "--backend-a", "onnxruntime", "--images", str(image), "--json", str(report))
-    status = compare.main([str(model), str(fp32), *options])
+    status = compare_main([str(model), str(fp32), *options])
     assert status in (0, 1), "".join(capsys.readouterr())[-2000:]
     content = json.loads(report.read_text())
     before_nms = [error for error in content["measured"] if not error["ordered_by"]]
