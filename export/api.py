@@ -12,6 +12,7 @@ import onnx
 import torch
 
 from examples import CHECKPOINT_PATH, CONFIG_PATH, VERIFICATION_IMAGES
+from export.dataset import test_pipeline
 from export.graph import (
     GraphOptions,
     detached_onnx_from_model,
@@ -42,6 +43,8 @@ PathLike = Union[str, Path]
 SUFFIX = ".onnx"
 # Rows of the outputs. 3000 masks of 28x28 take 9 MB an image, and the mask head's features 8 GB.
 MAX_PER_IMG = 3000
+# Of --size, px. A feature map of that size squared takes gigabytes.
+MAX_SIZE = 8192
 # Files that are verified with, of all that --images names; the rest would take hours.
 MAX_IMAGES = 16
 
@@ -141,8 +144,11 @@ def export_model(
     run = _Run(steps)
     output = Path(output)
     _check(config, checkpoint, output, size, dynamic_size, max_per_img, device)
-    paths = _verification_images(images) if verify else []
+    if images is not None and not verify:
+        raise ValueError("--images, --no-verify: expected one of them, found both; leave either out")
+    paths = _verification_images(images)
     refuse_inputs(output, [p for p in (config, checkpoint, *paths) if p is not None and Path(p).exists()])
+    check_writable(output)
     with run.step(f"load {Path(config or CONFIG_PATH).stem}"):
         loaded = _load(config, checkpoint, device, max_per_img, trust_checkpoint, allow_mismatch)
         metadata = metadata_from_model(
@@ -157,10 +163,10 @@ def export_model(
             channels=metadata.channels,
         )
         mmdet = MmdetInference(loaded, metadata)
-    batches = run.compare_pixels(mmdet, paths, metadata) if verify else []
+    batches = run.compare_pixels(mmdet, paths, metadata, insist=verify)
     with ExitStack() as stack:
         with run.step("trace") as step:
-            graph = _traced(loaded, options, output, stack)
+            graph = _traced(loaded, options, output, stack, run.notes)
             step.note(f"{num_nodes(graph.model)} nodes")
         if simplify:
             with run.step("simplify") as step:
@@ -185,12 +191,14 @@ class _Graph:
         return attached(self.model, tensors, location) if self.weights else self.model
 
 
-def _traced(loaded: LoadedModel, options: GraphOptions, output: Path, stack: ExitStack) -> _Graph:
+def _traced(
+    loaded: LoadedModel, options: GraphOptions, output: Path, stack: ExitStack, notes: list[str]
+) -> _Graph:
     if num_bytes(loaded.model) <= MOST_BYTES:
-        return _Graph(onnx_from_model(loaded.model, options))
+        return _Graph(onnx_from_model(loaded.model, options, notes))
     output.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(stack.enter_context(TemporaryDirectory(prefix=f".{output.stem}.", dir=output.parent)))
-    return _Graph(*detached_onnx_from_model(loaded.model, options, folder))
+    return _Graph(*detached_onnx_from_model(loaded.model, options, folder, notes))
 
 
 class _Run:
@@ -208,13 +216,30 @@ class _Run:
         return _Timed(self._steps(title), title, self.seconds)
 
     def compare_pixels(
-        self, mmdet: MmdetInference, paths: Sequence[Path], metadata: ModelMetadata
+        self, mmdet: MmdetInference, paths: Sequence[Path], metadata: ModelMetadata, *, insist: bool
     ) -> list[list[Path]]:
         """Return the batches to verify with: two files of unlike shape together, the others alone.
+
+        It takes a second, and shows what mmdet does to images: also where nothing else is to be verified. Then, without
+        ``insist``, images that mmdet does not take are no obstacle, and no batches come back.
 
         Raises:
             PixelsDifferError: mmdet's pixels are others than the runtime's.
         """
+        try:
+            batches = self._compared_pixels(mmdet, paths, metadata)
+        except PixelsDifferError:
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            if insist:
+                raise
+            self.notes.append(f"the test pipeline was not compared with mmdet's: {error}")
+            return []
+        return batches if insist else []
+
+    def _compared_pixels(
+        self, mmdet: MmdetInference, paths: Sequence[Path], metadata: ModelMetadata
+    ) -> list[list[Path]]:
         with self.step("compare pixels with mmdet's test pipeline") as step:
             sizes = {path: self._same_pixels([path], mmdet, metadata)[0] for path in paths}
             if len(set(sizes.values())) == 1:
@@ -235,7 +260,8 @@ class _Run:
         if words:
             raise PixelsDifferError(
                 f"{words}: the runtime does not repeat this config's test pipeline; nothing was exported. This is a "
-                "defect of the exporter unless the config changes mmdet or mmcv itself: please report the config"
+                "defect of the exporter unless the config changes mmdet or mmcv itself: then leave that out and do it "
+                "to the images beforehand; else please report the config"
             )
         return sizes
 
@@ -385,6 +411,10 @@ def _check(
             f"--size, --dynamic-size: expected one of them, found both; --size {size[0]} {size[1]} fixes the size, "
             "without it images have the size that mmdet gives them"
         )
+    if size is not None and max(size) > MAX_SIZE:
+        raise ValueError(
+            f"--size: expected at most {MAX_SIZE} px, found {size[0]} {size[1]}; give a smaller size"
+        )
     if max_per_img is not None and not 1 <= max_per_img <= MAX_PER_IMG:
         raise ValueError(f"--max-per-img: expected 1 to {MAX_PER_IMG}, found {max_per_img}")
     check_output(output)
@@ -401,11 +431,32 @@ def check_output(output: Path) -> None:
         raise ValueError(
             f"-o {output}: expected the name of a file, found a folder; give {output / 'model.onnx'}"
         )
+    if output.exists() and not output.is_file():
+        raise ValueError(
+            f"-o {output}: expected a regular file or a new name, found a device or pipe; name another"
+        )
     if output.suffix.lower() != SUFFIX:
         raise ValueError(
             f"-o {output}: expected a name that ends in {SUFFIX}, found {output.suffix or 'no suffix'!r}; "
             f"give {output.with_name((output.stem or 'model') + SUFFIX)}"
         )
+
+
+def check_writable(output: Path) -> None:
+    """Refuse a file that cannot be written, before minutes of work are spent on it.
+
+    Raises:
+        OSError, ValueError: names the file, and why.
+    """
+    try:
+        with whole_file(output):
+            raise _Probed
+    except _Probed:
+        pass
+
+
+class _Probed(Exception):
+    """Ends a writing that was none; what was begun is removed."""
 
 
 def check_device(device: str) -> None:
@@ -448,8 +499,16 @@ def _load(
 
 
 def _notes(loaded: LoadedModel, metadata: ModelMetadata, size: Optional[Sequence[int]]) -> list[str]:
-    names = names_of(loaded)
+    names, pipeline = names_of(loaded), test_pipeline(loaded.config)
     notes = []
+    if not pipeline.source.startswith("test_dataloader.dataset"):
+        notes.append(f"the test pipeline is the config's {pipeline.source}")
+    classes = loaded.checkpoint.classes if loaded.checkpoint else None
+    if classes is not None and len(classes) != len(names.names):
+        notes.append(
+            f"the checkpoint names {len(classes)} classes, the model has {len(names.names)}: the names are from "
+            f"{names.source}"
+        )
     if names.is_invented:
         notes.append(
             f"class names are invented (class_0, class_1, ...): {names.source}; set metainfo=dict(classes=(...)) in "
@@ -465,12 +524,15 @@ def _verification_images(images: Optional[Sequence[PathLike]]) -> list[Path]:
     """Return the files to verify with, at most ``MAX_IMAGES``, spread over all that are named."""
     if images is None:
         return list(VERIFICATION_IMAGES)
+    for image in images:
+        if Path(image).exists() and not (Path(image).is_file() or Path(image).is_dir()):
+            raise ValueError(
+                f"--images {image}: expected files and folders, found a device or pipe; name a file"
+            )
     found = find_images([str(image) for image in images])
     step = max(1, -(-len(found) // MAX_IMAGES))
     chosen = found[::step]
     for path in chosen:
-        if not path.is_file():  # a pipe would be waited for
-            raise ValueError(f"--images {path}: expected a regular file; name another")
         read_image(path)
     return chosen
 

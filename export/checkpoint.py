@@ -120,12 +120,19 @@ def load_weights(model: nn.Module, checkpoint: Checkpoint, *, allow_mismatch: bo
                 for k in sorted(wrong_shape)
             ],
         ),
-        *_other_prefix(set(weights), set(own)),
     ]
+    prefix = _other_prefix(set(weights), set(own))
+    remedy = (
+        "Give the config that the checkpoint was trained with, or --allow-mismatch to export it all the same."
+    )
+    if prefix:
+        remedy = "Rename the keys and save the checkpoint again."
     if problems and not allow_mismatch:
         raise ValueError(
-            "checkpoint and config do not belong together:\n" + "\n".join(problems) + "\n"
-            "Give the config that the checkpoint was trained with, or --allow-mismatch to export it all the same."
+            "checkpoint and config do not belong together:\n"
+            + "\n".join([*problems, *prefix])
+            + "\n"
+            + remedy
         )
 
 

@@ -134,7 +134,7 @@ def _loaders_pipeline(config: Config, name: str) -> Optional[TestPipeline]:
 
 def _dataset_pipeline(where: str, dataset: Any) -> Optional[TestPipeline]:
     for place, entry in _entries(where, dataset):
-        if entry.get("pipeline"):
+        if entry.get("pipeline") is not None:
             return _checked(f"{place}.pipeline", entry["pipeline"])
         for key in ("dataset", "datasets"):
             found = _dataset_pipeline(f"{place}.{key}", entry.get(key))
@@ -144,10 +144,10 @@ def _dataset_pipeline(where: str, dataset: Any) -> Optional[TestPipeline]:
 
 
 def _checked(source: str, steps: Any) -> TestPipeline:
-    if not isinstance(steps, (list, tuple)):
+    if not isinstance(steps, (list, tuple)) or not steps:
+        found = "an empty list" if isinstance(steps, (list, tuple)) else type(steps).__name__
         raise ValueError(
-            f"config: expected {source} to be a list of transforms, found {type(steps).__name__}; "
-            "write it as [dict(type=...), ...]"
+            f"config: expected {source} to be a list of transforms, found {found}; write it as [dict(type=...), ...]"
         )
     return TestPipeline(list(steps), source)
 

@@ -2,16 +2,21 @@
 
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
 
+import mmcv
+import mmdet
+import mmengine
 import onnx
 import torch
 from mmdet.models.detectors import TwoStageDetector
 from onnxsim import simplify
 from torch import Tensor, nn
 
+import patches as patches_package
 from export.functions import DOMAIN_VERSION, functions_for
 from export.weights import DetachedWeights, detach
 from patches import applied, patches_for
@@ -82,33 +87,41 @@ class DetectorGraph(nn.Module):
         return (*outputs, paste_masks(found.masks, found.boxes, images, threshold=threshold))
 
 
-def onnx_from_model(model: TwoStageDetector, options: GraphOptions) -> onnx.ModelProto:
+def onnx_from_model(
+    model: TwoStageDetector, options: GraphOptions, notes: Optional[list[str]] = None
+) -> onnx.ModelProto:
     """Trace the patched model and add the portable operators' bodies.
 
     Args:
         model: in evaluation mode; it is as it was afterwards.
         options: see ``GraphOptions``.
+        notes: gets a line for each place where code of one's own decides in Python by a tensor's value.
 
     Raises:
         patches.families.UnsupportedModelError: before anything is traced.
     """
     buffer = io.BytesIO()
-    _trace(model, options, buffer)
+    _trace(model, options, buffer, notes)
     return _completed(onnx.load_from_string(buffer.getvalue()), options)
 
 
 def detached_onnx_from_model(
-    model: TwoStageDetector, options: GraphOptions, folder: Path
+    model: TwoStageDetector, options: GraphOptions, folder: Path, notes: Optional[list[str]] = None
 ) -> tuple[onnx.ModelProto, DetachedWeights]:
     """Do the same with a model of more than 2 GB, whose weights go into files of ``folder``."""
     path = folder / "traced.onnx"
-    _trace(model, options, str(path))
+    _trace(model, options, str(path), notes)
     graph = onnx.load(path, load_external_data=False)
     weights = detach(graph, folder)
     return _completed(graph, options), weights
 
 
-def _trace(model: TwoStageDetector, options: GraphOptions, target: Union[str, io.BytesIO]) -> None:
+def _trace(
+    model: TwoStageDetector,
+    options: GraphOptions,
+    target: Union[str, io.BytesIO],
+    notes: Optional[list[str]],
+) -> None:
     patches = patches_for(model)
     device = next(model.parameters()).device
     images = torch.zeros(1, options.channels, *options.size, device=device)
@@ -117,10 +130,11 @@ def _trace(model: TwoStageDetector, options: GraphOptions, target: Union[str, io
         applied(patches),
         tracing_dynamic_size(options.dynamic_size),
         torch.no_grad(),
-        warnings.catch_warnings(),
+        warnings.catch_warnings(record=True) as caught,
     ):
         # mmdet's Python checks of shapes look data-dependent to the tracer, and the exporter calls itself legacy.
         warnings.simplefilter("ignore")
+        warnings.simplefilter("always", torch.jit.TracerWarning)
         torch.onnx.export(
             # In evaluation mode already: the exporter switches to it and afterwards back, for every module inside.
             DetectorGraph(model, options.masks).eval(),
@@ -133,6 +147,24 @@ def _trace(model: TwoStageDetector, options: GraphOptions, target: Union[str, io
             dynamic_axes=_dynamic_axes(options),
             custom_opsets={DOMAIN: DOMAIN_VERSION},
         )
+    if notes is not None:
+        notes += _decisions(caught)
+
+
+def _decisions(caught: Sequence[warnings.WarningMessage]) -> list[str]:
+    """Return where code that is neither ours nor mmdet's turned tensors into Python values, a line for each place."""
+    known = [Path(module.__file__).parent for module in (torch, mmcv, mmdet, mmengine, patches_package)]
+    places = {
+        (w.filename, w.lineno): None
+        for w in caught
+        if issubclass(w.category, torch.jit.TracerWarning)
+        and not any(folder in Path(w.filename).parents for folder in (*known, Path(__file__).parent))
+    }
+    return [
+        f"{file}:{line} decides in Python by a tensor's value: the file repeats what was decided while it was traced, "
+        "for every image"
+        for file, line in places
+    ]
 
 
 def _completed(graph: onnx.ModelProto, options: GraphOptions) -> onnx.ModelProto:

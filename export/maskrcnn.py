@@ -5,12 +5,15 @@ error of the exporter's own.
 """
 
 import argparse
+import shlex
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional, TextIO
 
 from rich import box
 from rich.console import Console
@@ -19,17 +22,18 @@ from rich.table import Table
 
 from export.api import ExportResult, PixelsDifferError, VerificationError, export_model
 from export.graph import MAX_OPSET, MIN_OPSET
-from export.steps import Steps
+from export.steps import Step, Steps
 from export.verify import Case
 from export.weights import data_path
 from runtime.comparison.difference import Tolerance
-from runtime.console import table_console
 
 DEFAULT_OUTPUT = Path("out/maskrcnn.onnx")
 TIES = (
     "equal where PyTorch sorts equal scores by index, as the file does; mmdet's own sort is not stable, so that its "
     "proposals depend on the machine where two scores are equal"
 )
+# Without a terminal, rich assumes 80 columns and folds tables.
+WIDTH_WITHOUT_TERMINAL = 140
 EXIT_DIFFERENT, EXIT_REFUSED, EXIT_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
 REFUSALS = (OSError, ValueError, NotImplementedError, MemoryError)
 
@@ -37,9 +41,9 @@ REFUSALS = (OSError, ValueError, NotImplementedError, MemoryError)
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Export, verify, and return the exit status."""
     args = _parser().parse_args(argv)
-    console = table_console()
-    # A polite end: what was begun is removed, and the file that was there stays.
-    signal.signal(signal.SIGTERM, _interrupt)
+    stream = _Stream(sys.stdout)
+    console = Console(file=stream, width=None if stream.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
+    interrupts = _Interrupts()
     try:
         result = export_model(
             args.config,
@@ -56,7 +60,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             device=args.device,
             trust_checkpoint=args.trust_checkpoint,
             allow_mismatch=args.allow_mismatch,
-            steps=Steps(console),
+            steps=interrupts.checked(Steps(console)),
         )
     except VerificationError as error:
         _report(error.result, console)
@@ -78,6 +82,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             soft_wrap=True,
         )
         return EXIT_FAILED
+    finally:
+        interrupts.restore()
     if result.cases:
         _report(result, console)
     for note in result.notes:
@@ -86,8 +92,67 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return 0
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+class _Interrupts:
+    """Ends the export on SIGINT, SIGTERM and SIGHUP: what was begun is removed, and the file that was there stays.
+
+    Native code (onnxsim's) may lose the exception that a signal's handler raises: the next step raises it again.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is not threading.main_thread():
+            return  # signals are the main thread's
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            if hasattr(signal, name):
+                number = getattr(signal, name)
+                self._before[number] = signal.signal(number, self._interrupt)
+
+    def restore(self) -> None:
+        """Handle signals as before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        self._is_set = True
+        raise KeyboardInterrupt
+
+    def checked(self, steps: Steps) -> Callable[[str], Step]:
+        """Return the steps, none of which begins after a signal."""
+
+        def step(title: str) -> Step:
+            if self._is_set:
+                raise KeyboardInterrupt
+            return steps(title)
+
+        return step
+
+
+class _Stream:
+    """Standard output that never ends a run: closed, full, or with nobody who reads it."""
+
+    def __init__(self, stream: Optional[TextIO]) -> None:
+        self._stream = stream
+        self.encoding = getattr(stream, "encoding", None) or "utf-8"
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            if self._stream is not None:
+                self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream is not None and not self._stream.closed and self._stream.isatty()
+
+    def fileno(self) -> int:
+        if self._stream is None:
+            raise OSError("closed")
+        return self._stream.fileno()
 
 
 def _failed(error: Exception, console: Console, status: int) -> int:
@@ -208,7 +273,7 @@ def _summary(result: ExportResult) -> str:
     return (
         f"[bold]{path}[/]  {facts}, masks {metadata.masks}, {weights}\n"
         f"[bold]{escape(str(result.plan_path))}[/]  {len(result.plan.nodes)} nodes that stay FP32 in an FP16 engine\n"
-        f"run it: python -m runtime.infer --model {path} --batch 2 IMAGE..."
+        f"run it: python -m runtime.infer --model {escape(shlex.quote(str(result.path)))} --batch 2 IMAGE..."
     )
 
 

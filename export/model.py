@@ -122,4 +122,10 @@ def model_from_config(config: Config) -> nn.Module:
         why = str(error) or type(error).__name__
         raise ModelBuildError(f"config: expected a model that mmdet can build, found: {why}") from error
     model.eval()  # which mmdet's backbones return nothing from
+    training = [name for name, module in model.named_modules() if module.training]
+    if training:
+        raise ModelBuildError(
+            "model: expected every module in evaluation mode after eval(), found "
+            f"{training[0] or type(model).__name__} in training mode; its results depend on the batch"
+        )
     return model.requires_grad_(False)

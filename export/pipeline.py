@@ -94,14 +94,14 @@ def image_pipeline(steps: Sequence[Any]) -> ImagePipeline:
     transforms = built(steps)
     places = [_Place(i, len(transforms), type(t).__name__) for i, t in enumerate(transforms)]
     if not transforms or type(transforms[0]) is not mmcv.transforms.LoadImageFromFile:
-        found = f"{places[0].name} first" if transforms else "no step"
+        found = f"{_origin(transforms[0])} first" if transforms else "no step"
         raise UnsupportedPipelineError(
             f"test pipeline: expected LoadImageFromFile as its first step, found {found}; start it with "
             "dict(type='LoadImageFromFile')"
         )
     if type(transforms[-1]) is not mmdet_transforms.PackDetInputs:
         raise UnsupportedPipelineError(
-            f"test pipeline: expected PackDetInputs as its last step, found {places[-1].name}; end it with "
+            f"test pipeline: expected PackDetInputs as its last step, found {_origin(transforms[-1])}; end it with "
             "dict(type='PackDetInputs')"
         )
     load = _load(transforms[0], places[0])
@@ -110,6 +110,12 @@ def image_pipeline(steps: Sequence[Any]) -> ImagePipeline:
         read += _steps_of(transform, place, load)
     _check_packing(transforms[-1], places[-1])
     return ImagePipeline(load, tuple(read))
+
+
+def _origin(transform: Any) -> str:
+    """Return a transform's class, with its module: a name of mmdet's may be registered for another class."""
+    kind = type(transform)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def built(steps: Sequence[Any]) -> list[Any]:
@@ -136,7 +142,7 @@ def built(steps: Sequence[Any]) -> list[Any]:
             raise place.refused(
                 "a transform that mmdet can build",
                 " ".join(str(error).split()),
-                "correct the step in the config",
+                "correct the step in the config, or install what it needs",
             ) from error
     return transforms
 
@@ -146,7 +152,7 @@ def _steps_of(transform: Any, place: _Place, load: Load) -> list[Step]:
     if reader is None:
         raise place.refused(
             f"one of {', '.join(sorted({kind.__name__ for kind in _READERS}))}",
-            f"{type(transform).__module__}.{type(transform).__qualname__}",
+            _origin(transform),
             "leave it out of the test pipeline and do it to the images beforehand, or write it with these",
         )
     try:

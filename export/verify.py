@@ -75,10 +75,12 @@ class Prepared:
     Attributes:
         images: (B, C, H, W) float32.
         samples: mmdet's description of each image.
+        data: the same as the test pipeline left it, which ``test_step`` takes; None where the batch was padded further.
     """
 
     images: Tensor
     samples: list[DetDataSample]
+    data: Optional[dict[str, list]] = None
 
     def geometry(self, index: int) -> tuple[tuple[int, ...], ...]:
         """Return an image's original size, its size in the batch, and its scale factor."""
@@ -125,15 +127,16 @@ class MmdetInference:
                 f"{', '.join(map(str, paths))}: expected mmdet's own test pipeline to take the image, found "
                 f"{type(error).__name__}: {' '.join(str(error).split())}; correct the test pipeline, or the file"
             ) from error
-        return self._padded(done["inputs"], done["data_samples"])
+        return self._padded(done["inputs"], done["data_samples"], data)
 
-    def _padded(self, images: Tensor, samples: list[DetDataSample]) -> Prepared:
+    def _padded(self, images: Tensor, samples: list[DetDataSample], data: dict[str, list]) -> Prepared:
         for sample in samples:
             if "scale_factor" not in sample:  # nothing was resized
                 sample.set_metainfo({"scale_factor": (1.0, 1.0)})
-        if self._metadata.size is not None:
+        if self._metadata.size is not None and tuple(images.shape[2:]) != self._metadata.size:
             height, width = self._metadata.size
             padding = (0, width - images.shape[3], 0, height - images.shape[2])
+            data = None
             if min(padding) < 0:
                 raise MmdetFailedError(
                     f"image: expected to fit into {height}x{width}, found {images.shape[2]}x{images.shape[3]}"
@@ -141,10 +144,10 @@ class MmdetInference:
             images = nn.functional.pad(images, padding, value=self._metadata.pad_value)
             for sample in samples:
                 sample.set_metainfo({"batch_input_shape": (height, width), "pad_shape": (height, width)})
-        return Prepared(images, samples)
+        return Prepared(images, samples, data)
 
     def detect(self, prepared: Prepared) -> list[DetectionArrays]:
-        """Run mmdet's own ``predict``, in float32.
+        """Run mmdet's own ``test_step``, as ``inference_detector`` does, in float32.
 
         Returns:
             Per image, in original px with masks at original resolution; for ``full`` masks in network px.
@@ -152,20 +155,27 @@ class MmdetInference:
         Raises:
             MmdetFailedError: mmdet cannot.
         """
-        samples = [DetDataSample(metainfo=sample.metainfo) for sample in prepared.samples]
-        rescale = self._metadata.masks != "full"
         # PyTorch convolves in TF32 on a GPU unless told otherwise, which is no reference for float32.
         with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
                 with pasting_as_on_a_gpu():
-                    found = self._loaded.model.predict(prepared.images, samples, rescale=rescale)
+                    found = self._test_step(prepared)
             except Exception as error:
                 raise MmdetFailedError(
                     f"expected mmdet's own model to run, found {type(error).__name__}: {' '.join(str(error).split())}; "
                     "correct the config"
                 ) from error
         return [_arrays(sample.pred_instances, self._metadata) for sample in found]
+
+    def _test_step(self, prepared: Prepared) -> list[DetDataSample]:
+        model = self._loaded.whole or self._loaded.model
+        samples = [DetDataSample(metainfo=sample.metainfo) for sample in prepared.samples]
+        if self._metadata.masks == "full":
+            return self._loaded.model.predict(prepared.images, samples, rescale=False)
+        if prepared.data is None:
+            return model(prepared.images, samples, mode="predict")
+        return model.test_step({"inputs": prepared.data["inputs"], "data_samples": samples})
 
     @contextmanager
     def score_threshold(self, threshold: float) -> Iterator[None]:

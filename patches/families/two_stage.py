@@ -48,6 +48,16 @@ from patches.patch import Patch
 MAX_CANDIDATES = 3_000_000
 # Anchors of a level that go on to NMS: a graph of dynamic size has room for so many on every level.
 MAX_NMS_PRE = 100_000
+# What mmdet calls from an image file to its results.
+INFERENCE_METHODS = (
+    "__call__",
+    "test_step",
+    "_run_forward",
+    "forward",
+    "predict",
+    "add_pred_to_datasample",
+    "eval",
+)
 # Layers that occur anywhere in a model.
 LAYERS = (
     (BFP, bfp.PATCHES),
@@ -122,6 +132,8 @@ def _check(model: nn.Module) -> None:
             f"{type(model).__name__}: expected an RPN and a RoI head, found a model without "
             f"{'an RPN, whose proposals come from elsewhere' if not model.with_rpn else 'a RoI head'}."
         )
+    for name in INFERENCE_METHODS:
+        _check_uses(model, TwoStageDetector, name, type(model).__name__)
     _check_test_cfg(model)
     _check_rpn(model)
     _check_roi_head(model)
@@ -262,7 +274,13 @@ def _check_nms(cfg: dict, where: str) -> None:
     unknown = set(nms) - {"iou_threshold", "iou_thr", "class_agnostic", "split_thr"}
     if kind not in ("nms",) or unknown or "iou_threshold" not in nms:
         raise UnsupportedModelError(
-            f"{where}.nms: expected dict(type='nms', iou_threshold=...), found {dict(cfg.nms)}."
+            f"{where}.nms: expected dict(type='nms', iou_threshold=...), found {dict(cfg.nms)}; other kinds and "
+            "settings of NMS are outside this tool's scope: leave them out."
+        )
+    threshold = nms["iou_threshold"]
+    if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+        raise UnsupportedModelError(
+            f"{where}.nms.iou_threshold: expected 0 to 1, found {threshold!r}; correct it in the config."
         )
     if cfg.max_per_img < 1:
         raise UnsupportedModelError(

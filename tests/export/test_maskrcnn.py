@@ -1,5 +1,9 @@
 """The command line: what it refuses, what it writes, and that it never replaces a good file by a bad one."""
 
+import io
+import os
+import signal
+import time
 from pathlib import Path
 
 import cv2
@@ -9,7 +13,7 @@ import pytest
 import torch
 
 from export import VerificationError, api, export_model
-from export.maskrcnn import EXIT_DIFFERENT, EXIT_FAILED, EXIT_REFUSED, main
+from export.maskrcnn import EXIT_DIFFERENT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REFUSED, main
 from runtime.metadata import KEY, ModelMetadata
 from runtime.precision import PrecisionPlan, check_plan
 from tests.models import structured_photos, tiny_config, tiny_model, write_config
@@ -87,8 +91,8 @@ def test_a_difference_exits_1_and_keeps_what_was_there(files, tmp_path, monkeypa
     (tmp_path / "m.plan.json").write_bytes(b"its plan")
     trace = api.onnx_from_model
 
-    def wrong(model, options):
-        graph = trace(model, options)
+    def wrong(model, options, notes):
+        graph = trace(model, options, notes)
         for tensor in graph.graph.initializer:
             if tensor.name.endswith("fc_reg.bias"):
                 tensor.raw_data = (np.frombuffer(tensor.raw_data, np.float32) + 0.05).tobytes()
@@ -223,8 +227,8 @@ def test_a_difference_below_the_threshold_is_found(files, tmp_path, monkeypatch)
     files = {**files, "config": config_with(tmp_path, score_thr=0.9999999)}
     trace = api.onnx_from_model
 
-    def wrong(model, options):
-        graph = trace(model, options)
+    def wrong(model, options, notes):
+        graph = trace(model, options, notes)
         for tensor in graph.graph.initializer:
             if tensor.name.endswith("fc_cls.bias"):
                 tensor.raw_data = (
@@ -302,3 +306,80 @@ def test_the_function_raises_what_the_command_prints(files, tmp_path, monkeypatc
     assert len(caught.value.result.cases) >= 3
     with pytest.raises(ValueError, match="--size, --dynamic-size"):
         export_model(*arguments, size=(64, 96), dynamic_size=True)
+
+
+def test_images_that_would_be_waited_for_are_refused(files, tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for image in (tmp_path / "pipe.jpg", "/dev/zero"):
+        message = refusal(capsys, files["config"], files["checkpoint"], "--images", image)
+        assert f"--images {image}: expected files and folders, found a device or pipe" in message
+
+
+def test_images_without_verification_are_a_contradiction(files, capsys):
+    message = refusal(capsys, files["config"], files["checkpoint"], "--no-verify", "--images", files["first"])
+    assert "--images, --no-verify: expected one of them, found both" in message
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(files, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(api, "load_model", None)  # would be called next
+    (tmp_path / "file").write_bytes(b"")
+    assert "cannot write" in refusal(
+        capsys, files["config"], files["checkpoint"], "-o", tmp_path / "file" / "m.onnx"
+    )
+    message = refusal(capsys, files["config"], files["checkpoint"], "-o", "/dev/null")
+    assert "expected a regular file or a new name, found a device or pipe" in message
+
+
+@pytest.mark.parametrize("threshold", [1.5, -1, float("nan")])
+def test_an_nms_threshold_that_no_backend_takes(files, tmp_path, capsys, threshold):
+    config = config_with(tmp_path, nms={"type": "nms", "iou_threshold": threshold})
+    text = config.read_text().replace("=nan", "=float('nan')")
+    config.write_text(text)
+    message = refusal(capsys, config, files["checkpoint"], "-o", tmp_path / "m.onnx")
+    assert f"test_cfg.rcnn.nms.iou_threshold: expected 0 to 1, found {threshold}" in message
+
+
+def test_names_that_do_not_fit_are_noted(files, tmp_path, capsys):
+    content = {"state_dict": tiny_model().state_dict(), "meta": {"dataset_meta": {"classes": ("x", "y")}}}
+    torch.save(content, tmp_path / "m.pth")
+    assert run({**files, "checkpoint": tmp_path / "m.pth"}, tmp_path / "m.onnx") == 0
+    assert "the checkpoint names 2 classes, the model has 5: the names are from" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_a_signal_leaves_what_was_there_and_nothing_else(
+    files, tmp_path, monkeypatch, capsys, number, swallowed
+):
+    """Also where native code loses the exception."""
+
+    def simplified(model):
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            if not swallowed:
+                raise
+        return model
+
+    monkeypatch.setattr(api, "simplified", simplified)
+    (tmp_path / "m.onnx").write_bytes(b"the good one")
+    handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+    assert run(files, tmp_path / "m.onnx") == EXIT_INTERRUPTED
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)] == handlers
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"m.onnx": b"the good one"}
+    assert "interrupted; nothing was written" in capsys.readouterr().out
+
+
+class Broken(io.StringIO):
+    """A pipe that nobody reads."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("stream", [None, Broken()])
+def test_standard_output_never_ends_an_export(files, tmp_path, monkeypatch, stream):
+    monkeypatch.setattr("sys.stdout", stream)
+    assert run(files, tmp_path / "m.onnx") == 0
+    assert (tmp_path / "m.onnx").is_file()

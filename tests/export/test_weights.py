@@ -32,8 +32,8 @@ def all_weights_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "MOST_BYTES", 0)
     trace = api.detached_onnx_from_model
 
-    def traced(model, options, folder):
-        graph = api.onnx_from_model(model, options)
+    def traced(model, options, folder, notes):
+        graph = api.onnx_from_model(model, options, notes)
         onnx.save(
             graph,
             folder / "m.onnx",
