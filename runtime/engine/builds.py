@@ -1,9 +1,8 @@
 """An engine file from an ONNX file, in one call."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Optional, Union
+from typing import Callable, Optional, Union
 
 from runtime.cuda.binding import open_cuda
 from runtime.engine.config import EngineConfig

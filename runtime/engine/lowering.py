@@ -1,7 +1,7 @@
 """The ONNX as TensorRT gets it: plugins' nodes kept, everything else in standard operators."""
 
-from collections.abc import Callable, Collection
-from typing import Any, Optional
+from collections.abc import Collection
+from typing import Any, Callable, Optional
 
 import numpy as np
 

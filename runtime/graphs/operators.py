@@ -4,9 +4,9 @@ An operator of our own is one row here, a body in ``export``, a traced function 
 directory in ``plugins``; ``tests/test_operators.py`` holds them against each other.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 # Of the operators that carry a body of standard ones.
 DOMAIN = "maskrcnn"
