@@ -134,7 +134,7 @@ def _loaders_pipeline(config: Config, name: str) -> Optional[TestPipeline]:
 
 def _dataset_pipeline(where: str, dataset: Any) -> Optional[TestPipeline]:
     for place, entry in _entries(where, dataset):
-        if entry.get("pipeline") is not None:
+        if entry.get("pipeline"):
             return _checked(f"{place}.pipeline", entry["pipeline"])
         for key in ("dataset", "datasets"):
             found = _dataset_pipeline(f"{place}.{key}", entry.get(key))
