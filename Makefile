@@ -11,7 +11,7 @@ PIP_FLAGS ?=
 CMAKE_FLAGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt
-SOURCES := $(wildcard plugins/*.cpp plugins/*/*.h)
+SOURCES := $(wildcard plugins/*.cpp plugins/*/*_bindings.cpp plugins/*/*.h)
 INSTALLED := $(VENV)/.installed
 
 .PHONY: help demo test test-slow test-headers plugins lint docs install clean
@@ -64,4 +64,4 @@ docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:
-	rm -rf build out *.egg-info plugins/_reference*.so
+	rm -rf build dist *.egg-info plugins/*.so

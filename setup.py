@@ -1,4 +1,4 @@
-"""Package metadata, and the CPU reference of the operators (``plugins/reference.cpp``, pybind11).
+"""Package metadata, and the CPU reference of the operators (``plugins/``, pybind11).
 
 Settings that tools read (ruff, pytest, the build requirements) are in ``pyproject.toml``; versions that
 are tested together are pinned in ``constraints.txt``.
@@ -9,8 +9,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension, build_ext
-from setuptools import setup
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 
@@ -23,23 +24,64 @@ RUNTIME = [
 ]
 EXPORT = [
     "torch>=2.4",
-    "mmdet>=3.3,<3.4",
-    "mmengine>=0.10,<0.11",
     "onnx>=1.16",
     "onnxsim>=0.4.36",
     "setuptools<81",
 ]
+# OpenMMLab's, mmcv without its compiled operators. An extra of its own: where a compiled mmcv is installed, or the fork
+# whose distributions onedl-mmdetection, onedl-mmcv and onedl-mmengine have the same import names, it would be installed
+# over them.
+MMDET = [
+    "mmdet>=3.3,<3.4",
+    "mmengine>=0.10,<0.11",
+    "mmcv-lite>=2.0.1,<2.2",
+]
+
+PACKAGES = ["export", "patches", "plugins", "runtime"]
+# Of examples/, what the commands take without arguments; in an installed package it is in runtime/_embedded/.
+EMBEDDED = [
+    "tiny-mask-rcnn_r18_fpn_shapes.py",
+    "tiny-mask-rcnn_r18_fpn_shapes.pth",
+    "images/*.jpg",
+    "verification/*.jpg",
+]
+# Beside `python -m export.maskrcnn` and so on.
+COMMANDS = {
+    "maskrcnn-export": "export.maskrcnn",
+    "maskrcnn-reference": "export.reference",
+    "maskrcnn-infer": "runtime.infer",
+    "maskrcnn-build": "runtime.build",
+    "maskrcnn-compare": "runtime.compare",
+    "maskrcnn-evaluate": "runtime.evaluate",
+    "maskrcnn-record": "runtime.record",
+    "maskrcnn-precision": "runtime.precision.__main__",
+}
 
 # Its parser and builder need no GPU: engines are built for real in the tests of any machine that it has wheels for.
 TENSORRT_RTX = (
     'tensorrt-rtx>=1.7; sys_platform == "linux" and platform_machine == "x86_64" and python_version >= "3.10"'
 )
 
+# As CMakeLists.txt lists them.
+OPERATORS_WITH_BINDINGS = [
+    "cast_masks",
+    "decode_detections",
+    "decode_proposals",
+    "encode_masks",
+    "grouped_nms",
+    "multi_level_roi_align",
+    "paste_masks",
+    "prepare_images",
+    "roi_align",
+    "select_masks",
+    "select_top",
+]
+
 # Optional: a deployment box without a compiler still gets the runtime. Whatever needs the reference says how to
 # build it when it is missing.
 reference = Pybind11Extension(
     "plugins._reference",
-    ["plugins/reference.cpp"],
+    ["plugins/reference.cpp", *(f"plugins/{name}/{name}_bindings.cpp" for name in OPERATORS_WITH_BINDINGS)],
     include_dirs=["."],
     depends=[str(p.relative_to(ROOT)) for p in sorted(ROOT.glob("plugins/*/*.h"))],
     cxx_std=17,
@@ -48,6 +90,29 @@ reference = Pybind11Extension(
     extra_link_args=["-pthread"],
     optional=True,
 )
+
+
+# One process per core: pybind11's headers take most of the time of each file.
+ParallelCompile().install()
+
+
+class BuildModules(build_py):
+    """The packages, without modules that an earlier build has left behind, and with the embedded model."""
+
+    def run(self) -> None:
+        if self.editable_mode:
+            super().run()
+            return
+        # What is compiled is built again where it is older than its sources.
+        for path in Path(self.build_lib).rglob("*"):
+            if path.is_file() and path.suffix != ".so":
+                path.unlink()
+        super().run()
+        for pattern in EMBEDDED:
+            for path in sorted((ROOT / "examples").glob(pattern)):
+                target = Path(self.build_lib) / "runtime" / "_embedded" / path.relative_to(ROOT / "examples")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
 
 
 class BuildAll(build_ext):
@@ -84,31 +149,18 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.9",
-    packages=[
-        "patches",
-        "patches.families",
-        "export",
-        "plugins",
-        "runtime",
-        "runtime.backends",
-        "runtime.comparison",
-        "runtime.cuda",
-        "runtime.device",
-        "runtime.engine",
-        "runtime.graphs",
-        "runtime.host",
-        "runtime.plan_search",
-        "runtime.precision",
-        "examples",
-    ],
-    package_data={"runtime": ["py.typed"], "examples": ["*.pth", "images/*"], "plugins": ["*/*.h"]},
+    packages=find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)]),
+    package_data={"": ["py.typed"]},
     ext_modules=[reference],
-    cmdclass={"build_ext": BuildAll},
+    cmdclass={"build_py": BuildModules, "build_ext": BuildAll},
+    # build/ itself is CMake's, where `make plugins` puts the plugin library.
+    options={"build": {"build_base": "build/python"}},
+    entry_points={"console_scripts": [f"{name} = {module}:main" for name, module in COMMANDS.items()]},
     install_requires=RUNTIME,
     extras_require={
         "export": EXPORT,
-        # mmcv without its compiled ops. Leave this extra out where a compiled mmcv is installed already.
-        "mmcv-lite": ["mmcv-lite>=2.0.1,<2.2"],
+        "mmdet": MMDET,
+        "mmcv-lite": MMDET,  # the same, by the name of the part that may be there already in another build
         "test": [
             "pytest>=8",
             "pytest-xdist",

@@ -18,7 +18,16 @@ import torch
 import torchvision
 from torch import Tensor
 
-from plugins import kernels
+from tests.gpu.decode_detections.kernel import decode_detections
+from tests.gpu.decode_proposals.kernel import decode_proposals
+from tests.gpu.encode_masks.kernel import encode_masks
+from tests.gpu.grouped_nms.kernel import grouped_nms
+from tests.gpu.kernel_library import NCHW, NHWC, NHWC8, to_layout
+from tests.gpu.multi_level_roi_align.kernel import multi_level_roi_align
+from tests.gpu.paste_masks.kernel import paste_masks
+from tests.gpu.prepare_images.kernel import prepare_images
+from tests.gpu.select_masks.kernel import select_masks
+from tests.gpu.select_top.kernel import select_top
 
 NUM_WARMUP, NUM_GROUPS, NUM_PER_GROUP = 5, 15, 20
 IMAGE = (800, 1216)
@@ -110,7 +119,7 @@ def time_nms() -> list[dict]:
             *tensors, settings = inputs(batch)
 
             def call(tensors=tensors, settings=settings):
-                return kernels.grouped_nms(*tensors, **settings)
+                return grouped_nms(*tensors, **settings)
 
             rows.append(
                 {
@@ -176,9 +185,9 @@ def time_roi_align(bandwidth: float) -> list[dict]:
                 lambda f=features, r=by_level, n=bins: torchvision_roi_align(f, r, n)
             ),
         }
-        layouts = {"nchw": kernels.NCHW, "nhwc": kernels.NHWC8}
+        layouts = {"nchw": NCHW, "nhwc": NHWC8}
         for name, layout in layouts.items():
-            stored = [kernels.to_layout(feature, layout) for feature in features]
+            stored = [to_layout(feature, layout) for feature in features]
             for output_name, output_layout in layouts.items():
                 settings = {
                     "channels": CHANNELS,
@@ -188,7 +197,7 @@ def time_roi_align(bandwidth: float) -> list[dict]:
                     "output_layout": output_layout,
                 }
                 row[f"{name}_to_{output_name}_ms"] = graph_ms(
-                    lambda f=stored, r=rois, s=settings: kernels.multi_level_roi_align(f, r, **s)
+                    lambda f=stored, r=rois, s=settings: multi_level_roi_align(f, r, **s)
                 )
         rows.append(row)
     return rows
@@ -208,7 +217,7 @@ def time_paste_masks(bandwidth: float) -> list[dict]:
         output = torch.empty((batch, 100, *IMAGE), dtype=torch.uint8, device="cuda")
         sides = boxes[..., 2:] - boxes[..., :2]
         fill_ms = graph_ms(lambda o=output: o.fill_(1))
-        ms = graph_ms(lambda m=masks, b=boxes: kernels.paste_masks(m, b, IMAGE))
+        ms = graph_ms(lambda m=masks, b=boxes: paste_masks(m, b, IMAGE))
         rows.append(
             {
                 "op": "paste_masks",
@@ -242,8 +251,8 @@ def time_select_top() -> list[dict]:
                 "op": "select_top",
                 "batch": batch,
                 "sizes": [level.shape[1] for level in levels],
-                "ms": graph_ms(lambda v=levels: [kernels.select_top(scores, 1000) for scores in v]),
-                "ms_by_level": [graph_ms(lambda s=scores: kernels.select_top(s, 1000)) for scores in levels],
+                "ms": graph_ms(lambda v=levels: [select_top(scores, 1000) for scores in v]),
+                "ms_by_level": [graph_ms(lambda s=scores: select_top(s, 1000)) for scores in levels],
                 "torch_topk_ms": graph_ms(lambda v=levels: [scores.topk(1000, dim=1) for scores in v]),
                 "bar_ms": 0.1 if batch == 1 else 0.2,
             }
@@ -276,11 +285,11 @@ def time_decode_proposals(bandwidth: float) -> list[dict]:
             "floor_ms": sum(level.numel() for level in logits) * dtype.itemsize / bandwidth,
             "floor": "every logit read once; all of it may be in the GPU's cache",
         }
-        last = kernels.NHWC8 if dtype == torch.float16 else kernels.NHWC
-        for name, layout in (("nchw", kernels.NCHW), ("nhwc", last)):
-            maps = [[kernels.to_layout(level, layout) for level in kind] for kind in (logits, deltas)]
+        last = NHWC8 if dtype == torch.float16 else NHWC
+        for name, layout in (("nchw", NCHW), ("nhwc", last)):
+            maps = [[to_layout(level, layout) for level in kind] for kind in (logits, deltas)]
             row[f"{name}_ms"] = graph_ms(
-                lambda m=maps, s=settings, n=layout: kernels.decode_proposals(*m, **s, layout=n)
+                lambda m=maps, s=settings, n=layout: decode_proposals(*m, **s, layout=n)
             )
         rows.append(row)
     return rows
@@ -293,7 +302,7 @@ STDS, MAX_RATIO = (0.1, 0.1, 0.2, 0.2), 4.135166556742356  # of R-CNN's box head
 def torch_decode_detections(
     logits: Tensor, deltas: Tensor, proposals: Tensor, count: Tensor, image_sizes: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Do what ``kernels.decode_detections`` does with torch's operators, such as a CUDA graph can capture."""
+    """Do what ``decode_detections`` does with torch's operators, such as a CUDA graph can capture."""
     missing = torch.arange(logits.shape[1], device="cuda") >= count[:, None]
     scores = logits.float().softmax(-1)[..., :-1].masked_fill(missing[..., None], -1.0)
     shift, scale = deltas.float().unflatten(2, (-1, 4)).split(2, dim=-1)
@@ -319,7 +328,7 @@ def time_decode_detections(bandwidth: float) -> list[dict]:
         )
 
         def call(arguments: tuple = arguments) -> tuple:
-            return kernels.decode_detections(*arguments, max_ratio=MAX_RATIO, stds=STDS)
+            return decode_detections(*arguments, max_ratio=MAX_RATIO, stds=STDS)
 
         num_bytes = sum(t.numel() * t.element_size() for t in (*arguments, *call()))
         rows.append(
@@ -340,7 +349,7 @@ def time_decode_detections(bandwidth: float) -> list[dict]:
 
 
 def torch_select_masks(logits: Tensor, labels: Tensor) -> Tensor:
-    """Do what ``kernels.select_masks`` does with torch's operators. logits: (B * K, C, h, w)."""
+    """Do what ``select_masks`` does with torch's operators. logits: (B * K, C, h, w)."""
     own = logits[torch.arange(len(logits), device="cuda"), labels.flatten().clamp(min=0).long()]
     masks = own.float().sigmoid().view(*labels.shape, *MASK_SIZE)
     return masks.masked_fill((labels < 0)[..., None, None], 0.0)
@@ -362,12 +371,10 @@ def time_select_masks() -> list[dict]:
             "bar_ms": 0.03 if batch == 8 and dtype == torch.float16 else None,
         }
         # 80 channels are a multiple of 8: the two channels-last layouts are the same.
-        for name, layout in (("nchw", kernels.NCHW), ("nhwc", kernels.NHWC8)):
-            stored = kernels.to_layout(logits, layout)
+        for name, layout in (("nchw", NCHW), ("nhwc", NHWC8)):
+            stored = to_layout(logits, layout)
             row[f"{name}_ms"] = graph_ms(
-                lambda s=stored, y=labels, n=layout: kernels.select_masks(
-                    s, y, channels=NUM_CLASSES, layout=n
-                )
+                lambda s=stored, y=labels, n=layout: select_masks(s, y, channels=NUM_CLASSES, layout=n)
             )
         row["torch_nchw_ms"] = graph_ms(lambda s=logits, y=labels: torch_select_masks(s, y))
         rows.append(row)
@@ -403,7 +410,7 @@ def time_encode_masks() -> list[dict]:
         }
 
         def call(tensors=(masks, dets, num_dets), settings=settings):
-            return kernels.encode_masks(*tensors, **settings)
+            return encode_masks(*tensors, **settings)
 
         rows.append(
             {
@@ -415,9 +422,7 @@ def time_encode_masks() -> list[dict]:
                 "bytes": call()[3].item(),
                 "ms": graph_ms(call),
                 "bar_ms": {1: 0.15, 8: 0.4}[batch] if share < 0.1 else None,
-                "paste_masks_ms": graph_ms(
-                    lambda m=masks, b=boxes: kernels.paste_masks(m, b, (height, width))
-                ),
+                "paste_masks_ms": graph_ms(lambda m=masks, b=boxes: paste_masks(m, b, (height, width))),
             }
         )
     return rows
@@ -438,7 +443,7 @@ def time_prepare_images(bandwidth: float) -> list[dict]:
 
         def call(sets: list[list[Tensor]] = sets, batch: int = batch) -> None:
             for images in sets:
-                kernels.prepare_images(images, [resized] * batch, IMAGE, tables=tables, reverse_channels=True)
+                prepare_images(images, [resized] * batch, IMAGE, tables=tables, reverse_channels=True)
 
         output_bytes = batch * 3 * IMAGE[0] * IMAGE[1] * 4
         rows.append(

@@ -1,15 +1,12 @@
-"""The embedded default: a tiny trained Mask R-CNN, its config, a few images, and how they were made."""
+"""The embedded default: a tiny trained Mask R-CNN, its config, a few images, and how they were made.
+
+Commands take the data from ``runtime.embedded``; ``setup.py`` lists what of it is installed.
+"""
 
 from pathlib import Path
 
-CONFIG_PATH = Path(__file__).parent / "tiny-mask-rcnn_r18_fpn_shapes.py"
-CHECKPOINT_PATH = Path(__file__).parent / "tiny-mask-rcnn_r18_fpn_shapes.pth"
-IMAGES_DIR = Path(__file__).parent / "images"
+from runtime.embedded import CHECKPOINT_PATH, CONFIG_PATH, IMAGES_DIR, VERIFICATION_IMAGES
+
 METRICS_PATH = Path(__file__).parent / "metrics.json"
-# What an export is verified with: landscape, portrait, turned by its EXIF orientation, grey.
-VERIFICATION_IMAGES = (
-    IMAGES_DIR / "landscape.jpg",
-    IMAGES_DIR / "portrait.jpg",
-    Path(__file__).parent / "verification" / "turned.jpg",
-    Path(__file__).parent / "verification" / "grey.jpg",
-)
+
+__all__ = ["CHECKPOINT_PATH", "CONFIG_PATH", "IMAGES_DIR", "METRICS_PATH", "VERIFICATION_IMAGES"]

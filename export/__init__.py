@@ -6,7 +6,11 @@
 import importlib
 from typing import Any
 
-import patches  # noqa: F401  (first: without mmcv's compiled operators mmdet is importable only after it)
+from export.siblings import check_siblings
+
+check_siblings(("patches", "plugins", "runtime"))
+
+import patches  # noqa: E402, F401  (before mmdet, which is importable only after it without mmcv's compiled operators)
 
 __all__ = ["ExportResult", "VerificationError", "export_model"]
 

@@ -11,7 +11,6 @@ from typing import Any, Optional, Union
 import onnx
 import torch
 
-from examples import CHECKPOINT_PATH, CONFIG_PATH, VERIFICATION_IMAGES
 from export.dataset import test_pipeline
 from export.graph import (
     GraphOptions,
@@ -34,6 +33,7 @@ from export.verify import (
 )
 from export.weights import MOST_BYTES, DetachedWeights, attached, data_path, num_bytes
 from runtime.comparison.difference import Tolerance
+from runtime.embedded import CHECKPOINT_PATH, CONFIG_PATH, VERIFICATION_IMAGES
 from runtime.files import refuse_inputs, whole_file, write_whole
 from runtime.images import find_images, read_image
 from runtime.metadata import ModelMetadata

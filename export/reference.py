@@ -17,7 +17,6 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
-from examples import CHECKPOINT_PATH, CONFIG_PATH
 from export.api import check_device
 from export.metadata import metadata_from_model
 from export.model import LoadedModel, load_model
@@ -27,6 +26,7 @@ from runtime.comparison.recording import RecordingWriter
 from runtime.comparison.sources import batches
 from runtime.console import tracked
 from runtime.detections import Detections
+from runtime.embedded import CHECKPOINT_PATH, CONFIG_PATH
 from runtime.images import find_images
 from runtime.masks import MaskCrop
 from runtime.metadata import ModelMetadata

@@ -6,9 +6,8 @@ from typing import Any, Union
 
 from runtime.backends import backend_name, supported_options
 from runtime.comparison.recording import SUFFIX
+from runtime.embedded import IMAGES_DIR as DEFAULT_IMAGES
 
-# `examples` lies beside `runtime`, in the repository as in an installation.
-DEFAULT_IMAGES = Path(__file__).resolve().parent.parent / "examples" / "images"
 EXIT_OK, EXIT_DIFFERENT, EXIT_REFUSED = 0, 1, 2
 
 

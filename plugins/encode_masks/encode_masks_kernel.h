@@ -10,7 +10,7 @@
 
 namespace maskrcnn {
 
-// Device pointers, dense arrays, except `images`. Part of the C interface (plugins/images_c_api.cpp).
+// Device pointers, dense arrays, except `images`. Part of the C interface (plugins/encode_masks/encode_masks_c_api.cpp).
 struct EncodeMasksArguments {
   const TargetImage* images;        // host array of `batch`; read before the call returns
   int32_t batch, max_dets;          // >= 0

@@ -163,9 +163,9 @@ void log_error(const char* name, const char* message) noexcept {
 
 }  // namespace maskrcnn
 
-// The TensorRT that the library was compiled for: major * 1000 + minor * 100 + patch, as NV_TENSORRT_VERSION of 8.x.
+// The TensorRT that the library was compiled for, as NV_TENSORRT_VERSION counts: 8503 is 8.5.3, 9301 is 9.3.1, 101301 is
+// 10.13.1.
 MASKRCNN_EXPORT int maskrcnn_plugins_tensorrt_version() {
-  // As TensorRT itself counts: 8503 is 8.5.3, 101301 is 10.13.1.
   constexpr int kMajor = NV_TENSORRT_MAJOR >= 10 ? 10000 : 1000;
   return NV_TENSORRT_MAJOR * kMajor + NV_TENSORRT_MINOR * 100 + NV_TENSORRT_PATCH;
 }

@@ -6,11 +6,11 @@ put on the stream.
 """
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from typing import Any
 
-ABI = 2
+ABI = 3
 
 
 class SourceImage(ctypes.Structure):
@@ -80,21 +80,17 @@ class CastMasksArguments(ctypes.Structure):
     _fields_ = (("values", c_void_p), ("num_values", c_int64), ("output", c_void_p))
 
 
-# By their numbers in ``maskrcnn_images_arguments_size``; CastMasksArguments, which came later, is the next.
-_STRUCTURES = (SourceImage, PrepareImagesArguments, TargetImage, EncodeMasksArguments)
 # Result and arguments of each function.
-_COMMON = {
-    "maskrcnn_images_arguments_size": (c_size_t, c_int),
+_SIZES = {
+    "maskrcnn_images_abi": (c_int32,),
+    "maskrcnn_arguments_size": (c_size_t, c_char_p),
     "maskrcnn_error_string": (c_char_p, c_int),
 }
-_FUNCTIONS = {
-    "maskrcnn_images_abi": (c_int32,),
-    **_COMMON,
+_IMAGES = {
     "maskrcnn_prepare_images": (c_int, POINTER(PrepareImagesArguments), c_void_p),
-    "maskrcnn_encode_masks_workspace_size": (c_size_t, POINTER(EncodeMasksArguments)),
-    "maskrcnn_encode_masks": (c_int, POINTER(EncodeMasksArguments), c_void_p, c_size_t, c_void_p),
+    "maskrcnn_encode_masks": (c_int, POINTER(EncodeMasksArguments), c_void_p),
 }
-_CAST_FUNCTIONS = {**_COMMON, "maskrcnn_cast_masks": (c_int, POINTER(CastMasksArguments), c_void_p)}
+_CAST = {"maskrcnn_cast_masks": (c_int, POINTER(CastMasksArguments), c_void_p)}
 
 
 class ImageKernels:
@@ -109,25 +105,8 @@ class ImageKernels:
         Raises:
             RuntimeError: it has not got them, or those of another version.
         """
-        missing = [name for name in _FUNCTIONS if not hasattr(library, name)]
-        if missing:
-            raise RuntimeError(
-                f"plugin library: expected the functions of images, found no {missing[0]}; build it again with "
-                "`make plugins`"
-            )
+        _bind(library, _IMAGES, (SourceImage, PrepareImagesArguments, TargetImage, EncodeMasksArguments))
         self._library = library
-        _declare(library, _FUNCTIONS)
-        self._check()
-
-    def _check(self) -> None:
-        abi = self._library.maskrcnn_images_abi()
-        expected = (ABI, *(ctypes.sizeof(structure) for structure in _STRUCTURES))
-        found = (abi, *(self._library.maskrcnn_images_arguments_size(i) for i in range(len(_STRUCTURES))))
-        if found != expected:
-            raise RuntimeError(
-                f"plugin library: expected the functions of images in version {ABI} with structures of "
-                f"{expected[1:]} bytes, found version {abi} and {found[1:]}; build it again with `make plugins`"
-            )
 
     def prepare_images(self, arguments: PrepareImagesArguments, stream: int) -> None:
         """Resize, normalise and pad images.
@@ -138,19 +117,13 @@ class ImageKernels:
         status = self._library.maskrcnn_prepare_images(byref(arguments), stream)
         _raise_for(self._library, "prepare_images", status)
 
-    def encode_masks_workspace_size(self, arguments: EncodeMasksArguments) -> int:
-        """Return the bytes that ``encode_masks`` needs on the device for its work."""
-        return int(self._library.maskrcnn_encode_masks_workspace_size(byref(arguments)))
-
-    def encode_masks(
-        self, arguments: EncodeMasksArguments, workspace: int, workspace_size: int, stream: int
-    ) -> None:
+    def encode_masks(self, arguments: EncodeMasksArguments, stream: int) -> None:
         """Paste masks at the original images' size and write their run lengths.
 
         Raises:
             RuntimeError: the device refuses.
         """
-        status = self._library.maskrcnn_encode_masks(byref(arguments), workspace, workspace_size, stream)
+        status = self._library.maskrcnn_encode_masks(byref(arguments), stream)
         _raise_for(self._library, "encode_masks", status)
 
 
@@ -164,23 +137,10 @@ class MaskCast:
             library: a ``ctypes.CDLL``.
 
         Raises:
-            RuntimeError: it is an older one, which has not got it, or has it with another structure.
+            RuntimeError: it has not got it, or that of another version.
         """
-        if not hasattr(library, "maskrcnn_cast_masks"):
-            raise RuntimeError(
-                "plugin library: expected maskrcnn_cast_masks, found none; build it again with `make plugins`"
-            )
+        _bind(library, _CAST, (CastMasksArguments,))
         self._library = library
-        _declare(library, _CAST_FUNCTIONS)
-        expected, found = (
-            ctypes.sizeof(CastMasksArguments),
-            library.maskrcnn_images_arguments_size(len(_STRUCTURES)),
-        )
-        if found != expected:
-            raise RuntimeError(
-                f"plugin library: expected maskrcnn_cast_masks with a structure of {expected} bytes, found {found}; "
-                "build it again with `make plugins`"
-            )
 
     def __call__(self, values: int, num_values: int, output: int, stream: int) -> None:
         """Cast float32 values to uint8.
@@ -192,6 +152,44 @@ class MaskCast:
             byref(CastMasksArguments(values, num_values, output)), stream
         )
         _raise_for(self._library, "cast_masks", status)
+
+
+def check_sizes(library: Any, structures: Iterable[type[ctypes.Structure]]) -> None:
+    """Refuse a library whose structures, which it names as this module does, have other sizes.
+
+    Raises:
+        RuntimeError: one has.
+    """
+    for structure in structures:
+        expected = ctypes.sizeof(structure)
+        found = library.maskrcnn_arguments_size(structure.__name__.encode())
+        if found != expected:
+            raise RuntimeError(
+                f"plugin library: expected {structure.__name__} of {expected} bytes, found {found}; build it again "
+                "with `make plugins`"
+            )
+
+
+def _bind(library: Any, functions: Mapping[str, tuple], structures: Iterable[type[ctypes.Structure]]) -> None:
+    """Declare functions, and refuse a library of another version."""
+    declared = {**_SIZES, **functions}
+    # The version first: of a library of another one, a function that is missing is no news.
+    if hasattr(library, "maskrcnn_images_abi"):
+        _declare(library, {"maskrcnn_images_abi": _SIZES["maskrcnn_images_abi"]})
+        found = library.maskrcnn_images_abi()
+        if found != ABI:
+            raise RuntimeError(
+                f"plugin library: expected the functions of images in version {ABI}, found version {found}; build it "
+                "again with `make plugins`"
+            )
+    missing = [name for name in declared if not hasattr(library, name)]
+    if missing:
+        raise RuntimeError(
+            f"plugin library: expected the functions of images, found no {missing[0]}; build it again with "
+            "`make plugins`"
+        )
+    _declare(library, declared)
+    check_sizes(library, structures)
 
 
 def _declare(library: Any, signatures: Mapping[str, tuple]) -> None:

@@ -133,8 +133,8 @@ class Slot:
             stack.callback(self._sizes.free)
             self._results = Block(cuda, self._result_arrays())
             stack.callback(self._results.free)
-            self._pixels, self._masks, self._workspace, self._strings = (DeviceMemory(cuda) for _ in range(4))
-            for memory in (self._pixels, self._masks, self._workspace, self._strings):
+            self._pixels, self._masks, self._strings = (DeviceMemory(cuda) for _ in range(3))
+            for memory in (self._pixels, self._masks, self._strings):
                 stack.callback(memory.free)
             self._host_strings, self._host_masks = PinnedMemory(cuda), PinnedMemory(cuda)
             stack.callback(self._host_strings.free)
@@ -260,10 +260,7 @@ class Slot:
             lengths=self._results.address("lengths"),
             used=self._results.address("used"),
         )
-        self._workspace.reserve(self._kernels.encode_masks_workspace_size(arguments))
-        self._kernels.encode_masks(
-            arguments, self._workspace.address, self._workspace.num_bytes, self._cuda.stream_address(stream)
-        )
+        self._kernels.encode_masks(arguments, self._cuda.stream_address(stream))
 
     def _copy_out(self) -> None:
         self._results.to_host(self._stream)

@@ -1,6 +1,6 @@
 """Writes small ONNX files with one plugin node each, for machines without onnx: python -m tests.gpu.onnx_models FOLDER.
 
-The attributes are those of tests/gpu/test_tensorrt.py, written out: that file needs TensorRT, this one onnx.
+The attributes are those of the modules tests/gpu/<op>/plugin.py, written out: those need TensorRT, this one onnx.
 """
 
 import math

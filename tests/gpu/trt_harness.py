@@ -6,6 +6,7 @@ Python 3.9, TensorRT 8.5 or later, NumPy, cuda-python; no torch, no pytest.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import time
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ import tensorrt as trt
 from cuda import cudart
 
 LIBRARY_VARIABLE = "MASKRCNN_PLUGINS"
-LIBRARY = Path(__file__).parents[2] / "build" / "libmaskrcnn_plugins.so"
+ROOT = Path(__file__).parents[2]
+LIBRARY = ROOT / "build" / "libmaskrcnn_plugins.so"
 # cuBLAS and cuDNN are not needed for the layers here, and not every box has them.
 TACTIC_SOURCES = 0
 TRT_MAJOR = int(trt.__version__.split(".")[0])
@@ -329,3 +331,37 @@ def versions() -> dict:
         "cuda_driver": driver,
         "numpy": np.__version__,
     }
+
+
+def check_close(found: np.ndarray, expected: np.ndarray, scale: float, tolerance: float) -> float:
+    """Return the largest error relative to ``scale``."""
+    assert found.shape == expected.shape, f"expected shape {expected.shape}, found {found.shape}"
+    if found.size == 0:
+        return 0.0
+    error = np.abs(found.astype(np.float64) - expected) / scale
+    worst = np.unravel_index(np.argmax(np.where(np.isnan(error), np.inf, error)), error.shape)
+    assert error[worst] <= tolerance, (
+        f"expected {expected[worst]} at {tuple(int(i) for i in worst)}, found {found[worst]}: "
+        f"error {error[worst]} above {tolerance}"
+    )
+    return float(error[worst])
+
+
+def largest(*arrays: np.ndarray) -> float:
+    return max(float(np.abs(a).max()) for a in arrays)
+
+
+def layer_formats(engine) -> list[str]:
+    """Return each layer with the formats of its tensors, as the engine inspector tells them."""
+    inspector = engine.create_engine_inspector()
+    layers = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))["Layers"]
+
+    def formats(layer: dict, key: str) -> list[str]:
+        return sorted({t.get("Format/Datatype", "?").replace(" format", "") for t in layer.get(key, [])})
+
+    return [
+        f"{layer['Name'][:60]} ({layer.get('LayerType', '?')}): "
+        f"{formats(layer, 'Inputs')} -> {formats(layer, 'Outputs')}"
+        for layer in layers
+        if isinstance(layer, dict)
+    ]

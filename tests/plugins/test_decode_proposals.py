@@ -7,7 +7,7 @@ from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 
 from plugins import _reference
 from tests.gpu import numpy_oracles
-from tests.gpu.proposals import KINDS, MAX_RATIO, proposals_case
+from tests.gpu.decode_proposals.inputs import KINDS, MAX_RATIO, proposals_case
 
 NAN, INF = float("nan"), float("inf")
 # Two units in the last place of a coordinate from 1024 to 2048 px: exp may round the other way.

@@ -6,6 +6,7 @@ not part of this repository.
 """
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -33,8 +34,15 @@ def cuda_include() -> Path:
     pytest.skip("no cuda_runtime_api.h: set CUDA_HOME to a CUDA toolkit")
 
 
+def major_version(release: Path) -> int:
+    """Read TensorRT's major version, whatever the release's folder is called."""
+    text = (release / "include" / "NvInferVersion.h").read_text()
+    return int(re.search(r"#define (?:NV_TENSORRT_MAJOR|TRT_MAJOR_ENTERPRISE) (\d+)", text)[1])
+
+
 def sources(release: Path) -> list[str]:
-    adapter = "tensorrt/plugin_v2.cpp" if release.name.startswith("8.") else "tensorrt/plugin_v3.cpp"
+    # As CMakeLists.txt and tensorrt/registry.cpp choose: IPluginV3 from 10 on.
+    adapter = "tensorrt/plugin_v2.cpp" if major_version(release) < 10 else "tensorrt/plugin_v3.cpp"
     ops = sorted(str(path.relative_to(ROOT / "plugins")) for path in ROOT.glob("plugins/*/*_op.cpp"))
     return [*SHARED, adapter, *ops]
 

@@ -436,7 +436,7 @@ def test_page_locked_memory_is_used_again(model: Path, device: Device, library: 
 @pytest.mark.parametrize(
     ("handle", "masks", "reason"),
     [
-        (FakeLibrary(abi=9), "crop", "plugin library: expected the functions of images in version 2"),
+        (FakeLibrary(abi=9), "crop", "plugin library: expected the functions of images in version 3"),
         (None, "crop", "plugin library: expected the functions of images, found no library"),
         (FakeLibrary(), "full", "masks: expected crop or none, found full"),
     ],

@@ -4,7 +4,7 @@ The host's ``prepare`` and ``paste_mask`` have tests of their own against mmdet;
 """
 
 import ctypes
-from ctypes import CFUNCTYPE, POINTER, c_int, c_int32, c_size_t, c_void_p
+from ctypes import CFUNCTYPE, POINTER, c_char_p, c_int, c_int32, c_size_t, c_void_p
 from typing import Any, Optional
 
 import cv2
@@ -12,6 +12,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from runtime.device.kernels import (
+    ABI,
     CastMasksArguments,
     EncodeMasksArguments,
     PrepareImagesArguments,
@@ -21,7 +22,6 @@ from runtime.device.kernels import (
 from runtime.host.postprocess import paste_mask
 from tests.runtime.engine import fake_cuda
 
-WORKSPACE_BYTES = 100
 _ERROR = ctypes.create_string_buffer(b"invalid device function")
 
 
@@ -36,7 +36,7 @@ class FakeLibrary:
         failing: names of functions that return an error.
     """
 
-    def __init__(self, abi: int = 2, sizes: Optional[tuple[int, ...]] = None) -> None:
+    def __init__(self, abi: int = ABI, sizes: Optional[dict[str, int]] = None) -> None:
         structures = (
             SourceImage,
             PrepareImagesArguments,
@@ -44,7 +44,7 @@ class FakeLibrary:
             EncodeMasksArguments,
             CastMasksArguments,
         )
-        sizes = sizes or tuple(ctypes.sizeof(s) for s in structures)
+        sizes = {**{s.__name__: ctypes.sizeof(s) for s in structures}, **(sizes or {})}
         self.capacities: list[int] = []
         self.num_prepared: list[int] = []
         self.min_scores: list[float] = []
@@ -53,17 +53,10 @@ class FakeLibrary:
         functions = {
             "plugins_register": (CFUNCTYPE(c_int), lambda: 0),
             "images_abi": (CFUNCTYPE(c_int32), lambda: abi),
-            "images_arguments_size": (CFUNCTYPE(c_size_t, c_int), lambda which: sizes[which]),
+            "arguments_size": (CFUNCTYPE(c_size_t, c_char_p), lambda name: sizes.get(name.decode(), 0)),
             "error_string": (CFUNCTYPE(c_void_p, c_int), lambda status: ctypes.addressof(_ERROR)),
             "prepare_images": (CFUNCTYPE(c_int, POINTER(PrepareImagesArguments), c_void_p), self._prepare),
-            "encode_masks_workspace_size": (
-                CFUNCTYPE(c_size_t, POINTER(EncodeMasksArguments)),
-                lambda arguments: WORKSPACE_BYTES,
-            ),
-            "encode_masks": (
-                CFUNCTYPE(c_int, POINTER(EncodeMasksArguments), c_void_p, c_size_t, c_void_p),
-                self._encode,
-            ),
+            "encode_masks": (CFUNCTYPE(c_int, POINTER(EncodeMasksArguments), c_void_p), self._encode),
             "cast_masks": (CFUNCTYPE(c_int, POINTER(CastMasksArguments), c_void_p), self._cast),
         }
         for name, (prototype, function) in functions.items():
@@ -79,10 +72,9 @@ class FakeLibrary:
         fake_cuda.put_on_stream(stream, lambda: _do_prepare(arguments, images))
         return 0
 
-    def _encode(self, pointer: Any, workspace: int, workspace_size: int, stream: int) -> int:
-        if "encode_masks" in self.failing or workspace_size < WORKSPACE_BYTES:
+    def _encode(self, pointer: Any, stream: int) -> int:
+        if "encode_masks" in self.failing:
             return 98
-        fake_cuda.memory_at(workspace, WORKSPACE_BYTES)
         arguments = _copied(pointer)
         images = [_fields(arguments.images[i]) for i in range(arguments.batch)]
         self.capacities.append(arguments.capacity)

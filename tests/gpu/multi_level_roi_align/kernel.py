@@ -1,0 +1,96 @@
+"""The kernel of ``plugins/multi_level_roi_align`` on torch tensors."""
+
+from collections.abc import Sequence
+from ctypes import Structure, c_bool, c_float, c_int, c_int64, c_void_p
+
+import torch
+from torch import Tensor
+
+from tests.gpu.kernel_library import (
+    ELEMENT_TYPES,
+    MAX_LEVELS,
+    NCHW,
+    NHWC8,
+    check,
+    launch,
+)
+
+
+class FeatureLevel(Structure):
+    _fields_ = [("data", c_void_p), ("height", c_int), ("width", c_int), ("spatial_scale", c_float)]
+
+
+class MultiLevelRoiAlignArguments(Structure):
+    _fields_ = [
+        ("levels", FeatureLevel * MAX_LEVELS),
+        ("num_levels", c_int),
+        ("batch", c_int64),
+        ("channels", c_int64),
+        ("feature_type", c_int),
+        ("feature_layout", c_int),
+        ("rois", c_void_p),
+        ("num_rois", c_int64),
+        ("output", c_void_p),
+        ("output_type", c_int),
+        ("output_layout", c_int),
+        ("output_height", c_int),
+        ("output_width", c_int),
+        ("sampling_ratio", c_int),
+        ("mode", c_int),
+        ("aligned", c_bool),
+        ("finest_scale", c_float),
+    ]
+
+
+def multi_level_roi_align(
+    features: Sequence[Tensor],
+    rois: Tensor,
+    *,
+    channels: int,
+    output_size: tuple[int, int],
+    spatial_scales: Sequence[float],
+    finest_scale: float = 56.0,
+    sampling_ratio: int = 0,
+    mode: str = "avg",
+    aligned: bool = True,
+    layout: int = NCHW,
+    output_layout: int = NCHW,
+    output_dtype: "torch.dtype | None" = None,
+) -> Tensor:
+    """RoIAlign from the level that fits each RoI; see ``multi_level_roi_align_kernel.h``.
+
+    features: L float32 or float16 tensors in ``layout`` (see ``to_layout``), of ``channels`` channels.
+    rois: (R, 5) float32. Returns (R, C, *output_size), or (R, *output_size, C) in a channels-last layout.
+    """
+    check("rois", rois, [torch.float32])
+    for feature in features:
+        check("features", feature, [features[0].dtype] if features[0].dtype in ELEMENT_TYPES else [])
+    dtype = output_dtype or features[0].dtype
+    stored = -(-channels // 8) * 8 if output_layout == NHWC8 else channels
+    num_rois = rois.shape[0]
+    shape = (num_rois, channels, *output_size) if output_layout == NCHW else (num_rois, *output_size, stored)
+    output = torch.empty(shape, dtype=dtype, device=rois.device)
+    levels = (FeatureLevel * MAX_LEVELS)()
+    for i, (feature, scale) in enumerate(zip(features, spatial_scales)):
+        height, width = feature.shape[2:] if layout == NCHW else feature.shape[1:3]
+        levels[i] = FeatureLevel(feature.data_ptr(), height, width, scale)
+    arguments = MultiLevelRoiAlignArguments(
+        levels,
+        len(features),
+        features[0].shape[0],
+        channels,
+        ELEMENT_TYPES[features[0].dtype],
+        layout,
+        rois.data_ptr(),
+        num_rois,
+        output.data_ptr(),
+        ELEMENT_TYPES[dtype],
+        output_layout,
+        *output_size,
+        sampling_ratio,
+        {"max": 0, "avg": 1}[mode],
+        aligned,
+        finest_scale,
+    )
+    launch("multi_level_roi_align", arguments)
+    return output

@@ -1,0 +1,144 @@
+"""The kernel of ``plugins/multi_level_roi_align`` against NumPy and torch, without TensorRT."""
+
+import numpy as np
+import pytest
+
+from tests.gpu import oracles
+from tests.gpu.kernel_library import NCHW, NHWC, NHWC8, to_layout
+from tests.gpu.kernel_testing import MARKS, cuda, torch
+from tests.gpu.multi_level_roi_align.kernel import multi_level_roi_align
+from tests.gpu.tolerances import (
+    FLOAT_TOLERANCE,
+    HALF_TOLERANCE,
+)
+
+pytestmark = MARKS
+
+
+SCALES = (1 / 4, 1 / 8, 1 / 16, 1 / 32)
+
+
+def random_rois(rng: np.random.Generator, num_rois: int, batch: int, height: int, width: int) -> np.ndarray:
+    """RoIs of all sizes, a third of them special: outside, without extent, huge, reversed, NaN, without an image."""
+    rois = np.empty((num_rois, 5), np.float32)
+    rois[:, 0] = rng.integers(0, batch, num_rois)
+    centers = rng.uniform(0, 1, (num_rois, 2)) * (width, height)
+    sides = np.exp(rng.uniform(np.log(4), np.log(1.2 * width), (num_rois, 2)))
+    rois[:, 1:3], rois[:, 3:5] = centers - sides / 2, centers + sides / 2
+    special = rng.integers(0, 24, num_rois)
+    rois[special == 0, 1:] += 2 * width
+    rois[special == 1, 1:] -= 3 * width
+    rois[special == 2, 3] = rois[special == 2, 1]
+    rois[special == 3, 1:] = 0
+    rois[special == 4, 1:] *= 300
+    rois[special == 5, 1:] = rois[special == 5][:, [3, 4, 1, 2]]
+    rois[special == 6, rng.integers(0, 5)] = np.nan
+    rois[special == 7, 0] = rng.choice([-1, batch, 1e9, -1e30, np.inf])
+    return rois
+
+
+def expected_rois(oracle, features, rois, output_size, ratio, aligned) -> torch.Tensor:
+    levels = oracles.level_oracle(rois, len(features), 56.0)
+    out = torch.zeros((len(rois), features[0].shape[1], *output_size), dtype=torch.float64, device="cuda")
+    for level, (feature, scale) in enumerate(zip(features, SCALES)):
+        own = np.flatnonzero(levels == level)
+        if len(own):
+            out[cuda(own)] = oracle(feature.double(), rois[own], output_size, scale, ratio, aligned)
+    return out
+
+
+def from_layout(out: torch.Tensor, layout: int, channels: int) -> torch.Tensor:
+    if layout == NCHW:
+        return out
+    assert not out[..., channels:].any()  # the padding
+    return out[..., :channels].permute(0, 3, 1, 2)
+
+
+ROI_CASES = [
+    # dtype, layout, output layout, output dtype, channels, output size, ratio, mode, aligned, number of RoIs
+    (torch.float32, NCHW, NCHW, None, 8, (7, 7), 0, "avg", True, 3000),
+    (torch.float32, NHWC, NCHW, None, 8, (7, 7), 0, "avg", True, 3000),
+    (torch.float32, NHWC, NHWC, None, 12, (14, 14), 2, "avg", False, 1000),
+    (torch.float32, NHWC8, NHWC8, None, 5, (7, 3), 0, "avg", False, 1000),
+    (torch.float32, NHWC, NCHW, torch.float16, 5, (2, 9), 3, "avg", True, 1000),
+    (torch.float16, NCHW, NCHW, None, 8, (7, 7), 0, "avg", True, 3000),
+    (torch.float16, NHWC8, NCHW, None, 16, (7, 7), 0, "avg", True, 3000),
+    (torch.float16, NHWC8, NHWC8, None, 13, (14, 14), 0, "avg", True, 1000),
+    (torch.float16, NHWC8, NCHW, torch.float32, 300, (3, 3), 0, "avg", True, 300),
+    (torch.float16, NCHW, NHWC8, torch.float32, 13, (7, 7), 2, "avg", True, 1000),
+    (torch.float32, NCHW, NCHW, None, 3, (65, 2), 0, "avg", True, 200),  # beyond the tables
+    (torch.float32, NCHW, NCHW, None, 8, (7, 7), 0, "max", True, 300),
+    (torch.float16, NHWC8, NHWC8, None, 12, (5, 7), 2, "max", False, 300),
+]
+
+
+@pytest.mark.parametrize("case", ROI_CASES)
+def test_multi_level_roi_align(case: tuple) -> None:
+    dtype, layout, output_layout, output_dtype, channels, output_size, ratio, mode, aligned, num_rois = case
+    rng = np.random.default_rng(4)
+    batch, height, width = 2, 256, 320
+    generator = torch.Generator("cuda").manual_seed(3)
+    sizes = [(int(height * scale), int(width * scale)) for scale in SCALES]
+    features = [
+        torch.randn((batch, channels, *size), device="cuda", generator=generator).to(dtype) for size in sizes
+    ]
+    rois = random_rois(rng, num_rois, batch, height, width)
+    out = multi_level_roi_align(
+        [to_layout(feature, layout) for feature in features],
+        cuda(rois),
+        channels=channels,
+        output_size=output_size,
+        spatial_scales=SCALES,
+        sampling_ratio=ratio,
+        mode=mode,
+        aligned=aligned,
+        layout=layout,
+        output_layout=output_layout,
+        output_dtype=output_dtype,
+    )
+    oracle = oracles.average_oracle if mode == "avg" else oracles.maximum_oracle
+    expected = expected_rois(oracle, features, rois, output_size, ratio, aligned)
+    found = from_layout(out, output_layout, channels).double()
+    half = torch.float16 in (dtype, output_dtype)
+    scale = max(feature.abs().max().item() for feature in features)
+    real = expected > -9999
+    assert torch.equal(found > -9999, real)
+    error = ((found - expected).abs() * real).max().item() / scale
+    assert error <= (HALF_TOLERANCE if half else FLOAT_TOLERANCE), error
+
+
+def test_roi_align_of_a_map_too_large_for_the_tables() -> None:
+    feature = torch.randn((1, 4, 8, 3000), device="cuda")
+    rois = np.array([[0, 0, 0, 3000, 8], [0, -50, 1, 5000, 6], [0, 10, 1, 300, 6]], np.float32)
+    for layout in (NCHW, NHWC):
+        found = multi_level_roi_align(
+            [to_layout(feature, layout)],
+            cuda(rois),
+            channels=4,
+            output_size=(7, 7),
+            spatial_scales=(1.0,),
+            layout=layout,
+        )
+        expected = oracles.average_oracle(feature.double(), rois, (7, 7), 1.0, 0, True)
+        assert (found - expected).abs().max().item() <= FLOAT_TOLERANCE * feature.abs().max().item()
+
+
+def test_roi_align_equals_torchvision() -> None:
+    torchvision = pytest.importorskip("torchvision")
+    feature = torch.randn((2, 16, 50, 60), device="cuda")
+    rois = cuda(random_rois(np.random.default_rng(1), 500, 2, 50, 60))
+    rois = rois[((rois[:, 0] >= 0) & (rois[:, 0] < 2) & rois.isfinite().all(1) & (rois.abs().amax(1) < 500))]
+    found = multi_level_roi_align([feature], rois, channels=16, output_size=(7, 7), spatial_scales=(1.0,))
+    expected = torchvision.ops.roi_align(feature, rois, (7, 7), 1.0, -1, True)
+    assert (found - expected).abs().max().item() <= 10 * FLOAT_TOLERANCE  # torchvision sums in float32, too
+
+
+def test_no_rois() -> None:
+    out = multi_level_roi_align(
+        [torch.zeros((1, 8, 4, 4), device="cuda")],
+        torch.zeros((0, 5), device="cuda"),
+        channels=8,
+        output_size=(7, 7),
+        spatial_scales=(1.0,),
+    )
+    assert out.shape == (0, 8, 7, 7)
