@@ -1,6 +1,7 @@
 import dataclasses
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -192,3 +193,20 @@ def test_a_backend_declares_all_of_its_row(name: str) -> None:
     assert all(suffix.startswith(".") for suffix in module.SUFFIXES)
     for function in ("is_usable", "ignores", "layers"):
         assert callable(getattr(module, function))
+
+
+def test_a_backend_is_a_module_and_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that has to be edited for one more."""
+    module: Any = ModuleType("runtime.backends.sample")
+    module.NAME, module.SUFFIXES, module.Options = "sample", (".sample",), SampleOptions
+    module.open_model = lambda model, **options: (model, options)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("runtime.backends.NAMES", (*NAMES, "sample"))
+    assert load_backend("m.sample", speed=3) == ("m.sample", {"speed": 3})
+    with pytest.raises(ValueError, match="sped: expected an option of sample .*; did you mean 'speed'"):
+        load_backend("m.sample", sped=3)
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleOptions:
+    speed: int = 1
