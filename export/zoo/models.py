@@ -75,7 +75,8 @@ def code_fingerprint(root: Path = ROOT) -> str:
     """
     zoo = root / "export" / "zoo"
     paths = [*root.glob("patches/**/*.py"), *root.glob("export/**/*.py"), *root.glob("runtime/*.py")]
-    paths += [root / "runtime" / "backends" / name for name in ("__init__.py", "base.py", "onnxruntime.py")]
+    paths += [path for name in ("host", "comparison", "graphs") for path in root.glob(f"runtime/{name}/*.py")]
+    paths += [root / "runtime" / "backends" / name for name in ("__init__.py", "onnxruntime.py")]
     paths += [
         *root.glob("plugins/*/*_reference.h"),
         *root.glob("plugins/*/*_math.h"),
