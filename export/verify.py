@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from export.dataset import test_pipeline
 from export.model import LoadedModel
-from export.pipeline import RESIZES, built
+from export.pipeline import RESIZES, built, image_pipeline
 from patches.families import family_of
 from runtime.comparison.detections import arrays_from_detections
 from runtime.comparison.difference import DetectionArrays, Difference, Tolerance, compare
@@ -102,9 +102,11 @@ class MmdetInference:
             export.pipeline.UnsupportedPipelineError: mmdet cannot build it.
         """
         self._loaded, self._metadata = loaded, metadata
-        transforms = built(test_pipeline(loaded.config).steps)
+        steps = test_pipeline(loaded.config).steps
+        transforms = built(steps)
         into = [step for step in metadata.steps if isinstance(step, (Fit, FixShapeResize))]
-        if metadata.size is not None and into:
+        # Of a file of --size: the config's own steps are left as they are.
+        if into and metadata.steps != image_pipeline(steps).steps:
             transforms = [_resized_into(into[0], t) if isinstance(t, RESIZES) else t for t in transforms]
         self._pipeline = Compose(transforms)
 
