@@ -198,6 +198,7 @@ def test_other_providers_do_not_survive(fake_model: Path, monkeypatch: pytest.Mo
 def test_closed_backends_are_forgotten(fake_model: Path) -> None:
     from runtime.backends import onnxruntime as module
 
+    gc.collect()  # what other tests left
     before = len(module._sessions)
     backend = OnnxRuntimeBackend(fake_model, threads=2)
     assert len(module._sessions) == before + 1
