@@ -114,6 +114,19 @@ def fixed_size() -> str:
     return _table([f"{content['images']} portraits", "box AP", "small", "mask AP", "small"], rows)
 
 
+def dynamic_size() -> str:
+    """Latency and memory of the dynamic file and of one of fixed size, in onnxruntime on a CPU."""
+    content = json.loads((RESULTS / "dynamic_size.json").read_text())
+    rows = [
+        [name, f"{values['1']['median_ms']:.0f} ms", f"{values['1']['peak_mib']} MiB"]
+        for name, values in content["files"].items()
+    ]
+    height, width = content["size"]
+    return _table(
+        [f"{content['threads']} CPU threads, {height}×{width}, batch 1", "median", "peak memory"], rows
+    )
+
+
 def zoo() -> str:
     """How many of the two-stage configs that mmdet ships are exact, with random weights."""
     configs, models = _zoo()
@@ -399,6 +412,7 @@ TABLES = {
     "zoo_folders": zoo_folders,
     "embedded": embedded,
     "fixed_size": fixed_size,
+    "dynamic_size": dynamic_size,
     "engines": engines,
     "latency": latency,
     "latency_more": latency_more,
