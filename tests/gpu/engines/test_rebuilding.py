@@ -105,6 +105,10 @@ def test_layers_part_nowhere_before_nms(
 
 
 # The last two: minutes.
+@pytest.mark.xfail(
+    reason="8.5.3.1 fuses the body of DecodeProposals (FP16) or DecodeDetections (FP32) into one node of its compiler, "
+    "and has no implementation of it"
+)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_library_without_the_fused_operators_builds_their_bodies(
     precision: str, model: Path, machine: Machine, timing_cache: Path, oracle: Detector, images: list
