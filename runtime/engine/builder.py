@@ -157,10 +157,11 @@ def _builder_config(builder: Any, network: Any, config: EngineConfig, library: L
         tensorrt.set_workspace(result, config.workspace_mib * MIB)
     if config.tactic_sources is not None:
         tensorrt.set_tactic_sources(result, config.tactic_sources)
-    profile = builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        profile.set_shape(tensor.name, *profile_shapes(tensor.name, tuple(tensor.shape), config))
-    if result.add_optimization_profile(profile) < 0:
-        raise ValueError(f"profile: expected ranges that {tensorrt.name} takes, found {config.batch}")
+    for batch in config.profiles:
+        profile = builder.create_optimization_profile()
+        for index in range(network.num_inputs):
+            tensor = network.get_input(index)
+            profile.set_shape(tensor.name, *profile_shapes(tensor.name, tuple(tensor.shape), config, batch))
+        if result.add_optimization_profile(profile) < 0:
+            raise ValueError(f"profile: expected ranges that {tensorrt.name} takes, found {batch}")
     return result

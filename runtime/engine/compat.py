@@ -12,6 +12,8 @@ import re
 from types import ModuleType
 from typing import Any, Callable, Optional
 
+from runtime.engine.config import Shapes
+
 # `tensorrt_rtx` has the same classes; it takes no plugins of ours, and its networks are all strongly typed.
 MODULES = ("tensorrt", "tensorrt_rtx")
 _STRONGLY_TYPED_SINCE = (10, 12)
@@ -252,7 +254,7 @@ class TensorRT:
             is_input = [engine.get_tensor_mode(n) == self.trt.TensorIOMode.INPUT for n in names]
         else:
             # With several profiles, the bindings are there once for each.
-            num = engine.num_bindings // max(1, engine.num_optimization_profiles)
+            num = engine.num_bindings // self.num_profiles(engine)
             names = [engine.get_binding_name(i) for i in range(num)]
             is_input = [engine.binding_is_input(i) for i in range(num)]
         return (
@@ -272,28 +274,71 @@ class TensorRT:
         shape = engine.get_tensor_shape(name) if by_name else engine.get_binding_shape(name)
         return tuple(None if v < 0 else int(v) for v in shape)
 
-    def profile_shapes(self, engine: Any, name: str, profile: int = 0) -> tuple[tuple[int, ...], ...]:
+    def profile_shapes(self, engine: Any, name: str, profile: int = 0) -> Shapes:
         """Return an input's least, best and largest shape."""
         fixed = self.tensor_shape(engine, name)
         if None not in fixed:
-            return (fixed,) * 3
+            return fixed, fixed, fixed
         if hasattr(engine, "get_tensor_profile_shape"):
             shapes = engine.get_tensor_profile_shape(name, profile)
         else:
             shapes = engine.get_profile_shape(profile, name)
-        return tuple(tuple(int(v) for v in shape) for shape in shapes)
+        low, best, high = (tuple(int(v) for v in shape) for shape in shapes)
+        return low, best, high
+
+    def num_profiles(self, engine: Any) -> int:
+        """Return how many profiles the engine has."""
+        return max(1, int(engine.num_optimization_profiles))
+
+    def new_context(self, engine: Any, *, has_memory: bool) -> Any:
+        """Return an execution context, None where memory is too little; without memory, it gets the caller's."""
+        if has_memory:
+            return engine.create_execution_context()
+        if self.release < (10,):
+            return engine.create_execution_context_without_device_memory()
+        return engine.create_execution_context(self.trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+
+    def context_memory_size(self, engine: Any) -> int:
+        """Return the bytes on the device that a context of any of the profiles needs."""
+        size = getattr(engine, "device_memory_size_v2", None)
+        return int(engine.device_memory_size if size is None else size)
+
+    def set_context_memory(self, context: Any, address: int, num_bytes: int) -> None:
+        """Have a context compute in the caller's memory on the device."""
+        if hasattr(context, "set_device_memory"):
+            context.set_device_memory(address, num_bytes)
+        else:
+            context.device_memory = address
+
+    def select_profile(self, context: Any, profile: int, stream: int) -> None:
+        """Have a context use a profile.
+
+        Raises:
+            RuntimeError: it cannot.
+        """
+        if not context.set_optimization_profile_async(profile, stream):
+            raise RuntimeError(
+                f"{self.name}: expected a context of profile {profile}, found that it is refused"
+            )
+
+    def _first_binding(self, context: Any) -> int:
+        """Return the index of the first binding of the context's profile."""
+        engine = context.engine
+        return int(context.active_optimization_profile) * (engine.num_bindings // self.num_profiles(engine))
 
     def set_input_shape(self, context: Any, name: str, shape: tuple[int, ...]) -> bool:
         """Tell the context the shape of an input; False if the profile does not have it."""
         if hasattr(context, "set_input_shape"):
             return bool(context.set_input_shape(name, shape))
-        return bool(context.set_binding_shape(context.engine.get_binding_index(name), shape))
+        index = self._first_binding(context) + context.engine.get_binding_index(name)
+        return bool(context.set_binding_shape(index, shape))
 
     def output_shape(self, context: Any, name: str) -> tuple[int, ...]:
         """Return an output's shape for the inputs' shapes as they are set."""
         if hasattr(context, "get_tensor_shape"):
             return tuple(int(v) for v in context.get_tensor_shape(name))
-        return tuple(int(v) for v in context.get_binding_shape(context.engine.get_binding_index(name)))
+        index = self._first_binding(context) + context.engine.get_binding_index(name)
+        return tuple(int(v) for v in context.get_binding_shape(index))
 
     def set_profiler(self, context: Any, report: Callable[[str, float], None]) -> Any:
         """Have the context call ``report(layer, ms)`` for every layer it runs; return what to keep alive."""
@@ -316,8 +361,10 @@ class TensorRT:
                 context.set_tensor_address(name, address)
             return bool(context.execute_async_v3(stream))
         engine = context.engine
-        # Bindings of other profiles than the first have its number in their names, and stay empty.
-        bindings = [addresses.get(engine.get_binding_name(i), 0) for i in range(engine.num_bindings)]
+        # Those of other profiles stay empty.
+        bindings = [0] * engine.num_bindings
+        for name, address in addresses.items():
+            bindings[self._first_binding(context) + engine.get_binding_index(name)] = address
         return bool(context.execute_async_v2(bindings, stream))
 
 

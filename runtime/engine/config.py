@@ -16,6 +16,9 @@ class EngineConfig:
 
     Attributes:
         batch: least, best and largest number of images at once. The engine is tuned for the best.
+        profiles: the same for each part of that range that the engine is tuned for by itself; the parts follow each
+            other without a gap. None: one image alone, and two and more, where ``batch`` has both. ``batch`` is the
+            whole range where they are given, with the best of the last.
         height, width: the same in px for a model of dynamic size; None for a fixed size.
         shapes: least, best and largest shape of inputs by name, instead of ``batch``, ``height`` and ``width``.
         precision: ``fp32``, ``tf32`` (FP32 whose convolutions round their inputs to 10 bits) or ``fp16``.
@@ -25,6 +28,7 @@ class EngineConfig:
     """
 
     batch: Range = (1, 2, 8)
+    profiles: Optional[tuple[Range, ...]] = None
     height: Optional[Range] = None
     width: Optional[Range] = None
     shapes: tuple[tuple[str, Shapes], ...] = ()
@@ -41,6 +45,9 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, _checked_range(name, value))
+        profiles = _default_profiles(self.batch, self.shapes) if self.profiles is None else self.profiles
+        object.__setattr__(self, "profiles", _checked_profiles(profiles))
+        object.__setattr__(self, "batch", (self.profiles[0][0], self.profiles[-1][1], self.profiles[-1][2]))
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise ValueError(f"--workspace: expected at least 1 MiB, found {self.workspace_mib}")
         if self.tactic_sources is not None:
@@ -57,6 +64,8 @@ class EngineConfig:
         """Make a config from ``to_dict``'s result; names that this version does not know are left out."""
         known = {f.name for f in fields(cls)}
         values = {name: value for name, value in data.items() if name in known}
+        # An engine of a version that did not know several profiles has one.
+        values.setdefault("profiles", (values.get("batch", cls.batch),))
         return cls(**values)
 
 
@@ -67,6 +76,25 @@ def _checked_range(name: str, value: Any) -> Range:
             f"{name}: expected three numbers of at least 1, MIN <= OPT <= MAX, found {' '.join(map(str, value))}"
         )
     return numbers
+
+
+def _default_profiles(batch: Range, shapes: Any) -> tuple[Range, ...]:
+    """Return one image alone, and the rest: what is tuned for several is slower with one."""
+    low, best, high = batch
+    if low > 1 or high == 1 or shapes:
+        return (batch,)
+    return (1, 1, 1), (2, max(2, best), high)
+
+
+def _checked_profiles(profiles: Any) -> tuple[Range, ...]:
+    checked = tuple(_checked_range("--profiles", value) for value in profiles)
+    follows = all(after[0] == before[2] + 1 for before, after in zip(checked, checked[1:]))
+    if not checked or not follows:
+        raise ValueError(
+            "--profiles: expected ranges of batches that follow each other without a gap, such as 1 2:4:8, found "
+            + (" ".join(":".join(map(str, value)) for value in checked) or "none")
+        )
+    return checked
 
 
 def _checked_shapes(name: str, value: Any) -> Shapes:

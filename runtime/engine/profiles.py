@@ -1,23 +1,24 @@
-"""Which shapes an engine takes: the optimisation profile's least, best and largest."""
+"""Which shapes an engine takes: the least, best and largest of each optimisation profile."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from runtime.engine.config import EngineConfig, Shapes
+from runtime.engine.config import EngineConfig, Range, Shapes
 from runtime.host.preprocess import typical_sizes
 from runtime.metadata import ModelMetadata
 
 _BATCH, _HEIGHT, _WIDTH = 0, 2, 3
 
 
-def profile_shapes(name: str, shape: Sequence[int], config: EngineConfig) -> Shapes:
-    """Return the least, best and largest shape of an input.
+def profile_shapes(name: str, shape: Sequence[int], config: EngineConfig, batch: Range) -> Shapes:
+    """Return the least, best and largest shape of an input in one profile.
 
     Args:
         name: of the input.
         shape: its dimensions in the network, -1 where free: the first is the batch, the third and fourth of four are
             height and width.
-        config: the ranges.
+        config: the ranges of everything but the batch.
+        batch: the profile's.
 
     Raises:
         ValueError: a free dimension has no range, or a given shape does not fit.
@@ -25,7 +26,7 @@ def profile_shapes(name: str, shape: Sequence[int], config: EngineConfig) -> Sha
     given = dict(config.shapes)
     if name in given:
         return _fitting(name, shape, given[name])
-    ranges = {_BATCH: config.batch}
+    ranges = {_BATCH: batch}
     if len(shape) == 4:
         ranges.update({_HEIGHT: config.height, _WIDTH: config.width})
     columns = []

@@ -12,79 +12,40 @@ import numpy as np
 
 from runtime.cuda.binding import Cuda, active, open_cuda, wait
 from runtime.engine.buffers import Buffer, ByteBuffer, Cast
+from runtime.engine.config import Shapes
+from runtime.engine.contexts import ProfileContext, is_within, open_contexts, union
 from runtime.engine.library import Library, last, open_library
 from runtime.forks import check_process
+
+_REBUILD = "build the engine with a wider range, `python -m runtime.build --batch ... --size ...`"
 
 
 @dataclass(frozen=True)
 class EngineTensor:
-    """One input or output: NumPy dtype name, shape with None for a free dimension, and an input's profile."""
+    """One input or output: NumPy dtype name, shape with None for a free dimension, and what an input's profiles take.
+
+    Of several profiles ``profile`` has the least and the largest shape, and the best of the last.
+    """
 
     dtype: str
     shape: tuple[Optional[int], ...]
-    profile: Optional[tuple[tuple[int, ...], ...]] = None
-
-
-class _GraphCache:
-    """The network's launches for the latest shapes, captured as one CUDA graph for each set of addresses.
-
-    Of the latest shapes only: a graph may read host memory that the context rewrites when its shapes change.
-    """
-
-    def __init__(self) -> None:
-        self.failure = ""
-        self._shapes: Any = None
-        self._graphs: dict[Any, Any] = {}
-        self._num_calls: dict[Any, int] = {}
-
-    def run(self, addresses: Any, shapes: Any, enqueue: Callable[[], None], cuda: Cuda, stream: Any) -> None:
-        if shapes != self._shapes:
-            self.clear(cuda)
-            self._shapes = shapes
-        if self._is_due(addresses):
-            self._capture(addresses, enqueue, cuda, stream)
-        self._num_calls[addresses] = self._num_calls.get(addresses, 0) + 1
-        if addresses in self._graphs:
-            cuda.launch(self._graphs[addresses], stream)
-        else:
-            enqueue()
-
-    def _is_due(self, addresses: Any) -> bool:
-        # The first call of new shapes, and of new addresses, does work on the host that must not be captured.
-        warm = sum(self._num_calls.values()) >= 2 and addresses in self._num_calls
-        return warm and addresses not in self._graphs and not self.failure
-
-    def _capture(self, addresses: Any, enqueue: Callable[[], None], cuda: Cuda, stream: Any) -> None:
-        try:
-            cuda.begin_capture(stream)
-            try:
-                enqueue()
-            finally:
-                graph = cuda.end_capture(stream)
-        except RuntimeError as error:
-            self.failure = str(error)
-        else:
-            self._graphs[addresses] = graph
-
-    def clear(self, cuda: Cuda) -> None:
-        for graph in self._graphs.values():
-            cuda.free_graph(graph)
-        self._graphs, self._num_calls, self._shapes = {}, {}, None
+    profile: Optional[Shapes] = None
 
 
 class EngineSession:
-    """An engine with one execution context, one stream and its own buffers.
+    """An engine with an execution context for each of its profiles, one stream and its own buffers.
 
     Calls from several threads are safe and run one after the other; for calls side by side, make a session per
     thread. Sessions of one process do not disturb each other. A process that is forked off cannot use them: CUDA does
     not survive a fork.
 
     ``run`` takes and returns arrays. ``exclusive`` and ``start`` leave everything on the device, and the host free
-    while it computes. One context computes one thing at a time: all of it is on one stream.
+    while it computes. One thing is computed at a time: all of it is on one stream. The profile that is tuned for the
+    nearest shapes runs; each keeps CUDA graphs of its own.
 
     Attributes:
         inputs, outputs: ``EngineTensor`` by name.
-        largest_outputs: the outputs' shapes for the profile's largest inputs.
+        largest_outputs: the outputs' shapes for the largest inputs that a profile has.
         cuda: the device.
     """
 
@@ -114,24 +75,25 @@ class EngineSession:
         self._tensorrt = self._library.tensorrt
         self._lock = threading.Lock()
         self._process = os.getpid()
-        self._graphs = _GraphCache() if cuda_graphs else None
         self.cuda = cuda or open_cuda()
-        # Those of the inputs as the context knows them, and of the outputs that follow.
-        self._shapes: tuple[dict, dict] = ({}, {})
         # Closes what was opened if the constructor fails on its way, while the device is still this thread's.
         with active(self.cuda), ExitStack() as self._open:
             self._engine = self._library.engine_from(data)
-            self._context = self._engine.create_execution_context()
-            if self._context is None:
-                raise RuntimeError(
-                    f"{self._tensorrt.name}: expected memory for an execution context, found too little; use a smaller "
-                    "profile or free the GPU"
-                )
             self._stream = self.cuda.new_stream()
             self._open.callback(self.cuda.free_stream, self._stream)
             inputs, outputs = self._tensorrt.tensor_names(self._engine)
-            self.inputs = {name: self._tensor(name, profile=True) for name in inputs}
-            self.outputs = {name: self._tensor(name, profile=False) for name in outputs}
+            self._contexts = open_contexts(
+                self._engine,
+                inputs,
+                library=self._library,
+                cuda=self.cuda,
+                stream=self._stream,
+                cuda_graphs=cuda_graphs,
+                stack=self._open,
+            )
+            self._active = self._contexts[-1]
+            self.inputs = {name: self._tensor(name, self._limits(name)) for name in inputs}
+            self.outputs = {name: self._tensor(name, None) for name in outputs}
             self._buffers = {name: self._buffer(name, casts or {}) for name in (*inputs, *outputs)}
             # Arrays are written to these; what is cast is an output.
             self._fed = {name: b for name, b in self._buffers.items() if isinstance(b, Buffer)}
@@ -142,11 +104,14 @@ class EngineSession:
             self._reserve_largest()
             self._open = self._open.pop_all()
 
-    def _tensor(self, name: str, profile: bool) -> EngineTensor:
+    def _limits(self, name: str) -> Shapes:
+        return union([profile.limits[name] for profile in self._contexts])
+
+    def _tensor(self, name: str, profile: Optional[Shapes]) -> EngineTensor:
         return EngineTensor(
             self._tensorrt.tensor_dtype(self._engine, name),
             self._tensorrt.tensor_shape(self._engine, name),
-            self._tensorrt.profile_shapes(self._engine, name) if profile else None,
+            profile,
         )
 
     def _buffer(self, name: str, casts: Mapping[str, Cast]) -> Union[Buffer, ByteBuffer]:
@@ -160,24 +125,44 @@ class EngineSession:
         return event
 
     def _reserve_largest(self) -> None:
-        """Take the profile's most memory at once, so that a long-running service does not run out of it later."""
-        self.largest_outputs = self._set_shapes(
-            {name: tensor.profile[2] for name, tensor in self.inputs.items()}
+        """Take the profiles' most memory at once, so that a long-running service does not run out of it later."""
+        found = [
+            self._set_shapes({name: limits[2] for name, limits in profile.limits.items()})
+            for profile in self._contexts
+        ]
+        self.largest_outputs = {
+            name: tuple(max(sizes) for sizes in zip(*(shapes[name] for shapes in found)))
+            for name in self.outputs
+        }
+
+    def _profile_of(self, shapes: dict[str, tuple[int, ...]]) -> ProfileContext:
+        """Return the profile that is tuned for the shapes nearest to these."""
+        fitting = [profile for profile in self._contexts if profile.takes(shapes)]
+        if fitting:
+            return min(fitting, key=lambda profile: profile.distance(shapes))
+        self.check_shapes(shapes)
+        listed = "; or ".join(
+            ", ".join(f"{name} {low} to {high}" for name, (low, _, high) in profile.limits.items())
+            for profile in self._contexts
+        )
+        raise ValueError(
+            f"inputs: expected shapes that one profile has ({listed}), found {shapes}; {_REBUILD}"
         )
 
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-        """Set the inputs' shapes, reserve buffers for everything, return the outputs' shapes."""
-        if shapes == self._shapes[0]:  # the context computes all shapes anew when told one, even the same
-            return self._shapes[1]
+        """Choose a profile, set the inputs' shapes, reserve buffers for everything, return the outputs' shapes."""
+        self._active = profile = self._profile_of(shapes)
+        if shapes == profile.shapes:  # the context computes all shapes anew when told one, even the same
+            return profile.output_shapes
         # What was started with other shapes may still read what the context now rewrites.
         self.cuda.record(self._idle, self._stream)
         wait(self.cuda, self._idle)
-        self._shapes = ({}, {})
+        profile.shapes, profile.output_shapes = {}, {}
         for name, shape in shapes.items():
-            if not self._tensorrt.set_input_shape(self._context, name, shape):
+            if not self._tensorrt.set_input_shape(profile.context, name, shape):
                 raise ValueError(f"input {name}: {self._refusal(name, shape)}")
             self._reserve(name, self.inputs[name], shape)
-        found = {name: self._tensorrt.output_shape(self._context, name) for name in self.outputs}
+        found = {name: self._tensorrt.output_shape(profile.context, name) for name in self.outputs}
         for name, shape in found.items():
             if any(size < 0 for size in shape):
                 raise ValueError(
@@ -185,7 +170,7 @@ class EngineSession:
                     "fixed number of rows in the ONNX, padded"
                 )
             self._reserve(name, self.outputs[name], shape)
-        self._shapes = (shapes, found)
+        profile.shapes, profile.output_shapes = shapes, found
         return found
 
     def _reserve(self, name: str, tensor: EngineTensor, shape: tuple[int, ...]) -> None:
@@ -193,10 +178,7 @@ class EngineSession:
 
     def _refusal(self, name: str, shape: tuple[int, ...]) -> str:
         low, _, high = self.inputs[name].profile
-        return (
-            f"expected a shape from {low} to {high}, found {tuple(shape)}; build the engine with a wider range, "
-            "`python -m runtime.build --batch ... --size ...`"
-        )
+        return f"expected a shape from {low} to {high}, found {tuple(shape)}; {_REBUILD}"
 
     def run(
         self, feeds: dict[str, np.ndarray], timings: Optional[dict[str, float]] = None
@@ -299,26 +281,27 @@ class EngineSession:
     def _start(self, addresses: dict[str, int]) -> None:
         """Enqueue the network for the shapes that are set, as a graph where there is one."""
         addresses = {name: addresses.get(name, buffer.address) for name, buffer in self._buffers.items()}
+        profile = self._active
 
         def enqueue() -> None:
             with self._library.errors() as errors:
                 stream = self.cuda.stream_address(self._stream)
-                started = self._tensorrt.enqueue(self._context, addresses, stream)
+                started = self._tensorrt.enqueue(profile.context, addresses, stream)
             if not started:
                 raise RuntimeError(
                     f"{self._tensorrt.name}: expected the engine to run, found: {last(errors)}"
                 )
 
-        if self._graphs is None:
+        if profile.graphs is None:
             enqueue()
         else:
-            shapes = tuple(self._shapes[0].items())
-            self._graphs.run(tuple(addresses.items()), shapes, enqueue, self.cuda, self._stream)
+            shapes = tuple(profile.shapes.items())
+            profile.graphs.run(tuple(addresses.items()), shapes, enqueue, self.cuda, self._stream)
 
     @property
     def cuda_graph_failure(self) -> str:
         """Why the network runs without a CUDA graph although one was asked for; empty if it does not."""
-        return "" if self._graphs is None else self._graphs.failure
+        return next((p.graphs.failure for p in self._contexts if p.graphs and p.graphs.failure), "")
 
     def check_process(self) -> None:
         """Refuse to be used in a process that was forked off, where another thread's lock would stay locked.
@@ -341,14 +324,13 @@ class EngineSession:
             self.check_shapes({name: array.shape})
 
     def check_shapes(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Refuse inputs' shapes that the profile does not have.
+        """Refuse inputs' shapes that no profile has.
 
         Raises:
             ValueError: names the input and the range.
         """
         for name, shape in shapes.items():
-            low, _, high = self.inputs[name].profile
-            if len(shape) != len(low) or not all(a <= s <= b for a, s, b in zip(low, shape, high)):
+            if not is_within(shape, self.inputs[name].profile):
                 raise ValueError(f"input {name}: {self._refusal(name, shape)}")
 
     def layer_times(self, feeds: dict[str, np.ndarray], repeat: int = 20) -> dict[str, float]:
@@ -364,10 +346,10 @@ class EngineSession:
 
         self.run(feeds)
         with self._lock, active(self.cuda):
-            profiler = self._tensorrt.set_profiler(self._context, report)
+            profilers = [self._tensorrt.set_profiler(p.context, report) for p in self._contexts]
         for _ in range(repeat):
             self.run(feeds)
-        del profiler
+        del profilers
         return {layer: float(np.median(values)) for layer, values in times.items()}
 
     def layer_information(self) -> str:
@@ -375,7 +357,7 @@ class EngineSession:
         self._check_open()
         inspector = self._engine.create_engine_inspector()
         # Without a context, layers of dynamic shape have no formats.
-        inspector.execution_context = self._context
+        inspector.execution_context = self._active.context
         return inspector.get_engine_information(self._tensorrt.trt.LayerInformationFormat.JSON)
 
     def close(self) -> None:
@@ -390,9 +372,11 @@ class EngineSession:
                 return
             with active(self.cuda):
                 self.cuda.synchronize(self._stream)
-                if self._graphs is not None:
-                    self._graphs.clear(self.cuda)
-                self._context = self._engine = None
+                for profile in self._contexts:
+                    if profile.graphs is not None:
+                        profile.graphs.clear(self.cuda)
+                self._contexts, self._active = [], None
+                self._engine = None
                 self._open.close()
                 self._stream, self._events = None, []
 

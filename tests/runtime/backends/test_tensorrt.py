@@ -301,7 +301,8 @@ def test_the_device_and_plugins_are_the_ones_named(tmp_path: Path, monkeypatch: 
     model = _save(tmp_path / "m.onnx", fakes.metadata())
     backend = TensorRTBackend(model, config=FP32, device_index=1)
     assert backend.sidecar.provenance.gpu == "B"
-    assert (first.memory, len(second.memory)) == ({}, 6)
+    # Two inputs and four outputs, and what the contexts of both profiles compute in.
+    assert (first.memory, len(second.memory)) == ({}, 7)
     with pytest.raises(RuntimeError, match="CUDA: expected device 2, found 2 devices"):
         TensorRTBackend(model, device_index=2)
     with pytest.raises(FileNotFoundError, match="--plugins: expected the plugin library, found no file"):

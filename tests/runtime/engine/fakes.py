@@ -31,6 +31,8 @@ RELEASES = (V8_4, V8_5, V10_0, V10_13, V11)
 # Of these the network is weakly typed: FP16 is a flag of the builder.
 WEAKLY_TYPED = (V8_4, V8_5, V10_0)
 
+# What a context needs on the device.
+CONTEXT_BYTES = 4096
 _MAGIC = b"fake engine\n"
 _DTYPES = {"FLOAT": 0, "HALF": 1, "INT8": 2, "INT32": 3, "BOOL": 4, "UINT8": 5, "INT64": 8}
 _NUMPY = {
@@ -590,8 +592,12 @@ class _Bindings:
 class _Context:
     """What all releases' contexts have."""
 
+    has_memory = False
+
     def __init__(self, engine: Any) -> None:
         self.engine = engine
+        self.active_optimization_profile = 0
+        self.memory: tuple = ()
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.profiler: Any = None
         self.num_enqueued = 0
@@ -600,9 +606,16 @@ class _Context:
         options.log_severity_level = 4
         self._session = onnxruntime.InferenceSession(engine.model.SerializeToString(), options)
 
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        if not 0 <= profile_index < self.engine.num_optimization_profiles:
+            return False
+        self.active_optimization_profile = profile_index
+        return True
+
     def set_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         own = _shape(self.engine.values[name])
-        limits = self.engine.profile(0, name) if -1 in own else (own,) * 3
+        profile = self.active_optimization_profile
+        limits = self.engine.profile(profile, name) if -1 in own else (own,) * 3
         low, _, high = limits
         if len(low) != len(shape) or not all(a <= s <= b for a, s, b in zip(low, shape, high)):
             self.engine.logger.log(1, f"setInputShape: {name} outside the profile")
@@ -622,6 +635,9 @@ class _Context:
         return tuple(d.dim_value if d.HasField("dim_value") else known.get(d.dim_param, -1) for d in dims)
 
     def enqueue(self, addresses: dict[str, int], stream: int) -> bool:
+        if not self.has_memory and not self.memory:
+            self.engine.logger.log(1, "enqueue: no device memory")
+            return False
         missing = [name for name in self.engine.values if not addresses.get(name)]
         if missing or len(self.shapes) < len(self.engine.inputs):
             self.engine.logger.log(1, f"enqueue: no address or shape for {missing}")
@@ -667,16 +683,27 @@ class _NamedContext:
 
 class _BindingContext:
     def set_binding_shape(self, index: int, shape: tuple[int, ...]) -> bool:
-        return self.set_shape(self.engine.get_binding_name(index), shape)
+        return self.set_shape(self._name(index), shape)
 
     def get_binding_shape(self, index: int) -> tuple[int, ...]:
-        return self.shape(self.engine.get_binding_name(index))
+        return self.shape(self._name(index))
+
+    def _name(self, index: int) -> str:
+        """Those of another profile than the context's are nobody's."""
+        profile, position = divmod(index, len(self.engine.values))
+        if profile != self.active_optimization_profile:
+            raise ValueError(f"binding {index} belongs to profile {profile}")
+        return list(self.engine.values)[position]
 
     def execute_async_v2(self, bindings: list[int], stream_handle: int) -> bool:
         self.bindings = list(bindings)
         if len(bindings) != self.engine.num_bindings:
             raise ValueError(f"expected {self.engine.num_bindings} bindings, found {len(bindings)}")
-        return self.enqueue(dict(zip(self.engine.values, bindings)), stream_handle)
+        num = len(self.engine.values)
+        first = num * self.active_optimization_profile
+        if any(bindings[:first] + bindings[first + num :]):
+            raise ValueError("bindings of other profiles than the context's are set")
+        return self.enqueue(dict(zip(self.engine.values, bindings[first : first + num])), stream_handle)
 
 
 class _Inspector:
@@ -709,11 +736,31 @@ def _add_runtime(trt: ModuleType, release: tuple) -> None:
     context_bases = (_NamedContext,) * (release >= (8, 5)) + (_BindingContext,) * (release < (10,))
     context_class = type("IExecutionContext", (*context_bases, _Context), {})
 
-    def create_execution_context(self: Any) -> Any:
+    def without_memory(self: Any) -> Any:
         trt.created.contexts.append(context_class(self))
         return trt.created.contexts[-1]
 
-    methods = {"create_execution_context": create_execution_context}
+    def create_execution_context(self: Any, strategy: Any = None) -> Any:
+        context = without_memory(self)
+        context.has_memory = strategy is None
+        return context
+
+    def set_memory(self: Any, memory: int, size: Optional[int] = None) -> None:
+        self.memory = (memory, size)
+
+    methods: dict[str, Any] = {"create_execution_context": create_execution_context}
+    if release >= (10,):
+        names = {"STATIC": 0, "ON_PROFILE_CHANGE": 1, "USER_MANAGED": 2}
+        trt.ExecutionContextAllocationStrategy = enum.IntEnum("ExecutionContextAllocationStrategy", names)
+    else:
+        methods["create_execution_context"] = lambda self: create_execution_context(self)
+        methods["create_execution_context_without_device_memory"] = without_memory
+    if release >= (10, 1):
+        methods["device_memory_size_v2"] = CONTEXT_BYTES
+        context_class.set_device_memory = set_memory
+    else:
+        methods["device_memory_size"] = CONTEXT_BYTES
+        context_class.device_memory = property(None, set_memory)
     trt.ICudaEngine = type("ICudaEngine", (*engine_bases, _Engine), methods)
 
     class Runtime:

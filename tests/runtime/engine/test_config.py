@@ -64,3 +64,45 @@ def test_no_tactic_source_is_not_tensorrts_choice() -> None:
 def test_what_no_engine_can_be_is_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EngineConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("batch", "profiles"),
+    [
+        ((1, 2, 8), ((1, 1, 1), (2, 2, 8))),
+        ((1, 1, 8), ((1, 1, 1), (2, 2, 8))),
+        ((1, 8, 8), ((1, 1, 1), (2, 8, 8))),
+        ((1, 1, 1), ((1, 1, 1),)),
+        ((2, 4, 8), ((2, 4, 8),)),
+    ],
+)
+def test_one_image_alone_has_its_own_profile(batch: tuple, profiles: tuple) -> None:
+    assert EngineConfig(batch=batch).profiles == profiles
+
+
+def test_profiles_that_are_named_make_the_range() -> None:
+    config = EngineConfig(profiles=[(1, 1, 2), (3, 4, 4), (5, 8, 16)])
+    assert config.batch == (1, 8, 16)
+    assert EngineConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_shapes_that_are_named_have_one_profile() -> None:
+    shapes = (("x", ((1, 4), (2, 4), (8, 4))),)
+    assert EngineConfig(shapes=shapes).profiles == ((1, 2, 8),)
+
+
+def test_an_engine_that_was_built_before_there_were_profiles_has_one() -> None:
+    data = EngineConfig(batch=(1, 2, 8)).to_dict()
+    del data["profiles"]
+    assert EngineConfig.from_dict(data).profiles == ((1, 2, 8),)
+    assert EngineConfig.from_dict(data) != EngineConfig(batch=(1, 2, 8))
+
+
+@pytest.mark.parametrize(
+    "profiles", [(), ((1, 1, 1), (3, 4, 8)), ((1, 2, 4), (4, 5, 8)), ((2, 2, 4), (1, 1, 1))]
+)
+def test_profiles_with_a_gap_are_refused(profiles: tuple) -> None:
+    with pytest.raises(
+        ValueError, match="--profiles: expected ranges of batches that follow each other without a gap"
+    ):
+        EngineConfig(profiles=profiles)

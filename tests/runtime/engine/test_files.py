@@ -210,7 +210,7 @@ def test_without_wishes_any_good_engine_will_do(batch: Optional[int], model: Pat
     assert _num_builds(machine) == 0
 
 
-@pytest.mark.parametrize(("batch", "profile"), [(None, (1, 2, 8)), (1, (1, 1, 8)), (16, (1, 16, 16))])
+@pytest.mark.parametrize(("batch", "profile"), [(None, (1, 2, 8)), (1, (1, 2, 8)), (16, (1, 16, 16))])
 def test_the_default_profile_takes_the_batch(batch: Optional[int], profile: tuple, model: Path) -> None:
     sidecar = ensure_engine(_request(model, None, batch=batch), _machine())
     assert sidecar.config.batch == profile
@@ -224,7 +224,7 @@ def test_a_dynamic_model_gets_its_own_sizes_and_keeps_its_engine(tmp_path: Path)
     for _ in range(2):
         sidecar = ensure_engine(_request(model), machine)
     assert (sidecar.config.height, sidecar.config.width) == ((64, 128, 192), (64, 192, 192))
-    assert fakes.opened(engine_path(model).read_bytes())["profiles"][0]["images"][2] == [4, 3, 192, 192]
+    assert fakes.opened(engine_path(model).read_bytes())["profiles"][-1]["images"][2] == [4, 3, 192, 192]
     assert _num_builds(machine) == 1
 
 

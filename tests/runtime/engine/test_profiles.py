@@ -8,7 +8,8 @@ from runtime.engine.profiles import profile_shapes, with_default_sizes
 from runtime.transforms import Resize
 from tests.runtime import fakes
 
-SIZES = EngineConfig(batch=(1, 2, 8), height=(64, 800, 1344), width=(96, 1216, 1344))
+BATCH = (1, 2, 8)
+SIZES = EngineConfig(height=(64, 800, 1344), width=(96, 1216, 1344))
 
 
 @pytest.mark.parametrize(
@@ -23,15 +24,15 @@ SIZES = EngineConfig(batch=(1, 2, 8), height=(64, 800, 1344), width=(96, 1216, 1
     ],
 )
 def test_free_dimensions_get_the_ranges(name: str, shape: tuple, expected: tuple) -> None:
-    assert profile_shapes(name, shape, SIZES) == expected
+    assert profile_shapes(name, shape, SIZES, BATCH) == expected
 
 
 def test_a_given_shape_is_taken_as_it_is() -> None:
     given = ((2, 5), (3, 6), (4, 7))
     config = EngineConfig(shapes=(("tokens", given),))
-    assert profile_shapes("tokens", (-1, -1), config) == given
+    assert profile_shapes("tokens", (-1, -1), config, BATCH) == given
     # Inputs that are not named still follow the batch.
-    assert profile_shapes("images", (-1, 3), config) == ((1, 3), (2, 3), (8, 3))
+    assert profile_shapes("images", (-1, 3), config, BATCH) == ((1, 3), (2, 3), (8, 3))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_a_given_shape_is_taken_as_it_is() -> None:
 )
 def test_what_does_not_fit_is_refused(shape: tuple, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        profile_shapes("x", shape, EngineConfig(**options))
+        profile_shapes("x", shape, EngineConfig(**options), BATCH)
 
 
 @pytest.mark.parametrize(

@@ -477,3 +477,101 @@ def test_a_forked_process_has_no_session(
             pass
         session.close()
     _check(session.run({"x": x, "offsets": OFFSETS}), x)
+
+
+PROFILES = ((1, 1, 1), (2, 3, 4))
+BATCH_MODEL = """<ir_version: 8, opset_import: ["": 17]>
+net (float[B, 3] x) => (float[B, 3] doubled) {
+    doubled = Add(x, x)
+}"""
+
+
+def _profiled(library: Library, profiles: tuple = PROFILES) -> bytes:
+    config = EngineConfig(profiles=profiles, precision="fp32")
+    return build_engine(parser.parse_model(BATCH_MODEL), config, library=library).data
+
+
+def _run(session: EngineSession, batch: int) -> None:
+    x = _array(batch, 3, seed=batch)
+    np.testing.assert_array_equal(session.run({"x": x})["doubled"], 2 * x)
+
+
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+@pytest.mark.parametrize("version", fakes.RELEASES)
+def test_each_shape_runs_in_the_profile_that_is_tuned_for_it(
+    version: str, cuda_graphs: bool, device: Device
+) -> None:
+    library = fakes.library(version)
+    cuda = CudaPython(Cudart(device))
+    with EngineSession(_profiled(library), library=library, cuda=cuda, cuda_graphs=cuda_graphs) as session:
+        assert session.inputs["x"].profile == ((1, 3), (3, 3), (4, 3))
+        assert session.largest_outputs == {"doubled": (4, 3)}
+        for batch in (1, 4, 1, 2, 3, 1, 4):
+            _run(session, batch)
+        alone, several = library.tensorrt.trt.created.contexts[-2:]
+        assert (alone.num_enqueued, several.num_enqueued) == (3, 4)
+        assert (alone.active_optimization_profile, several.active_optimization_profile) == (0, 1)
+        with pytest.raises(
+            ValueError, match=r"input x: expected a shape from \(1, 3\) to \(4, 3\), found \(5, 3\)"
+        ):
+            session.run({"x": _array(5, 3)})
+        _run(session, 1)
+    assert device.is_clean
+
+
+@pytest.mark.parametrize("version", fakes.RELEASES)
+def test_profiles_compute_in_the_same_memory(version: str, device: Device) -> None:
+    library = fakes.library(version)
+    with EngineSession(_profiled(library), library=library, cuda=CudaPython(Cudart(device))):
+        memories = {context.memory[0] for context in library.tensorrt.trt.created.contexts[-2:]}
+        assert len(memories) == 1
+        assert device.memory[memories.pop()] == fakes.CONTEXT_BYTES
+        # Beside it, an input and an output.
+        assert len(device.memory) == 3
+    assert device.is_clean
+
+
+def test_a_profile_keeps_its_cuda_graph_while_others_run(device: Device, library: Library) -> None:
+    data = _profiled(library)
+    cuda = CudaPython(Cudart(device))
+    with EngineSession(data, library=library, cuda=cuda, cuda_graphs=True) as session:
+        for _ in range(4):
+            _run(session, 1)
+            _run(session, 4)
+        # Captured with the third call of each, and launched in the third and the fourth.
+        assert device.calls.count("cudaStreamBeginCapture") == 2
+        assert device.calls.count("cudaGraphLaunch") == 4
+        assert len(device.graphs) == 2
+        _run(session, 3)  # another shape of the second profile
+        assert len(device.graphs) == 1
+    assert device.is_clean
+
+
+def test_too_little_memory_for_the_contexts_leaves_nothing(device: Device, library: Library) -> None:
+    data = _profiled(library)
+    device.limit = fakes.CONTEXT_BYTES - 1
+    with pytest.raises(Exception, match="out of memory"):
+        EngineSession(data, library=library, cuda=CudaPython(Cudart(device)))
+    assert device.is_clean
+
+
+def test_shapes_of_two_profiles_at_once_are_refused(device: Device, library: Library) -> None:
+    model = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]>
+        net (float[B, 3] x, float[C, 3] y) => (float[B, 3] a, float[C, 3] b) {
+            a = Add(x, x)
+            b = Add(y, y)
+        }"""
+    )
+    config = EngineConfig(profiles=PROFILES, precision="fp32")
+    data = build_engine(model, config, library=library).data
+    with EngineSession(data, library=library, cuda=CudaPython(Cudart(device))) as session:
+        message = (
+            r"inputs: expected shapes that one profile has \(x \(1, 3\) to \(1, 3\), y .*; or x \(2, 3\) to "
+        )
+        with pytest.raises(ValueError, match=message):
+            session.run({"x": _array(1, 3), "y": _array(4, 3)})
+        x, y = _array(3, 3, seed=1), _array(2, 3, seed=2)
+        found = session.run({"x": x, "y": y})
+        np.testing.assert_array_equal(found["a"], 2 * x)
+        np.testing.assert_array_equal(found["b"], 2 * y)
