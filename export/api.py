@@ -35,7 +35,8 @@ from export.weights import MOST_BYTES, DetachedWeights, attached, data_path, num
 from runtime.comparison.difference import Tolerance
 from runtime.embedded import CHECKPOINT_PATH, CONFIG_PATH, VERIFICATION_IMAGES
 from runtime.files import refuse_inputs, whole_file, write_whole
-from runtime.images import find_images, read_image
+from runtime.image_files import find_images
+from runtime.images import read_image
 from runtime.metadata import ModelMetadata
 from runtime.precision import PrecisionPlan, default_plan, plan_path
 

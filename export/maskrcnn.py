@@ -6,14 +6,11 @@ error of the exporter's own.
 
 import argparse
 import shlex
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Optional, TextIO
+from typing import Optional
 
 from rich import box
 from rich.console import Console
@@ -25,25 +22,27 @@ from export.graph import MAX_OPSET, MIN_OPSET
 from export.steps import Step, Steps
 from export.verify import Case
 from export.weights import data_path
+from runtime import interrupts
 from runtime.comparison.difference import Tolerance
+from runtime.console import table_console
+from runtime.streams import safe_streams
 
 DEFAULT_OUTPUT = Path("out/maskrcnn.onnx")
 TIES = (
     "equal where PyTorch sorts equal scores by index, as the file does; mmdet's own sort is not stable, so that its "
     "proposals depend on the machine where two scores are equal"
 )
-# Without a terminal, rich assumes 80 columns and folds tables.
-WIDTH_WITHOUT_TERMINAL = 140
-EXIT_DIFFERENT, EXIT_REFUSED, EXIT_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_DIFFERENT, EXIT_REFUSED, EXIT_FAILED = 1, 2, 3
 REFUSALS = (OSError, ValueError, NotImplementedError, MemoryError)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Export, verify, and return the exit status."""
-    args = _parser().parse_args(argv)
-    stream = _Stream(sys.stdout)
-    console = Console(file=stream, width=None if stream.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
-    interrupts = _Interrupts()
+    with safe_streams(), interrupts.handled(patience=None):
+        return _run(_parser().parse_args(argv), table_console())
+
+
+def _run(args: argparse.Namespace, console: Console) -> int:
     try:
         result = export_model(
             args.config,
@@ -60,7 +59,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             device=args.device,
             trust_checkpoint=args.trust_checkpoint,
             allow_mismatch=args.allow_mismatch,
-            steps=interrupts.checked(Steps(console)),
+            steps=_checked(Steps(console)),
         )
     except VerificationError as error:
         _report(error.result, console)
@@ -69,9 +68,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         return _failed(error, console, EXIT_DIFFERENT)
     except REFUSALS as error:
         return _failed(error, console, EXIT_REFUSED)
-    except KeyboardInterrupt:
-        console.print("interrupted; nothing was written", highlight=False)
-        return EXIT_INTERRUPTED
+    except interrupts.Interrupted as error:
+        console.print(f"{error}; nothing was written", highlight=False)
+        return error.exit_status
     except Exception as error:
         traceback.print_exc()
         what = f"{type(error).__name__}: {error}"
@@ -82,8 +81,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             soft_wrap=True,
         )
         return EXIT_FAILED
-    finally:
-        interrupts.restore()
     if result.cases:
         _report(result, console)
     for note in result.notes:
@@ -92,67 +89,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return 0
 
 
-class _Interrupts:
-    """Ends the export on SIGINT, SIGTERM and SIGHUP: what was begun is removed, and the file that was there stays.
+def _checked(steps: Steps) -> Callable[[str], Step]:
+    """Return the steps, none of which begins after a signal: native code (onnxsim's) may lose the exception."""
 
-    Native code (onnxsim's) may lose the exception that a signal's handler raises: the next step raises it again.
-    """
+    def step(title: str) -> Step:
+        interrupts.check()
+        return steps(title)
 
-    def __init__(self) -> None:
-        self._is_set = False
-        self._before: dict[int, Any] = {}
-        if threading.current_thread() is not threading.main_thread():
-            return  # signals are the main thread's
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            if hasattr(signal, name):
-                number = getattr(signal, name)
-                self._before[number] = signal.signal(number, self._interrupt)
-
-    def restore(self) -> None:
-        """Handle signals as before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _interrupt(self, number: int, frame: object) -> None:
-        self._is_set = True
-        raise KeyboardInterrupt
-
-    def checked(self, steps: Steps) -> Callable[[str], Step]:
-        """Return the steps, none of which begins after a signal."""
-
-        def step(title: str) -> Step:
-            if self._is_set:
-                raise KeyboardInterrupt
-            return steps(title)
-
-        return step
-
-
-class _Stream:
-    """Standard output that never ends a run: closed, full, or with nobody who reads it."""
-
-    def __init__(self, stream: Optional[TextIO]) -> None:
-        self._stream = stream
-        self.encoding = getattr(stream, "encoding", None) or "utf-8"
-
-    def write(self, text: str) -> int:
-        with suppress(OSError, ValueError):
-            if self._stream is not None:
-                self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with suppress(OSError, ValueError):
-            if self._stream is not None:
-                self._stream.flush()
-
-    def isatty(self) -> bool:
-        return self._stream is not None and not self._stream.closed and self._stream.isatty()
-
-    def fileno(self) -> int:
-        if self._stream is None:
-            raise OSError("closed")
-        return self._stream.fileno()
+    return step
 
 
 def _failed(error: Exception, console: Console, status: int) -> int:

@@ -27,7 +27,7 @@ from runtime.comparison.sources import batches
 from runtime.console import tracked
 from runtime.detections import Detections
 from runtime.embedded import CHECKPOINT_PATH, CONFIG_PATH
-from runtime.images import find_images
+from runtime.image_files import find_images
 from runtime.masks import MaskCrop
 from runtime.metadata import ModelMetadata
 

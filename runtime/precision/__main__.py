@@ -17,7 +17,7 @@ from runtime.backends import load_backend
 from runtime.cli import EXIT_DIFFERENT, EXIT_OK, EXIT_REFUSED, add_images, not_negative, positive, score
 from runtime.console import table_console, write_json
 from runtime.graphs.load import import_onnx, load_onnx, save_model
-from runtime.images import find_images
+from runtime.image_files import find_images
 from runtime.plan_search.agreement import AgreementTolerance, Judge
 from runtime.plan_search.emulation import Emulator
 from runtime.plan_search.measure import measure

@@ -5,7 +5,8 @@ import mmcv
 import numpy as np
 import pytest
 
-from runtime.images import find_images, read_image
+from runtime.image_files import find_images
+from runtime.images import read_image
 from tests.runtime import fakes
 
 JPEG = cv2.imencode(".jpg", fakes.random_image(40, 50))[1].tobytes()

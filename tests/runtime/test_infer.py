@@ -10,6 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from runtime import infer
+from runtime.inference.overlays import overlay_paths
 from runtime.transforms import Resize
 from tests.runtime import fakes
 from tests.runtime.engine import fakes as engine_fakes
@@ -53,7 +54,7 @@ def test_a_folder_is_detected_drawn_and_written(
     line = f"X images/s; ms per image, side by side: {stages}\n".replace("X", "[0-9.]+")
     assert re.search(line, printed.out)
     assert sorted(p.name for p in out.iterdir()) == sorted(
-        ["0.png", "1.png", "2.png", "3.png", "dark.png", "images.json", "results.json"]
+        ["0.png", "1.png", "2.png", "3.png", "dark.png", "detections.jsonl", "images.json", "results.json"]
     )
     results = COCO(str(out / "images.json")).loadRes(str(out / "results.json"))
     assert len(results.getAnnIds()) == 12  # --json-score keeps the third detection of score 0.2
@@ -225,7 +226,7 @@ def test_wrong_arguments_exit_with_two(arguments: list[str], capsys: pytest.Capt
 
 def test_overlays_of_equal_names_do_not_collide(tmp_path: Path) -> None:
     paths = [tmp_path / n for n in ("x/a.jpg", "y/a.jpg", "y/A.png", "z/y/a.bmp", "x/a-b.jpg")]
-    names = [p.name for p in infer.overlay_paths(paths, tmp_path / "out")]
+    names = [p.name for p in overlay_paths(paths, tmp_path / "out")]
     # y/A.png: neither A.png nor y_A.png differs from its neighbours' where case is ignored.
     assert names == ["a.png", "y_a.png", "A_2.png", "a_3.png", "a-b.png"]
 
