@@ -12,6 +12,7 @@ image in the run, from 1.
 """
 
 import json
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -61,6 +62,7 @@ class ResultsWriter:
         self._classes = classes
         self._images: list[dict] = []
         self._num_results = 0
+        self._last = (0, 0)
         self._stack = ExitStack()
         self._file: Optional[IO[bytes]] = None
 
@@ -77,10 +79,17 @@ class ResultsWriter:
             f"{',' if number else ''}\n{json.dumps(result)}"
             for number, result in enumerate(results, self._num_results)
         )
-        append_whole(self._file, rows.encode("ascii"), self._folder / RESULTS)
+        end = append_whole(self._file, rows.encode("ascii"), self._folder / RESULTS)
+        self._last = (end, self._num_results)
         self._images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
         self._num_results += len(results)
         return results
+
+    def remove_last(self) -> None:
+        """Take back the image that was added last."""
+        end, self._num_results = self._last
+        os.ftruncate(self._file.fileno(), end)
+        self._images.pop()
 
     def __enter__(self) -> "ResultsWriter":
         self._file = self._stack.enter_context(whole_file(self._folder / RESULTS))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.text import Text
 
@@ -33,7 +34,7 @@ def tracked(items: Iterable[Item], total: int, description: str) -> Iterator[Ite
     """
     if sys.stderr is not None and sys.stderr.isatty():
         with Progress(console=Console(stderr=True), transient=True) as progress:
-            yield from progress.track(_checked(items), total=total, description=description)
+            yield from progress.track(_checked(items), total=total, description=escape(description))
         return
     done = 0
     with heartbeat(lambda seconds: say(f"{description}: {done} of {total}, {seconds:.0f} s")):

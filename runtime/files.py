@@ -76,13 +76,16 @@ def whole_file(path: PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
         yield file
 
 
-def append_whole(file: IO[bytes], data: bytes, path: PathLike) -> None:
+def append_whole(file: IO[bytes], data: bytes, path: PathLike) -> int:
     """Append to a file, past its buffer: all of the data or nothing.
 
     Args:
         file: that nothing else is written to.
         data: what is appended.
         path: which a message names.
+
+    Returns:
+        Where the data begin.
 
     Raises:
         OSError: it cannot be written; names the file.
@@ -98,6 +101,7 @@ def append_whole(file: IO[bytes], data: bytes, path: PathLike) -> None:
         with suppress(OSError):
             os.ftruncate(number, end)
         raise
+    return end
 
 
 def publish(file: IO[bytes], path: PathLike) -> None:

@@ -23,10 +23,10 @@ _KINDS = (
     (stat.S_ISCHR, "device"),
 )
 _BROKEN_LINK = "broken link"
-_UNREADABLE = "unreadable entry"
+_NOT_ALLOWED = "path without permission"
 _OVERLAY = "overlay of an earlier run"
 _PLURALS = {
-    _UNREADABLE: "unreadable entries",
+    _NOT_ALLOWED: "paths without permission",
     _OVERLAY: "overlays of earlier runs",
 }
 _NUM_EXAMPLES = 3
@@ -120,7 +120,7 @@ def _reason_to_ignore(path: Path) -> Optional[_Ignored]:
     if kind == "folder":
         return _Ignored(kind, "")
     if kind != "file":
-        return _Ignored(kind or _UNREADABLE, path.name)
+        return _Ignored(kind or _NOT_ALLOWED, path.name)
     if suffix in VIDEO_SUFFIXES:
         return _Ignored("video", suffix)
     if suffix not in SUFFIXES:
@@ -134,12 +134,11 @@ def _kind(path: Path) -> str:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
         try:
-            linked = stat.S_ISLNK(os.lstat(path).st_mode)
-        except FileNotFoundError:
-            return ""
+            return _BROKEN_LINK if stat.S_ISLNK(os.lstat(path).st_mode) else _NOT_ALLOWED
+        except PermissionError:
+            return _NOT_ALLOWED
         except (OSError, ValueError):
-            return "" if not path.parent.is_dir() else _UNREADABLE
-        return _BROKEN_LINK if linked else _UNREADABLE
+            return ""
     return next((name for is_kind, name in _KINDS if is_kind(mode)), "file")
 
 

@@ -29,7 +29,18 @@ def printable(text: str) -> str:
 
     A file's name may hold either; line breaks stay.
     """
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in in_utf8(text))
+
+
+def in_utf8(text: str) -> str:
+    """Return a text with the names of files in it decoded as UTF-8, whatever the locale says.
+
+    Bytes that are not UTF-8 stay what ``os.fsdecode`` makes of them.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text
 
 
 def counted(number: int, noun: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from runtime.detections import Detections
 from runtime.draw import draw_detections
 from runtime.files import write_whole
+from runtime.messages import in_utf8
 from runtime.png_marks import is_overlay, marked
 
 SUFFIX = ".png"
@@ -42,9 +43,9 @@ def overlay_paths(paths: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def _candidates(path: Path, folder: Path, numbers: dict[str, Iterator[int]]) -> Iterator[Path]:
-    stem = _in_utf8(path.stem)
+    stem = _without_bytes(path.stem)
     yield _named(folder, stem)
-    yield _named(folder, f"{_in_utf8(path.resolve().parent.name)}_{stem}")
+    yield _named(folder, f"{_without_bytes(path.resolve().parent.name)}_{stem}")
     # Counted on from the last image of this stem: thousands may have one.
     for number in numbers.setdefault(_folded(stem), count(2)):
         yield _named(folder, stem, f"_{number}")
@@ -56,13 +57,13 @@ def _named(folder: Path, stem: str, ending: str = "") -> Path:
     if len(encoded) > room:
         digest = hashlib.sha256(encoded).hexdigest()[:_DIGEST_DIGITS]
         stem = f"{encoded[: room - len(digest) - 1].decode(errors='ignore')}~{digest}"
-    return folder / f"{stem}{ending}{SUFFIX}"
+    # As the locale has it, which need not be UTF-8.
+    return folder / os.fsdecode(f"{stem}{ending}{SUFFIX}".encode())
 
 
-def _in_utf8(name: str) -> str:
+def _without_bytes(name: str) -> str:
     """Return a file's name with ``%FF`` for a byte that is not UTF-8; some file systems refuse such names."""
-    decoded = os.fsencode(name).decode("utf-8", "surrogateescape")
-    return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in decoded)
+    return "".join(f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in in_utf8(name))
 
 
 def _is_free(overlay: Path, inputs: set[str], taken: set[str]) -> bool:
@@ -72,7 +73,7 @@ def _is_free(overlay: Path, inputs: set[str], taken: set[str]) -> bool:
 
 
 def _key(path: Path) -> str:
-    return _folded(str(path))
+    return _folded(in_utf8(str(path)))
 
 
 def _folded(text: str) -> str:

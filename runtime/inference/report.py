@@ -19,7 +19,7 @@ from runtime.detections import Detections
 from runtime.inference.json_lines import LINES
 from runtime.inference.options import InferenceOptions
 from runtime.interrupts import Interrupted
-from runtime.messages import counted, printable
+from runtime.messages import counted, in_utf8, printable
 
 EXIT_OK, EXIT_SKIPPED, EXIT_ERROR = 0, 1, 2
 _NUM_CLASSES_SHOWN = 4
@@ -108,13 +108,16 @@ class Report:
 def shown(path: Path) -> str:
     """Return the path relative to the working directory where it lies inside."""
     try:
-        return path.resolve().relative_to(Path.cwd()).as_posix()
+        return in_utf8(path.resolve().relative_to(Path.cwd()).as_posix())
     except (OSError, ValueError):
-        return path.as_posix()
+        return in_utf8(path.as_posix())
 
 
 def print_report(report: Report, options: InferenceOptions) -> None:
     """Print a row per image and the totals, and on standard error what is missing."""
+    if not report.num_finished:
+        _print_end(report, options)
+        return
     _print_some("skipped", report.skipped)
     _print_some("no overlay", report.undrawn)
     console = table_console()
@@ -143,6 +146,8 @@ def _print_end(report: Report, options: InferenceOptions) -> None:
     number = interrupts.received()
     done = f"{report.num_finished} of {counted(report.num_files, 'image')} finished"
     kept = f"{done}, in {options.out / (RESULTS if report.written else LINES)}"
+    if not report.num_finished:
+        kept = f"{done}; nothing was written"
     if number is not None:
         print(printable(f"{Interrupted(number)}: {kept}"), file=sys.stderr)
     elif report.end is not None:

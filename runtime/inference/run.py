@@ -20,6 +20,7 @@ from runtime.inference.options import InferenceOptions
 from runtime.inference.overlays import OverlayError, overlay_paths, write_overlay
 from runtime.inference.report import Report, shown
 from runtime.interrupts import held, released
+from runtime.messages import in_utf8
 from runtime.pipeline import FileResult
 
 # What ends a run with a message; the rest is a defect of ours.
@@ -48,10 +49,11 @@ def detect_and_write(paths: Sequence[Path], detector: Detector, options: Inferen
         options: see there.
 
     Returns:
-        What was done; of a run that ended early, what of it was finished, and why it ended.
+        What was done; of a run that ended early, what of it was finished, and why it ended. Where that is nothing,
+        nothing is written.
 
     Raises:
-        OSError, ValueError, RuntimeError, KeyboardInterrupt: it ended before anything was finished; nothing is written.
+        OSError, ValueError, RuntimeError: an error ended it before anything was finished.
     """
     options.out.mkdir(parents=True, exist_ok=True)
     remove_abandoned(options.out)
@@ -59,6 +61,8 @@ def detect_and_write(paths: Sequence[Path], detector: Detector, options: Inferen
     with held():
         try:
             _write_all(paths, detector, options, report)
+        except KeyboardInterrupt:
+            pass  # before anything was finished
         except OSError as error:  # the disk is full; the lines are there
             if not report.num_finished:
                 raise
@@ -120,13 +124,17 @@ class _Run:
     def _add(self, result: FileResult, overlay: Optional[Path]) -> None:
         image_id, name = result.index + 1, shown(result.path)
         if result.detections is None:
-            self._lines.add_skipped(image_id, name, result.error)
+            self._lines.add_skipped(image_id, name, in_utf8(result.error))
             self._report.skipped.append(result.error)
             return
         with self._report.stage("write"):
             kept = result.detections.filter(self._options.json_score)
             rows = self._results.add(kept, image_id, name)
-            self._lines.add(image_id, name, kept.image_size, rows, kept.classes)
+            try:
+                self._lines.add(image_id, name, kept.image_size, rows, kept.classes)
+            except OSError:
+                self._results.remove_last()  # no file has what another has not
+                raise
         drawn = result.detections.filter(self._options.score)
         self._report.add(name, drawn)
         if overlay is not None:
