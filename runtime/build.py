@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 from runtime.cli import EXIT_OK, batch, command, count, run_as_program
 from runtime.engine.config import PRECISIONS, REBUILD, EngineConfig
-from runtime.limits import MAX_DEVICE_INDEX, MAX_WORKSPACE_MIB
+from runtime.ranges import MAX_DEVICE_INDEX, MAX_WORKSPACE_MIB
 
 
 @command

@@ -17,8 +17,8 @@ from runtime.backends import BACKENDS, backend_name, supported_options
 from runtime.embedded import IMAGES_DIR as DEFAULT_IMAGES
 from runtime.files import remove_partial_files
 from runtime.interrupts import Interrupted, handled
-from runtime.limits import MAX_BATCH, MAX_THREADS
 from runtime.messages import printable
+from runtime.ranges import MAX_BATCH, MAX_THREADS
 from runtime.streams import safe_streams
 
 EXIT_OK, EXIT_DIFFERENT, EXIT_REFUSED, EXIT_FAILED = 0, 1, 2, 3
@@ -138,7 +138,7 @@ def selected_images(sources: Sequence[str]) -> list[Path]:
 
     selection = select_images(sources)
     for line in selection.ignored:
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
     return list(selection.paths)
 
 

@@ -27,7 +27,7 @@ from runtime.cli import (
     selected_images,
 )
 from runtime.files import refuse_inputs
-from runtime.limits import MAX_CHUNK
+from runtime.ranges import MAX_CHUNK
 
 
 @command

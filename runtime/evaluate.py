@@ -58,10 +58,11 @@ def _open_all(args: argparse.Namespace, stack: ExitStack) -> "list[Artifact]":
     """Open the artifacts; recordings first, so that a damaged one is refused before a model is loaded or built."""
     from runtime.comparison.recording import SUFFIX
     from runtime.comparison.sources import open_artifact
+    from runtime.console import tracked
 
     order = sorted(enumerate(args.artifacts), key=lambda item: Path(item[1]).suffix.lower() != SUFFIX)
     opened = {}
-    for index, path in order:
+    for index, path in tracked(order, len(order), "loading"):
         options = backend_options(path, args.backend, args)
         artifact = open_artifact(path, args.backend, args.batch, host=args.host, **options)
         opened[index] = stack.enter_context(artifact)

@@ -34,6 +34,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; return its exit status."""
     args = _parser().parse_args(argv)
     # Only now: signals are handled, and arguments known to be good.
+    from runtime.console import status
     from runtime.detector import Detector
     from runtime.inference.options import InferenceOptions
     from runtime.inference.report import print_report
@@ -43,7 +44,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     check_outputs(args.out, [args.model, *paths])
     options = InferenceOptions(args.out, args.score, args.json_score, args.overlays)
     with held():
-        with released(PATIENCE_SECONDS):
+        with released(PATIENCE_SECONDS), status(f"loading {args.model}"):
             detector = Detector(args.model, args.backend, batch_size=args.batch, **_backend_options(args))
         with detector:
             report = detect_and_write(paths, detector, options)

@@ -256,3 +256,38 @@ def test_a_small_disk_ends_the_run_with_what_was_finished(
     assert f"ended early: {len(lines)} of {NUM_IMAGES} images finished, in " in said
     assert [i["id"] for i in coco_of(tmp_path)[0]["images"]] == [line["image_id"] for line in lines] != []
     assert leftovers(tmp_path) == []
+
+
+BUILD = """
+import sys
+import pytest
+from runtime import build
+from tests.runtime.engine import fakes
+fakes.install(pytest.MonkeyPatch(), build_seconds=600)
+sys.exit(build.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_build_ends_in_time_and_leaves_what_was_there(
+    number: signal.Signals, fake_model: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(fake_model.read_bytes())
+    (tmp_path / "m.engine").write_bytes(b"of an earlier build")
+    with (tmp_path / "said").open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", BUILD, str(model), "--rebuild", "always"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=file,
+        )
+        wait_for(lambda: b" s  " in (tmp_path / "said").read_bytes(), process)  # how far it is
+        code, _, _, seconds = interrupt(process, number)
+    said = (tmp_path / "said").read_text()
+    assert code == 128 + number
+    assert seconds < IN_TIME_SECONDS
+    assert said.endswith(f"interrupted by {number.name}; what was not finished is not written\n")
+    assert "Traceback" not in said
+    assert (tmp_path / "m.engine").read_bytes() == b"of an earlier build"
+    assert {p.name for p in tmp_path.iterdir()} - {"m.engine.lock"} == {"m.onnx", "m.engine", "said"}
