@@ -108,7 +108,8 @@ def evaluate_artifact(
         kept = result.detections.filter(artifact.metadata.score_threshold)
         rows += result_rows(kept, image.image_id, categories)
     seconds = time.perf_counter() - start
-    values, notes = _measured(artifact, dataset, categories, rows)
+    measured = (_measured(artifact, dataset, categories, rows) for _ in range(1))
+    ((values, notes),) = progress(measured, 1, f"average precision of {artifact.name}")
     return Evaluation(
         name=artifact.name,
         num_images=len(dataset.images),
@@ -121,6 +122,24 @@ def evaluate_artifact(
         path=artifact.made_by.path,
         path_reason=artifact.made_by.reason,
     )
+
+
+def evaluate_in_order(
+    artifacts: Sequence[Artifact], dataset: CocoDataset, progress: Progress = no_progress
+) -> list[Evaluation]:
+    """Evaluate several artifacts; recordings first: one that lacks an image is refused before a model has run.
+
+    Raises:
+        ValueError: see ``evaluate_artifact``; classes that are not the dataset's are refused before anything has run.
+    """
+    for artifact in artifacts:
+        try:
+            category_ids(artifact.classes, dataset)
+        except ValueError as error:
+            raise ValueError(f"{artifact.name}: {error}") from error
+    order = sorted(range(len(artifacts)), key=lambda index: artifacts[index].model_seconds is not None)
+    evaluations = {index: evaluate_artifact(artifacts[index], dataset, progress) for index in order}
+    return [evaluations[index] for index in range(len(artifacts))]
 
 
 def _measured(

@@ -3,8 +3,13 @@
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Optional
 
+from runtime.ranges import MAX_BATCH, MAX_SIZE, MAX_WORKSPACE_MIB
+
 PRECISIONS = ("fp32", "tf32", "fp16")
+# What to do about an ONNX without a good engine: build it, refuse it, or build in any case.
+REBUILD = ("auto", "never", "always")
 MIB = 1 << 20
+_LONGEST_DIMENSION = 2**31 - 1
 
 Range = tuple[int, int, int]
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -48,8 +53,10 @@ class EngineConfig:
         profiles = _default_profiles(self.batch, self.shapes) if self.profiles is None else self.profiles
         object.__setattr__(self, "profiles", _checked_profiles(profiles))
         object.__setattr__(self, "batch", (self.profiles[0][0], self.profiles[-1][1], self.profiles[-1][2]))
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise ValueError(f"--workspace: expected at least 1 MiB, found {self.workspace_mib}")
+        if self.workspace_mib is not None and not 1 <= self.workspace_mib <= MAX_WORKSPACE_MIB:
+            raise ValueError(
+                f"--workspace: expected 1 to {MAX_WORKSPACE_MIB} MiB, found {self.workspace_mib}"
+            )
         if self.tactic_sources is not None:
             object.__setattr__(self, "tactic_sources", tuple(sorted(s.lower() for s in self.tactic_sources)))
         shapes = tuple((name, _checked_shapes(name, value)) for name, value in self.shapes)
@@ -75,6 +82,9 @@ def _checked_range(name: str, value: Any) -> Range:
         raise ValueError(
             f"{name}: expected three numbers of at least 1, MIN <= OPT <= MAX, found {' '.join(map(str, value))}"
         )
+    most = MAX_BATCH if name == "batch" else MAX_SIZE
+    if numbers[2] > most:
+        raise ValueError(f"{name}: expected numbers from 1 to {most}, found {numbers[2]}")
     return numbers
 
 
@@ -105,5 +115,9 @@ def _checked_shapes(name: str, value: Any) -> Shapes:
     if not ordered:
         raise ValueError(
             f"--shape {name}: expected MIN <= OPT <= MAX in every dimension, found {low}, {best}, {high}"
+        )
+    if max((*high, 0)) > _LONGEST_DIMENSION or min((*low, 1)) < 0:
+        raise ValueError(
+            f"--shape {name}: expected numbers from 0 to {_LONGEST_DIMENSION}, found {low}, {high}"
         )
     return low, best, high
