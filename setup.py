@@ -54,6 +54,7 @@ COMMANDS = {
     "maskrcnn-compare": "runtime.compare",
     "maskrcnn-evaluate": "runtime.evaluate",
     "maskrcnn-record": "runtime.record",
+    "maskrcnn-run": "runtime.run",
     "maskrcnn-precision": "runtime.precision.__main__",
 }
 

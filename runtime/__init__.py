@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from runtime.detections import Detections
     from runtime.detector import Detector
     from runtime.engine.builds import build_engine
+    from runtime.session import Session
 
-__all__ = ["Detections", "Detector", "build_engine", "compare", "evaluate"]
+__all__ = ["Detections", "Detector", "Session", "build_engine", "compare", "evaluate"]
 
 _MODULES = {
     "Detections": "runtime.detections",
     "Detector": "runtime.detector",
+    "Session": "runtime.session",
     "build_engine": "runtime.engine.builds",
     "compare": "runtime.comparison.detections",
     "evaluate": "runtime.comparison.evaluation",

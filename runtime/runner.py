@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Protocol, Union
 
 import numpy as np
 
+from runtime.contract import Tensor
 from runtime.detections import Detections
 from runtime.metadata import ModelMetadata
 
@@ -136,6 +137,31 @@ class Backend(Protocol):
         """Release the model. Calling it again does nothing; ``run`` raises afterwards."""
 
 
+class TensorModel(Protocol):
+    """A loaded model of any inputs and outputs. For any thread.
+
+    Attributes:
+        inputs, outputs: by name, in the ONNX's order.
+    """
+
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """Return every output by name, of its dtype; the arrays are the caller's.
+
+        Args:
+            feeds: every input by name, of its dtype, rank and fixed dimensions.
+
+        Raises:
+            ValueError: a shape that the model does not take.
+            RuntimeError: the model is closed, or failed.
+        """
+
+    def close(self) -> None:
+        """Release the model. Calling it again does nothing."""
+
+
 class BackendModule(Protocol):
     """What a module of ``runtime.backends`` declares.
 
@@ -155,6 +181,14 @@ class BackendModule(Protocol):
 
         Raises:
             FileNotFoundError, ValueError, RuntimeError: see ``runtime.backends.load_backend``.
+        """
+
+    @staticmethod
+    def open_tensors(model: Union[str, Path], **options: Any) -> TensorModel:
+        """Open a model of any inputs and outputs; ``options`` are fields of ``Options``.
+
+        Raises:
+            FileNotFoundError, ValueError, RuntimeError: see ``runtime.backends.load_tensors``.
         """
 
     @staticmethod

@@ -1,7 +1,8 @@
 """What runs an exported model. Each backend is a module here and a row of ``NAMES``, loaded when it is named.
 
 A module declares ``NAME`` and ``SUFFIXES`` (of the files that it reads), ``Options`` (a frozen dataclass),
-``open_model`` (a path and options -> ``runtime.runner.Backend``), ``is_usable`` (whether ``auto`` may choose it),
+``open_model`` (a path and options -> ``runtime.runner.Backend``), ``open_tensors`` (the same ->
+``runtime.runner.TensorModel``), ``is_usable`` (whether ``auto`` may choose it),
 ``ignores`` (options of others that ask nothing of it) and ``layers`` (what runs a model with extra outputs).
 """
 
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 if TYPE_CHECKING:
-    from runtime.runner import Backend, BackendModule
+    from runtime.runner import Backend, BackendModule, TensorModel
 
-__all__ = ["BACKENDS", "backend_module", "backend_name", "load_backend", "supported_options"]
+__all__ = ["BACKENDS", "backend_module", "backend_name", "load_backend", "load_tensors", "supported_options"]
 
 # In the order in which `auto` asks them.
 NAMES = ("tensorrt", "onnxruntime")
@@ -67,6 +68,12 @@ def load_backend(model: Union[str, Path], backend: str = "auto", **options: Any)
     """
     module = backend_module(backend_name(model, backend, options.get("device")))
     return module.open_model(model, **_own_options(module, options))
+
+
+def load_tensors(model: Union[str, Path], backend: str = "auto", **options: Any) -> "TensorModel":
+    """Open a model of any inputs and outputs; see ``load_backend``."""
+    module = backend_module(backend_name(model, backend, options.get("device")))
+    return module.open_tensors(model, **_own_options(module, options))
 
 
 def supported_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

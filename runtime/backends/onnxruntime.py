@@ -26,6 +26,7 @@ from runtime.graphs.session import (
     DEVICE_PROVIDERS,
     import_onnxruntime,
     inference_session,
+    numpy_dtype,
     one_line,
     open_session,
     provider_names,
@@ -33,7 +34,7 @@ from runtime.graphs.session import (
 )
 from runtime.host.runner import HostRunner
 from runtime.metadata import KEY, ModelMetadata
-from runtime.runner import LayerRunner, LayerRunnerFactory, Runner
+from runtime.runner import Feeds, LayerRunner, LayerRunnerFactory, Runner
 
 NAME = "onnxruntime"
 SUFFIXES = (".onnx",)
@@ -221,6 +222,54 @@ def _tensors(arguments: Sequence["onnxruntime.NodeArg"]) -> dict[str, Tensor]:
     }
 
 
+class OnnxRuntimeTensors:
+    """An ONNX of any inputs and outputs; fulfils ``runtime.runner.TensorModel``."""
+
+    def __init__(self, model: Union[str, Path], **options: Any) -> None:
+        """Open the model; see ``OnnxRuntimeBackend``."""
+        path = check_model_file(model)
+        chosen = OnnxRuntimeOptions(**options)
+        names = provider_names(chosen.device, chosen.providers)
+        self._session = _ProcessSession(path, names, chosen.threads)
+        session = self._session.here()
+        for kind, arguments in (("input", session.get_inputs()), ("output", session.get_outputs())):
+            _check_are_tensors(path, kind, arguments)
+        self.inputs = _declared(session.get_inputs())
+        self.outputs = _declared(session.get_outputs())
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """See ``TensorModel.run``."""
+        session = self._session.here()
+        try:
+            return dict(zip(self.outputs, session.run(list(self.outputs), dict(feeds))))
+        except run_errors() as error:
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
+            raise RuntimeError(
+                f"onnxruntime {import_onnxruntime().__version__} failed on {shapes}: {one_line(error)}; a size that is "
+                "free in the file may be fixed inside it (a Reshape), or memory has run out"
+            ) from error
+
+    def close(self) -> None:
+        """Release the session and its memory."""
+        self._session.close()
+
+
+def _check_are_tensors(path: Path, kind: str, arguments: Sequence["onnxruntime.NodeArg"]) -> None:
+    for argument in arguments:
+        if not argument.type.startswith("tensor("):
+            raise ValueError(
+                f"model {path}: {kind} {argument.name}: expected a tensor, found {argument.type}; cut the "
+                "model before it"
+            )
+
+
+def _declared(arguments: Sequence["onnxruntime.NodeArg"]) -> dict[str, Tensor]:
+    return {
+        name: Tensor(str(numpy_dtype(argument.type)), tensor.shape)
+        for argument, (name, tensor) in zip(arguments, _tensors(arguments).items())
+    }
+
+
 def layer_runner(device: str = "cpu", threads: Optional[int] = None) -> LayerRunnerFactory:
     """Return what runs models with onnxruntime.
 
@@ -255,4 +304,4 @@ def layers(
     return load_onnx(path), layer_runner(**options)
 
 
-Options, open_model = OnnxRuntimeOptions, OnnxRuntimeBackend
+Options, open_model, open_tensors = OnnxRuntimeOptions, OnnxRuntimeBackend, OnnxRuntimeTensors

@@ -34,7 +34,7 @@ from runtime.engine.library import open_library
 from runtime.engine.plugins import find_plugins, load_plugins
 from runtime.engine.profiles import with_default_sizes
 from runtime.engine.progress import Monitor
-from runtime.engine.session import EngineSession
+from runtime.engine.session import EngineSession, EngineTensor
 from runtime.engine.sidecar import Sidecar
 from runtime.files import sha256_of
 from runtime.graphs.load import load_onnx, metadata_of
@@ -224,6 +224,51 @@ class TensorRTBackend:
         self._session.close()
 
 
+class TensorRTTensors:
+    """An engine of any inputs and outputs; fulfils ``runtime.runner.TensorModel``."""
+
+    def __init__(self, model: Union[str, Path], **options: Any) -> None:
+        """Open an engine; build it first if the model is an ONNX without a good one. See ``TensorRTBackend``."""
+        path = check_model_file(model)
+        chosen = TensorRTOptions(**options)
+        library, cuda = open_library(), open_cuda(chosen.device_index)
+        plugins = load_plugins(chosen.plugins, library.tensorrt)
+        found = _engine_of(path, Machine(library, cuda, plugins), chosen)
+        self._session = EngineSession(found.data, library=library, cuda=cuda, cuda_graphs=chosen.cuda_graphs)
+        declared = found.sidecar.tensors or {"inputs": {}, "outputs": {}}
+        self.inputs = _declared(self._session.inputs, declared["inputs"])
+        self.outputs = _declared(self._session.outputs, declared["outputs"])
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """See ``TensorModel.run``."""
+        arrays = {
+            name: _converted(name, array, self._session.inputs[name].dtype) for name, array in feeds.items()
+        }
+        found = self._session.run(arrays)
+        return {name: found[name].astype(tensor.dtype, copy=False) for name, tensor in self.outputs.items()}
+
+    def close(self) -> None:
+        """Release the engine and its memory on the GPU."""
+        self._session.close()
+
+
+def _declared(tensors: Mapping[str, EngineTensor], dtypes: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return what the engine has in the order of the ONNX, with its dtypes; TensorRT 8 has int32 for int64."""
+    names = dtypes if set(dtypes) == set(tensors) else tensors
+    return {name: Tensor(dtypes.get(name, tensors[name].dtype), tensors[name].shape) for name in names}
+
+
+def _converted(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    """Return a feed as the engine takes it."""
+    converted = array.astype(dtype, copy=False)
+    if array.dtype.kind in "iu" and not np.array_equal(converted, array):
+        raise ValueError(
+            f"input {name}: expected whole numbers that {dtype} holds, which this engine has in the place of "
+            f"{array.dtype}, found {int(array.min())} to {int(array.max())}; run the ONNX with `--backend onnxruntime`"
+        )
+    return converted
+
+
 def _metadata(engine: Path, sidecar: Sidecar) -> Any:
     if sidecar.metadata is None:
         raise ValueError(
@@ -355,4 +400,4 @@ def _engine_runner(onnx: Path, model: Any, config: Any, sidecar: Any = None) -> 
     return layer_runner(config, plan=plan)
 
 
-Options, open_model = TensorRTOptions, TensorRTBackend
+Options, open_model, open_tensors = TensorRTOptions, TensorRTBackend, TensorRTTensors

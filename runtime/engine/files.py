@@ -19,7 +19,7 @@ from runtime.engine.profiles import with_default_sizes
 from runtime.engine.progress import Monitor
 from runtime.engine.sidecar import Provenance, Sidecar, sidecar_path
 from runtime.files import file_identity, sha256_of, write_whole
-from runtime.graphs.load import OnnxFile, metadata_of
+from runtime.graphs.load import OnnxFile, declared_tensors, metadata_of
 from runtime.metadata import ModelMetadata
 from runtime.precision.choice import chosen_plan
 from runtime.precision.plan import PrecisionPlan, plan_sha256
@@ -298,6 +298,7 @@ def _build(
             "layers_kept_fp32": built.num_float32,
             "warnings": list(built.warnings),
         },
+        tensors=declared_tensors(resolved.model),
     )
     # The sidecar last: until it is there, the engine does not match the old one's SHA-256 and counts as stale.
     write_whole(request.engine, built.data)

@@ -65,6 +65,8 @@ class Sidecar:
         plan_sha256: of the precision plan's JSON, None without a plan.
         metadata: the model's facts, None for an ONNX that is not ours.
         build: figures of the build: seconds, size, layers.
+        tensors: of the ONNX, ``inputs`` and ``outputs``: dtypes by name, in its order, which an engine does not keep;
+            None in sidecars of earlier versions.
     """
 
     engine_sha256: str
@@ -74,6 +76,7 @@ class Sidecar:
     plan_sha256: Optional[str]
     metadata: Optional[ModelMetadata]
     build: dict
+    tensors: Optional[dict[str, dict[str, str]]] = None
 
     def save(self, engine: Union[str, Path]) -> None:
         """Write the sidecar beside the engine, whole or not at all."""
@@ -122,4 +125,13 @@ class Sidecar:
             plan_sha256=data["plan_sha256"],
             metadata=None if metadata is None else ModelMetadata.from_json(json.dumps(metadata)),
             build=dict(data["build"]),
+            tensors=_checked_tensors(data.get("tensors")),
         )
+
+
+def _checked_tensors(value: Any) -> Optional[dict[str, dict[str, str]]]:
+    if value is None:
+        return None
+    return {
+        kind: {str(name): str(dtype) for name, dtype in value[kind].items()} for kind in ("inputs", "outputs")
+    }

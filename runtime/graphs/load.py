@@ -94,6 +94,21 @@ def metadata_of(model: Any) -> Optional[ModelMetadata]:
     return ModelMetadata.from_json(texts[0]) if texts else None
 
 
+def declared_tensors(model: Any) -> dict[str, dict[str, str]]:
+    """Return ``inputs`` and ``outputs``: NumPy's dtype names by tensor name, in the file's order."""
+    onnx = import_onnx()
+    weights = {tensor.name for tensor in model.graph.initializer}
+    kinds = {"inputs": model.graph.input, "outputs": model.graph.output}
+    return {
+        kind: {
+            value.name: str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+            for value in values
+            if value.name not in weights
+        }
+        for kind, values in kinds.items()
+    }
+
+
 def name_nodes(model: Any) -> None:
     """Call nodes without a name, or with the name of another one, after their first output."""
     names = Counter(node.name for node in model.graph.node)

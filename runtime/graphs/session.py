@@ -184,7 +184,7 @@ class Session:
                 f"load: {one_line(reason)}; operators of TensorRT plugins need their bodies in the file"
             ) from error
         self._names = [output.name for output in self._session.get_outputs()]
-        self._dtypes = {i.name: _numpy_dtype(i.type) for i in self._session.get_inputs()}
+        self._dtypes = {i.name: numpy_dtype(i.type) for i in self._session.get_inputs()}
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the outputs by name; feeds that are no inputs are left out.
@@ -224,7 +224,7 @@ def open_session(
         yield Session(path, device, threads, in_file_order=in_file_order)
 
 
-def _numpy_dtype(kind: str) -> np.dtype:
+def numpy_dtype(kind: str) -> np.dtype:
     """Return the dtype of onnxruntime's name of it, ``tensor(float16)``."""
     name = kind[len("tensor(") : -1]
-    return np.dtype({"float": "float32", "double": "float64"}.get(name, name))
+    return np.dtype({"float": "float32", "double": "float64", "string": "object"}.get(name, name))

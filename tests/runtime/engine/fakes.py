@@ -520,8 +520,8 @@ class _Engine:
         initializers = {tensor.name for tensor in self.model.graph.initializer}
         self.inputs = [v for v in self.model.graph.input if v.name not in initializers]
         self.outputs = list(self.model.graph.output)
-        # Outputs first: whoever counts on an order is wrong.
-        self.values = {v.name: v for v in (*self.outputs, *self.inputs)}
+        # Outputs first, the last before the others: whoever counts on an order is wrong.
+        self.values = {v.name: v for v in (*reversed(self.outputs), *self.inputs)}
         self.num_optimization_profiles = len(self.header["profiles"])
 
     def dtype(self, name: str) -> Any:

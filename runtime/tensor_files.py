@@ -1,0 +1,190 @@
+"""Inputs from ``.npy`` and ``.npz`` files or made up, outputs as ``.npy`` files, and a table of both."""
+
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from runtime.console import table_console, tracked
+from runtime.contract import Tensor
+from runtime.files import write_whole
+from runtime.session import Session
+
+# Of all inputs that are made up: more is a slip.
+MAX_BYTES = 8 << 30
+_MAX_NAME = 200
+
+
+def read_inputs(options: Sequence[str]) -> tuple[dict[str, np.ndarray], list[Path]]:
+    """Read ``NAME=FILE.npy`` and ``FILE.npz``; return the arrays by name, and the files.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: not such a file, or a name twice.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    files = []
+    for option in options:
+        name, separator, rest = option.partition("=")
+        path = Path(rest if separator else option)
+        files.append(path)
+        found = _loaded(path)
+        if isinstance(found, np.ndarray) != bool(separator):
+            kind = "one array" if isinstance(found, np.ndarray) else "several"
+            raise ValueError(f"--input {option}: expected NAME=FILE.npy or FILE.npz, found a file of {kind}")
+        named = {name: found} if isinstance(found, np.ndarray) else found
+        twice = sorted(arrays.keys() & named.keys())
+        if twice:
+            raise ValueError(f"--input: expected each input once, found {', '.join(twice)} again in {path}")
+        arrays.update(named)
+    return arrays, files
+
+
+def _loaded(path: Path):  # type: ignore[no-untyped-def]
+    if not path.is_file():
+        raise FileNotFoundError(f"--input {path}: expected an .npy or .npz file, found no file")
+    try:
+        found = np.load(path, allow_pickle=False)
+        return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
+    except Exception as error:  # zipfile's, zlib's, NumPy's own
+        raise ValueError(
+            f"--input {path}: expected an .npy or .npz file without objects, found {error}"
+        ) from error
+
+
+def made_feeds(
+    model: Path,
+    inputs: Mapping[str, Tensor],
+    given: Mapping[str, np.ndarray],
+    shapes: Sequence[str],
+    seed: Optional[int],
+) -> dict[str, np.ndarray]:
+    """Return every input: those that are given, and with a seed the others made up.
+
+    Args:
+        model: for messages.
+        inputs: the model's.
+        given: arrays by name.
+        shapes: ``NAME=1x3x640x640`` of inputs that are made up; a free dimension that is not named is 1.
+        seed: None makes nothing up.
+
+    Raises:
+        ValueError: an input is missing, or a shape does not fit.
+    """
+    wanted = dict(_shape_option(text) for text in shapes)
+    unknown = sorted(wanted.keys() - inputs.keys())
+    if unknown:
+        raise ValueError(
+            f"--shape: expected names of inputs ({', '.join(inputs)}), found {', '.join(unknown)}"
+        )
+    missing = {name: tensor for name, tensor in inputs.items() if name not in given}
+    if missing and seed is None:
+        listed = ", ".join(f"{name}: {tensor}" for name, tensor in missing.items())
+        raise ValueError(
+            f"model {model}: expected every input, found none for {listed}; give --input NAME=FILE.npy, or "
+            "--random SEED"
+        )
+    rng = np.random.default_rng(seed)
+    feeds = dict(given)
+    for name, tensor in missing.items():
+        feeds[name] = _made_up(name, tensor, wanted.get(name), rng)
+    return {name: feeds[name] for name in (*inputs, *(n for n in feeds if n not in inputs))}
+
+
+def _shape_option(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = text.partition("=")
+    if not name or not re.fullmatch(r"\d+(x\d+)*", sizes):
+        raise ValueError(f"--shape: expected NAME=1x3x640x640, found {text[:60]!r}")
+    return name, tuple(int(size) for size in sizes.split("x"))
+
+
+def _made_up(
+    name: str, tensor: Tensor, wanted: Optional[tuple[int, ...]], rng: np.random.Generator
+) -> np.ndarray:
+    shape = wanted if wanted is not None else tuple(1 if size is None else size for size in tensor.shape)
+    fits = len(shape) == len(tensor.shape) and all(a in (None, b) for a, b in zip(tensor.shape, shape))
+    if not fits:
+        raise ValueError(f"--shape {name}: expected one like {tensor}, found {'x'.join(map(str, shape))}")
+    dtype = np.dtype(tensor.dtype)
+    if dtype.kind not in "fiub":
+        raise ValueError(
+            f"input {name}: expected numbers to make up, found {tensor}; give --input {name}=FILE.npy"
+        )
+    if math.prod(shape) * dtype.itemsize > MAX_BYTES:
+        raise ValueError(
+            f"--shape {name}: expected at most {MAX_BYTES >> 30} GiB, found {'x'.join(map(str, shape))}"
+        )
+    if dtype.kind == "f":
+        return rng.standard_normal(shape, np.float32).astype(dtype)
+    # Whole numbers are mostly indices, sizes or pixels.
+    return rng.integers(0, 2 if dtype.kind == "b" else 100, shape).astype(dtype)
+
+
+def timed(
+    session: Session, feeds: Mapping[str, np.ndarray], repeat: int
+) -> tuple[dict[str, np.ndarray], float]:
+    """Run a model; return its outputs, and the median ms of the runs."""
+    spent = []
+    outputs: dict[str, np.ndarray] = {}
+    for _ in tracked(range(repeat), repeat, "running"):
+        start = time.perf_counter()
+        outputs = session(feeds)
+        spent.append((time.perf_counter() - start) * 1e3)
+    return outputs, float(np.median(spent))
+
+
+def print_tensors(feeds: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+    """Print names, dtypes, shapes and ranges."""
+    table = Table("", "name", "dtype", "shape")
+    for column in ("min", "mean", "max", "not finite"):
+        table.add_column(column, justify="right")
+    for kind, arrays in (("input", feeds), ("output", outputs)):
+        for name, array in arrays.items():
+            shape = "x".join(map(str, array.shape)) or "scalar"
+            table.add_row(kind, Text(name, overflow="fold"), str(array.dtype), shape, *_range(array))
+    table_console().print(table)
+
+
+def _range(array: np.ndarray) -> list[str]:
+    """Return least, mean and largest of the finite numbers, and how many others there are."""
+    if array.dtype.kind not in "fiub" or not array.size:
+        return ["-"] * 4
+    finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
+    if not finite.size:
+        return ["-", "-", "-", str(array.size)]
+    values = (finite.min(), finite.mean(dtype=np.float64), finite.max())
+    return [*(f"{float(value):.6g}" for value in values), str(array.size - finite.size)]
+
+
+def output_paths(outputs: Mapping[str, Tensor], folder: Path) -> dict[str, Path]:
+    """Return an ``.npy`` in the folder for each output: its name, with what a file name cannot have replaced."""
+    taken: set[str] = set()
+    paths = {}
+    for name in outputs:
+        stem = re.sub(r"[^\w.\-]", "_", name, flags=re.ASCII).lstrip(".")[:_MAX_NAME] or "output"
+        number, candidate = 1, stem
+        while candidate.casefold() in taken:
+            number += 1
+            candidate = f"{stem}_{number}"
+        taken.add(candidate.casefold())
+        paths[name] = folder / f"{candidate}.npy"
+    return paths
+
+
+def write_outputs(outputs: Mapping[str, np.ndarray], paths: Mapping[str, Path]) -> None:
+    """Write each output to its file, whole.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    for name, path in paths.items():
+        buffer = BytesIO()
+        np.save(buffer, outputs[name], allow_pickle=False)
+        write_whole(path, buffer.getvalue())

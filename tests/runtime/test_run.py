@@ -1,0 +1,107 @@
+"""``python -m runtime.run``."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+from runtime.run import main
+
+MODEL = """<ir_version: 8, opset_import: ["": 17]>
+net (float[B, 3] x, float[1, 3] y) => (float[B, 3] "a/sum", float[B, 3] a_sum, int64[2] size) {
+    "a/sum" = Add(x, y)
+    a_sum = Mul(x, y)
+    size = Shape(x)
+}"""
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    parsed = parser.parse_model(MODEL.replace('"a/sum"', "total"))
+    for node in parsed.graph.node:
+        for i, name in enumerate(node.output):
+            node.output[i] = "a/sum" if name == "total" else name
+    parsed.graph.output[0].name = "a/sum"
+    path = tmp_path / "m.onnx"
+    onnx.save(parsed, path)
+    return path
+
+
+def _run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def _saved(folder: Path, name: str, array: np.ndarray) -> Path:
+    np.save(folder / f"{name}.npy", array)
+    return folder / f"{name}.npy"
+
+
+X, Y = np.array([[1, 2, 3], [4, 5, np.nan]], np.float32), np.array([[10, 20, 30]], np.float32)
+
+
+def test_outputs_are_written_by_name(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    x, y, out = _saved(tmp_path, "x", X), _saved(tmp_path, "y", Y), tmp_path / "out"
+    assert _run(model, "--input", f"x={x}", "--input", f"y={y}", "--output-dir", out, "--repeat", 3) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["a_sum.npy", "a_sum_2.npy", "size.npy"]
+    np.testing.assert_array_equal(np.load(out / "a_sum.npy"), X + Y)
+    np.testing.assert_array_equal(np.load(out / "a_sum_2.npy"), X * Y)
+    assert np.load(out / "size.npy").tolist() == [2, 3]
+    printed = capsys.readouterr().out
+    assert re.search(r"output +│ a/sum +│ float32 +│ 2x3 +│ +11 +│ +21 +│ +33 +│ +1", printed)
+    assert re.search(r"output +│ size +│ int64 +│ 2 +│ +2 +│ +2.5 +│ +3 +│ +0", printed)
+    assert re.search(r"3 runs: [\d.]+ ms \(median\)", printed)
+
+
+def test_inputs_come_from_one_file_or_are_made_up(model: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "both.npz", x=X, y=Y)
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert _run(model, "--input", tmp_path / "both.npz", "--output-dir", first) == 0
+    np.testing.assert_array_equal(np.load(first / "a_sum.npy"), X + Y)
+    for seed in (1, 1):
+        assert _run(model, "--random", seed, "--shape", "x=4x3", "--output-dir", second) == 0
+        assert np.load(second / "size.npy").tolist() == [4, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], r"expected every input, found none for x: float32 \(\?, 3\), y: float32 \(1, 3\); give --input"),
+        (["--input", "x=none.npy"], r"--input none.npy: expected an .npy or .npz file, found no file"),
+        (["--input", "x={x}", "--input", "x={x}"], "--input: expected each input once, found x again"),
+        (["--input", "{x}"], "expected NAME=FILE.npy or FILE.npz, found a file of one array"),
+        (["--input", "x={text}"], r"--input .*text\.npy: expected an .npy or .npz file without objects"),
+        (
+            ["--input", "x={objects}"],
+            r"--input .*objects\.npy: expected an .npy or .npz file without objects",
+        ),
+        (["--input", "z={x}", "--random", "1"], "expected the inputs 'x': .*, found 'x', 'y', 'z'"),
+        (["--random", "1", "--shape", "x=2x4"], r"--shape x: expected one like float32 \(\?, 3\), found 2x4"),
+        (["--random", "1", "--shape", "z=2x4"], r"--shape: expected names of inputs \(x, y\), found z"),
+        (["--random", "1", "--shape", "x"], "--shape: expected NAME=1x3x640x640, found 'x'"),
+        (["--random", "1", "--shape", "x=99999999999x3"], "--shape x: expected at most 8 GiB"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(
+    arguments: list, message: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "text.npy").write_text("no array")
+    np.save(tmp_path / "objects.npy", np.array([{}], object), allow_pickle=True)
+    names = {
+        "x": _saved(tmp_path, "x", X),
+        "text": tmp_path / "text.npy",
+        "objects": tmp_path / "objects.npy",
+    }
+    assert _run(model, *(argument.format(**names) for argument in arguments)) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_an_output_never_replaces_an_input(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    x = _saved(tmp_path, "a_sum", X)
+    assert _run(model, "--input", f"x={x}", "--random", 1, "--output-dir", tmp_path) == 2
+    assert "a_sum.npy" in capsys.readouterr().err
+    np.testing.assert_array_equal(np.load(x), X)
