@@ -30,6 +30,7 @@ WHOLE_TABLES = (
     "runtime.evaluate",
     "runtime.infer",
     "runtime.precision search",
+    "runtime.run",
 )
 COMMAND = re.compile(r"(?<![\w./])python -m ((?:export|runtime|benchmarks|examples|tests)[\w.]*)([^`\n]*)")
 OPTION = re.compile(r"(?<![\w-])(--?[a-z][\w-]*)")

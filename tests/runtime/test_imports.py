@@ -96,7 +96,7 @@ def test_public_names_are_functions_whatever_is_imported_first() -> None:
     program = (
         "import runtime.compare, runtime.evaluate, runtime.build\n"
         "from runtime.compare import main\n"
-        "from runtime import Detections, Detector, build_engine, compare, evaluate\n"
+        "from runtime import Detections, Detector, Session, build_engine, compare, evaluate\n"
         "import runtime, inspect\n"
         "assert all(map(inspect.isfunction, (main, build_engine, compare, evaluate, runtime.compare)))\n"
         "assert {*runtime.__all__} <= {*vars(runtime)}\n"
