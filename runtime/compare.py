@@ -27,6 +27,7 @@ from runtime.cli import (
     selected_images,
 )
 from runtime.files import refuse_inputs
+from runtime.interrupts import loading
 from runtime.ranges import MAX_CHUNK
 
 
@@ -43,10 +44,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 # Libraries are loaded when signals are handled and arguments are known to be good.
 def _compare_detections(images: Sequence[Path], args: argparse.Namespace) -> bool:
-    from runtime.comparison.detections import compare
-    from runtime.comparison.difference import Tolerance
-    from runtime.comparison.report import comparison_report, print_comparison
-    from runtime.console import tracked, write_json
+    with loading():
+        from runtime.comparison.detections import compare
+        from runtime.comparison.difference import Tolerance
+        from runtime.comparison.report import comparison_report, print_comparison
+        from runtime.console import tracked, write_json
 
     tolerance = Tolerance(args.box_px, args.score, args.mask, min_score=args.min_score)
     comparison = compare(
@@ -74,8 +76,9 @@ def _compare_detections(images: Sequence[Path], args: argparse.Namespace) -> boo
 
 
 def _compare_layers(images: Sequence[Path], args: argparse.Namespace) -> bool:
-    from runtime.comparison.layer_table import LayerOptions, compare_files, print_layers
-    from runtime.console import write_json
+    with loading():
+        from runtime.comparison.layer_table import LayerOptions, compare_files, print_layers
+        from runtime.console import write_json
 
     options = LayerOptions(
         backends=(args.backend_a, args.backend_b),
@@ -93,7 +96,8 @@ def _compare_layers(images: Sequence[Path], args: argparse.Namespace) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from runtime.comparison.difference import Tolerance
+    with loading():
+        from runtime.comparison.difference import Tolerance
 
     limits = Tolerance()
     parser = argparse.ArgumentParser(prog="python -m runtime.compare", description=__doc__.split("\n\n")[0])
