@@ -90,6 +90,8 @@ def _check(args: argparse.Namespace) -> None:
         opset=args.opset,
         max_per_img=args.max_per_img,
         device=args.device,
+        images=args.images,
+        verify=not args.no_verify,
     )
     check_output(args.output)
 

@@ -42,7 +42,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return EXIT_OK if agree else EXIT_DIFFERENT
 
 
-# Libraries are loaded when signals are handled and arguments are known to be good.
 def _compare_detections(images: Sequence[Path], args: argparse.Namespace) -> bool:
     with loading():
         from runtime.comparison.detections import compare
@@ -108,18 +107,15 @@ def _parser() -> argparse.ArgumentParser:
         add_backend(parser, f"--backend-{side}")
     add_run_options(parser)
     tolerance = parser.add_argument_group("tolerance")
-    tolerance.add_argument(
-        "--box-px", type=not_negative, default=limits.box_px, help="px of a corner (default: %(default)s)"
-    )
-    tolerance.add_argument(
-        "--score", type=not_negative, default=limits.score, help="of a score (default: %(default)s)"
-    )
-    tolerance.add_argument(
-        "--mask",
-        type=not_negative,
-        default=limits.mask,
-        help="share of an image's mask pixels (default: %(default)s)",
-    )
+    for name, words in (
+        ("box_px", "px of a corner"),
+        ("score", "of a score"),
+        ("mask", "share of mask pixels"),
+    ):
+        option, default = f"--{name.replace('_', '-')}", getattr(limits, name)
+        tolerance.add_argument(
+            option, type=not_negative, default=default, help=f"{words} (default: %(default)s)"
+        )
     tolerance.add_argument(
         "--min-score",
         type=score,
@@ -147,9 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="tensors marked at once (default: %(default)s)",
     )
-    parser.add_argument(
-        "--json", type=Path, metavar="OUT", help="write the figures of every image, or tensor"
-    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write every image's, or tensor's, figures")
     return parser
 
 

@@ -140,7 +140,7 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize(("name", "number"), zip(COMMANDS, SIGNALS * 2))
+@pytest.mark.parametrize(("name", "number"), list(zip(COMMANDS, SIGNALS * 2)))
 def test_nothing_partial_is_published(
     name: str, number: signal.Signals, embedded_path: Path, images: Path, tmp_path: Path
 ) -> None:
