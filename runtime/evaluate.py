@@ -26,6 +26,7 @@ from runtime.cli import (
     run_as_program,
 )
 from runtime.files import refuse_inputs
+from runtime.interrupts import loading
 
 if TYPE_CHECKING:
     from runtime.comparison.average_precision import CocoDataset
@@ -38,10 +39,11 @@ ANNOTATIONS = "annotations.json"
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; return its exit status."""
     args = _parser().parse_args(argv)
-    # Only now: signals are handled, and arguments known to be good.
-    from runtime.comparison.evaluation import evaluate_in_order
-    from runtime.comparison.evaluation_report import evaluation_report, print_evaluations
-    from runtime.console import tracked, write_json
+    # Only now: signals are handled, and the arguments are known to be good.
+    with loading():
+        from runtime.comparison.evaluation import evaluate_in_order
+        from runtime.comparison.evaluation_report import evaluation_report, print_evaluations
+        from runtime.console import tracked, write_json
 
     dataset = _dataset(args)
     if args.json:

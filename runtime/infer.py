@@ -24,7 +24,7 @@ from runtime.cli import (
     threads,
 )
 from runtime.engine.config import REBUILD
-from runtime.interrupts import PATIENCE_SECONDS, held, released
+from runtime.interrupts import PATIENCE_SECONDS, held, loading, released
 
 DEFAULT_MODEL = Path("out") / "maskrcnn.onnx"
 
@@ -33,12 +33,13 @@ DEFAULT_MODEL = Path("out") / "maskrcnn.onnx"
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; return its exit status."""
     args = _parser().parse_args(argv)
-    # Only now: signals are handled, and arguments known to be good.
-    from runtime.console import status
-    from runtime.detector import Detector
-    from runtime.inference.options import InferenceOptions
-    from runtime.inference.report import print_report
-    from runtime.inference.run import check_outputs, detect_and_write
+    # Only now: signals are handled, and the arguments are known to be good.
+    with loading():
+        from runtime.console import status
+        from runtime.detector import Detector
+        from runtime.inference.options import InferenceOptions
+        from runtime.inference.report import print_report
+        from runtime.inference.run import check_outputs, detect_and_write
 
     paths = selected_images(args.sources or [str(DEFAULT_IMAGES)])
     check_outputs(args.out, [args.model, *paths])

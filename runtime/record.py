@@ -20,16 +20,18 @@ from runtime.cli import (
     run_as_program,
     selected_images,
 )
+from runtime.interrupts import loading
 
 
 @command
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; return its exit status."""
     args = _parser().parse_args(argv)
-    # Only now: signals are handled, and arguments known to be good.
-    from runtime.comparison.sources import open_artifact, record
-    from runtime.console import status, tracked
-    from runtime.files import refuse_inputs
+    # Only now: signals are handled, and the arguments are known to be good.
+    with loading():
+        from runtime.comparison.sources import open_artifact, record
+        from runtime.console import status, tracked
+        from runtime.files import refuse_inputs
 
     images = selected_images(args.images)
     refuse_inputs(args.output, [args.model, *images])
