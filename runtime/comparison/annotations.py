@@ -4,13 +4,13 @@ What cocoapi and mmdet take is taken: ids with gaps, strings as ids, missing ``a
 mask. What they fall over, or what changes their figures in silence, is refused with its place in the file.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
 import numpy as np
 
+from runtime.documents import parsed
 from runtime.messages import shown
 from runtime.rle import MAX_PIXELS, check_runs, checked_counts, counts_from_runs, load_pycocotools
 
@@ -101,9 +101,9 @@ def with_masks(
 
 def _content(path: Path) -> dict:
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"annotations {path}: expected JSON, found {error}") from error
+        content = parsed(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"annotations {path}: {error}; {_REMEDY}") from error
     if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in _LISTS):
         found = ", ".join(map(shown, content)) if isinstance(content, dict) else f"a {type(content).__name__}"
         raise ValueError(

@@ -29,6 +29,7 @@ import numpy as np
 
 from runtime.comparison.npz import Expected, read_arrays
 from runtime.detections import Detections
+from runtime.documents import parsed
 from runtime.files import sha256_of, whole_file
 from runtime.messages import listed, said, shown
 from runtime.metadata import ModelMetadata
@@ -240,11 +241,9 @@ def _load_arrays(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
 
 def _header(path: Path, array: np.ndarray) -> dict:
     try:
-        header = json.loads(array.tobytes().decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"recording {path}: expected a JSON header, found {error}; record it again"
-        ) from error
+        header = parsed(array.tobytes())
+    except ValueError as error:
+        raise ValueError(f"recording {path}: header: {error}; record it again") from error
     number = header.get("format") if isinstance(header, dict) else None
     if number != FORMAT or isinstance(number, bool):
         raise ValueError(

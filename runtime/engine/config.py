@@ -1,7 +1,11 @@
 """What an engine is asked to be."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral
 from typing import Any, Optional
+
+from runtime.messages import shown
 
 PRECISIONS = ("fp32", "tf32", "fp16")
 MIB = 1 << 20
@@ -54,17 +58,65 @@ class EngineConfig:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "EngineConfig":
-        """Make a config from ``to_dict``'s result; names that this version does not know are left out."""
+        """Make a config from ``to_dict``'s result; names that this version does not know are left out.
+
+        Raises:
+            ValueError: a value is of another type or out of range; names it.
+        """
         known = {f.name for f in fields(cls)}
         values = {name: value for name, value in data.items() if name in known}
+        for name, value in values.items():
+            if not _is_of_json(name, value):
+                raise ValueError(f"config.{name}: expected {_JSON[name]}, found {shown(value)}")
         return cls(**values)
 
 
+# What stands in JSON for a field; what its values may be, the fields say themselves.
+_JSON = {
+    "batch": "a list",
+    "height": "a list or null",
+    "width": "a list or null",
+    "shapes": "a list of names and shapes",
+    "precision": "a string",
+    "workspace_mib": "a whole number or null",
+    "tactic_sources": "a list of strings or null",
+}
+
+
+def _is_of_json(name: str, value: Any) -> bool:
+    if value is None:
+        return "null" in _JSON[name]
+    if name == "workspace_mib":
+        return type(value) is int
+    if name == "precision":
+        return isinstance(value, str)
+    if name == "tactic_sources":
+        return isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
+    if name == "shapes":
+        return isinstance(value, (list, tuple)) and all(map(_is_named_shapes, value))
+    return isinstance(value, (list, tuple))
+
+
+def _is_named_shapes(value: Any) -> bool:
+    is_pair = isinstance(value, (list, tuple)) and len(value) == 2
+    return is_pair and isinstance(value[0], str) and isinstance(value[1], (list, tuple))
+
+
+def _whole_numbers(values: Any) -> Optional[tuple[int, ...]]:
+    """Return Python's numbers of Python's or NumPy's whole ones; None where there are others."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        return None
+    if not all(isinstance(v, Integral) and not isinstance(v, bool) for v in values):
+        return None
+    return tuple(map(int, values))
+
+
 def _checked_range(name: str, value: Any) -> Range:
-    numbers = tuple(int(v) for v in value)
-    if len(numbers) != 3 or numbers[0] < 1 or list(numbers) != sorted(numbers):
+    numbers = _whole_numbers(value)
+    if numbers is None or len(numbers) != 3 or numbers[0] < 1 or list(numbers) != sorted(numbers):
+        found = " ".join(map(str, numbers)) if numbers is not None else shown(value)
         raise ValueError(
-            f"{name}: expected three numbers of at least 1, MIN <= OPT <= MAX, found {' '.join(map(str, value))}"
+            f"{name}: expected three numbers of at least 1, MIN <= OPT <= MAX, found {found}"
         )
     return numbers
 
@@ -72,7 +124,10 @@ def _checked_range(name: str, value: Any) -> Range:
 def _checked_shapes(name: str, value: Any) -> Shapes:
     if len(value) != 3:
         raise ValueError(f"--shape {name}: expected three shapes, MIN, OPT and MAX, found {len(value)}")
-    low, best, high = (tuple(int(v) for v in shape) for shape in value)
+    shapes = [_whole_numbers(shape) for shape in value]
+    if None in shapes:
+        raise ValueError(f"--shape {name}: expected shapes of whole numbers, found {shown(value)}")
+    low, best, high = shapes
     ordered = len(low) == len(best) == len(high) and all(a <= b <= c for a, b, c in zip(low, best, high))
     if not ordered:
         raise ValueError(

@@ -16,7 +16,7 @@ from rich.text import Text
 from runtime.backends import load_backend
 from runtime.cli import EXIT_DIFFERENT, EXIT_OK, EXIT_REFUSED, add_images, not_negative, positive, score
 from runtime.console import table_console, write_json
-from runtime.graphs.load import import_onnx, load_onnx, save_model
+from runtime.graphs.load import graph_errors, import_onnx, load_onnx, save_model
 from runtime.images import find_images
 from runtime.plan_search.agreement import AgreementTolerance, Judge
 from runtime.plan_search.emulation import Emulator
@@ -44,7 +44,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def plan_command(args: argparse.Namespace) -> int:
     """Model -> default plan."""
-    plan = default_plan(load_onnx(args.model))
+    model = load_onnx(args.model)
+    with graph_errors(args.model, model):
+        plan = default_plan(model)
     if args.output is None:
         print(plan.to_json(), end="")
         return EXIT_OK
@@ -60,8 +62,9 @@ def convert_command(args: argparse.Namespace) -> int:
     model = load_onnx(args.model)
     plan = chosen_plan(args.model, model, args.plan)
     output = args.output or args.model.with_suffix(".fp16.onnx")
-    typed = fp16_model(model, plan)
-    import_onnx().checker.check_model(typed, full_check=True)
+    with graph_errors(args.model, model):
+        typed = fp16_model(model, plan)
+        import_onnx().checker.check_model(typed, full_check=True)
     save_model(typed, output)
     size = output.stat().st_size / 1e6
     print(f"wrote {output}: {size:.1f} MB, FP16 but for {len(plan.nodes)} nodes")
@@ -73,9 +76,10 @@ def search_command(args: argparse.Namespace) -> int:
     tolerance = AgreementTolerance(args.box, args.score, args.mask, args.min_score, args.share)
     images = find_images(args.images)
     model = load_onnx(args.model)
-    start = chosen_plan(args.model, model, args.plan) if args.plan else default_plan(model)
+    with graph_errors(args.model, model):
+        start = chosen_plan(args.model, model, args.plan) if args.plan else default_plan(model)
+        emulator = Emulator(model)
     console = table_console()
-    emulator = Emulator(model)
     backend = load_backend(args.model, "onnxruntime", threads=args.threads)
     judge = Judge(backend, images, tolerance, threads=args.threads)
     backend.close()
