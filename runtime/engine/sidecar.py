@@ -8,6 +8,7 @@ from typing import Any, Optional, Union
 from runtime.documents import parsed
 from runtime.engine.config import EngineConfig
 from runtime.files import write_whole
+from runtime.limits import SMALL, bounded_bytes
 from runtime.messages import shown
 from runtime.metadata import ModelMetadata
 
@@ -103,7 +104,7 @@ class Sidecar:
                 "from: build again with `python -m runtime.build`"
             )
         try:
-            return cls._from_dict(parsed(path.read_bytes()))
+            return cls._from_dict(parsed(bounded_bytes(path, SMALL)))
         except ValueError as error:
             raise ValueError(
                 f"{path}: expected a sidecar of format {FORMAT}, found something else ({error}); build the engine "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 from runtime.contract import EXPORT_COMMAND, check_model_file
 from runtime.files import whole_file
+from runtime.limits import bounded_bytes
 from runtime.messages import said
 from runtime.metadata import KEY, ModelMetadata
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # A protobuf file ends at 2 GiB; what is not weights has a tenth.
 LARGE_BYTES = 2**31 * 9 // 10
+_MOST_BYTES = 2**31 - 1
 
 
 def import_onnx() -> Any:
@@ -59,9 +61,13 @@ class OnnxFile:
 
         Raises:
             FileNotFoundError: no such file.
+            ValueError: it is larger than any ONNX.
         """
         self.path = check_model_file(path)
-        self._data = self.path.read_bytes()
+        try:
+            self._data = bounded_bytes(self.path, _MOST_BYTES, "weights beyond that go to a file of their own")
+        except ValueError as error:
+            raise ValueError(f"model {self.path}: {error}") from error
         self.sha256 = sha256(self._data).hexdigest()
 
     @cached_property

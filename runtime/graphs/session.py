@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import numpy as np
 
 from runtime.contract import EXPORT_COMMAND
+from runtime.graphs.attributes import check_attributes
 from runtime.graphs.load import save_model
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def inference_session(
     if in_file_order:
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    check_attributes(path)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except _errors("InvalidProtobuf") as error:

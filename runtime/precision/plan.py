@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 from runtime.documents import parsed
 from runtime.files import write_whole
+from runtime.limits import SMALL, bounded_bytes
 from runtime.messages import shown
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class PrecisionPlan:
         if not path.is_file():
             raise FileNotFoundError(f"precision plan {path}: expected a file, found nothing there; {_REMEDY}")
         try:
-            return cls.from_json(path.read_bytes())
+            return cls.from_json(bounded_bytes(path, SMALL, _REMEDY))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
