@@ -21,6 +21,7 @@ from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.config.utils import ConfigParsingError
 
 from export.dataset import LOADERS, test_pipeline, type_name
+from export.nesting import check_depth
 
 SUFFIXES = (".py", ".json", ".yaml", ".yml")
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt", ".pkl", ".bin", ".safetensors")
@@ -29,8 +30,6 @@ MODEL_SUFFIXES = (".onnx", ".engine", ".plan", ".trt")
 KEYS_READ = ("model", "metainfo", "data_root", "test_pipeline", *LOADERS)
 SYNC_BATCH_NORMS = ("SyncBN", "MMSyncBN", "NaiveSyncBN", "SyncBatchNorm")
 PRETRAINED = ("Pretrained", "PretrainedInit")
-# Of brackets in brackets; Python takes 200.
-MAX_DEPTH = 200
 # Of a name in a message, characters.
 NAME_LENGTH = 200
 # Settings of mmdet 2.x that 3.x has under other names.
@@ -90,7 +89,7 @@ def load_config(name: str) -> Config:
     path = config_path(name)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"config {path}: expected a .py, .json or .yaml file, found {_other_file(path)}")
-    _check_depth(path)
+    check_depth(path)
     _check_bases(path)
     try:
         config = Config.fromfile(str(path))
@@ -215,21 +214,6 @@ def _other_file(path: Path) -> str:
 # Reading
 
 
-def _check_depth(path: Path) -> None:
-    """Refuse a file that is nested deeper than parsers follow: YAML's ends the process."""
-    depth = deepest = 0
-    data = path.read_bytes()
-    for bracket in re.findall(rb"[\[({\])}]", data):
-        depth += 1 if bracket in b"[({" else -1
-        deepest = max(deepest, depth)
-    runs = re.findall(rb"(?:[-?:][ \t\r\n]+)+", data) if path.suffix != ".py" else []
-    deepest = max([deepest, *(len(run.split()) for run in runs)])
-    if deepest > MAX_DEPTH:
-        raise ValueError(
-            f"config {path}: expected values up to {MAX_DEPTH} deep in each other, found {deepest}; mend the config"
-        )
-
-
 def _check_bases(path: Path, above: tuple[Path, ...] = ()) -> None:
     """Refuse a base that mmengine would wait for; what else is wrong with one, mmengine says."""
     above = (*above, path.resolve())
@@ -248,7 +232,7 @@ def _check_bases(path: Path, above: tuple[Path, ...] = ()) -> None:
                 f"config {path}: expected _base_ files that end, found {base}, which includes this one; end the circle"
             )
         if _is(file, "is_file"):
-            _check_depth(file)
+            check_depth(file)
             _check_bases(file, above)
 
 

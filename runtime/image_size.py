@@ -58,7 +58,9 @@ def _tiff_size(data: bytes) -> Size:
         for at in range(start + 2, start + 2 + 12 * count, 12):
             tag, kind = struct.unpack(order + "HH", data[at : at + 4])
             if tag in sides:
-                value = struct.unpack(order + ("H" if kind == 3 else "I"), data[at + 8 : at + (10 if kind == 3 else 12)])
+                value = struct.unpack(
+                    order + ("H" if kind == 3 else "I"), data[at + 8 : at + (10 if kind == 3 else 12)]
+                )
                 sides[tag] = max(sides[tag], value[0])
         end = start + 2 + 12 * count
         (start,) = struct.unpack(order + "I", data[end : end + 4])
@@ -67,7 +69,9 @@ def _tiff_size(data: bytes) -> Size:
 
 def _netpbm_size(data: bytes) -> Size:
     if data.startswith(b"P7"):
-        found = {name: int(value) for name, value in re.findall(rb"(?m)^(WIDTH|HEIGHT)\s+(\d{1,18})", data[:1000])}
+        found = {
+            name: int(value) for name, value in re.findall(rb"(?m)^(WIDTH|HEIGHT)\s+(\d{1,18})", data[:1000])
+        }
         return (found[b"HEIGHT"], found[b"WIDTH"]) if len(found) == 2 else None
     match = re.match(rb"P[1-6fF](?:\s|#[^\n]*\n)+(\d{1,18})(?:\s|#[^\n]*\n)+(\d{1,18})\s", data[:1000])
     return (int(match[2]), int(match[1])) if match else None

@@ -17,14 +17,13 @@ from runtime.transforms import (
     Resize,
     Step,
     check_normalisation,
-    is_number,
     is_resize,
     load_from_dict,
     load_to_dict,
-    pair,
     step_from_dict,
     step_to_dict,
 )
+from runtime.values import is_number, pair
 
 KEY = "maskrcnn"
 # 1: an image is read in colour by OpenCV and resized, nothing else; ``resize`` stands for the steps.
@@ -111,7 +110,9 @@ class ModelMetadata:
                 f"{shown(self.mean)} and {shown(self.std)}"
             )
         if not all(is_number(value) for value in (*self.mean, *self.std)):
-            raise ValueError(f"mean, std: expected finite numbers, found {shown(self.mean)} and {shown(self.std)}")
+            raise ValueError(
+                f"mean, std: expected finite numbers, found {shown(self.mean)} and {shown(self.std)}"
+            )
         check_normalisation(self.mean, self.std)
         if self.color_order == "rgb" and self.channels != 3:
             raise ValueError(f"color_order: expected bgr of {self.channels} channels, found rgb")
@@ -135,7 +136,9 @@ class ModelMetadata:
         if not is_number(self.mask_threshold) or not 0 <= self.mask_threshold <= 1:
             raise ValueError(f"mask_threshold: expected 0 to 1, found {shown(self.mask_threshold)}")
         if not is_number(self.score_threshold):
-            raise ValueError(f"score_threshold: expected a finite number, found {shown(self.score_threshold)}")
+            raise ValueError(
+                f"score_threshold: expected a finite number, found {shown(self.score_threshold)}"
+            )
         if not _is_whole(self.max_per_img, MAX_ROWS):
             raise ValueError(
                 f"max_per_img: expected at least 1, up to {MAX_ROWS}, found {shown(self.max_per_img)}"

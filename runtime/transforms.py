@@ -5,7 +5,6 @@ result is the same to the last bit. Images are (H, W, 3), or (H, W) where they a
 the size that it makes without having pixels.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Optional, Union
@@ -14,6 +13,7 @@ import cv2
 import numpy as np
 
 from runtime.messages import shown
+from runtime.values import check_bool, check_choice, is_number, numbers, pair, whole_pair
 
 COLOR_TYPES = ("color", "grayscale", "unchanged", "color_ignore_orientation", "grayscale_ignore_orientation")
 DECODERS = ("cv2", "pillow")
@@ -34,8 +34,6 @@ PADDING_MODES = {
 }
 # Of an image on its way to the network: 3 GB as float32.
 MAX_PIXELS = 1 << 28
-# Of float32.
-_LARGEST = 3.4e38
 # (height, width), px.
 Size = tuple[int, int]
 
@@ -56,9 +54,9 @@ class Load:
     to_float32: bool = False
 
     def __post_init__(self) -> None:
-        _check_choice("color_type", self.color_type, COLOR_TYPES)
-        _check_choice("decoder", self.decoder, DECODERS)
-        _check_bool("to_float32", self.to_float32)
+        check_choice("color_type", self.color_type, COLOR_TYPES)
+        check_choice("decoder", self.decoder, DECODERS)
+        check_bool("to_float32", self.to_float32)
 
     @property
     def is_grey(self) -> bool:
@@ -89,8 +87,8 @@ class _ResizeStep(Step):
     backend: str
 
     def __post_init__(self) -> None:
-        _check_choice("backend", self.backend, tuple(INTERPOLATIONS))
-        _check_choice("interpolation", self.interpolation, INTERPOLATIONS[self.backend])
+        check_choice("backend", self.backend, tuple(INTERPOLATIONS))
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS[self.backend])
 
     def scale_factor(self, height: int, width: int) -> Optional[tuple[float, float]]:
         """Return (new width / width, new height / height)."""
@@ -130,8 +128,8 @@ class Resize(_ResizeStep):
         for name in ("scale", "factors"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, pair(name, getattr(self, name)))
-        _check_bool("keep_ratio", self.keep_ratio)
-        _check_bool("floor", self.floor)
+        check_bool("keep_ratio", self.keep_ratio)
+        check_bool("floor", self.floor)
 
     def size(self, height: int, width: int) -> Size:
         """Return the (height, width) in px after the step."""
@@ -169,8 +167,8 @@ class ResizeShortestEdge(_ResizeStep):
             is_left_out = value is None and name == "max_size"
             if not is_left_out and (not is_number(value) or value < 1):
                 raise ValueError(f"{name}: expected 1 or more, found {shown(value)}")
-        _check_bool("keep_ratio", self.keep_ratio)
-        _check_bool("floor", self.floor)
+        check_bool("keep_ratio", self.keep_ratio)
+        check_bool("floor", self.floor)
 
     def size(self, height: int, width: int) -> Size:
         """Return the (height, width) in px after the step."""
@@ -203,8 +201,8 @@ class FixShapeResize(_ResizeStep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "scale", _whole_pair("scale", self.scale))
-        _check_bool("keep_ratio", self.keep_ratio)
+        object.__setattr__(self, "scale", whole_pair("scale", self.scale))
+        check_bool("keep_ratio", self.keep_ratio)
 
     def size(self, height: int, width: int) -> Size:
         """Return the (height, width) in px after the step."""
@@ -237,7 +235,7 @@ class Fit(_ResizeStep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "box", _whole_pair("box", self.box))
+        object.__setattr__(self, "box", whole_pair("box", self.box))
 
     def size(self, height: int, width: int) -> Size:
         """Return the (height, width) in px after the step: rounded, but never over the box."""
@@ -268,10 +266,10 @@ class Pad(Step):
     mode: str = "constant"
 
     def __post_init__(self) -> None:
-        _check_choice("mode", self.mode, tuple(PADDING_MODES))
-        _check_bool("to_square", self.to_square)
+        check_choice("mode", self.mode, tuple(PADDING_MODES))
+        check_bool("to_square", self.to_square)
         if self.shape is not None:
-            object.__setattr__(self, "shape", _whole_pair("shape", self.shape))
+            object.__setattr__(self, "shape", whole_pair("shape", self.shape))
         if self.size_divisor is not None and (not is_number(self.size_divisor) or self.size_divisor < 1):
             raise ValueError(f"size_divisor: expected 1 or more, found {self.size_divisor!r}")
         if self.shape is None and self.size_divisor is None and not self.to_square:
@@ -312,9 +310,13 @@ class Normalize(Step):
     to_rgb: bool = True
 
     def __post_init__(self) -> None:
-        _check_bool("to_rgb", self.to_rgb)
+        check_bool("to_rgb", self.to_rgb)
         for name in ("mean", "std"):
-            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+            object.__setattr__(self, name, numbers(name, getattr(self, name)))
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                f"mean, std: expected as many numbers of each, found {shown(self.mean)} and {shown(self.std)}"
+            )
         check_normalisation(self.mean, self.std)
 
     def apply(self, image: np.ndarray) -> np.ndarray:
@@ -343,7 +345,7 @@ class CenterCrop(Step):
     pad: Optional[Pad] = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "crop", _whole_pair("crop", self.crop))
+        object.__setattr__(self, "crop", whole_pair("crop", self.crop))
         if isinstance(self.pad, Mapping):
             object.__setattr__(self, "pad", step_from_dict(self.pad, "pad"))
         if not isinstance(self.pad, (Pad, type(None))):
@@ -475,9 +477,19 @@ def final_scale_factor(height: int, width: int, steps: Iterable[Step]) -> tuple[
 
 
 def applied(image: np.ndarray, steps: Iterable[Step]) -> np.ndarray:
-    """Return the image after all steps."""
+    """Return the image after all steps.
+
+    Raises:
+        ValueError: a step does not take such an image.
+    """
     for step in steps:
-        image = step.apply(image)
+        try:
+            image = step.apply(image)
+        except cv2.error as error:
+            raise ValueError(
+                f"steps, {_NAMES[type(step)]}: expected an image that OpenCV takes, found shape {image.shape} "
+                f"{image.dtype}: {' '.join((error.err or str(error)).split())}"
+            ) from error
     return image
 
 
@@ -542,45 +554,3 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
             raise ValueError(f"{name}: expected finite numbers, found {tuple(values)}")
     if 0 in std:
         raise ValueError(f"std: expected numbers other than 0, found {tuple(std)}")
-
-
-def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}, found {shown(value)}")
-
-
-def _check_bool(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}: expected true or false, found {shown(value)}")
-
-
-def is_number(value: Any) -> bool:
-    """Return whether the value is a finite number that float32 holds."""
-    # NaN fails the comparison; an integer may be too large for math.isfinite.
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
-
-
-def _numbers(name: str, values: Any) -> tuple[float, ...]:
-    if not isinstance(values, (list, tuple)) or not values or not all(is_number(v) for v in values):
-        raise ValueError(f"{name}: expected numbers, found {shown(values)}")
-    return tuple(values)
-
-
-def _whole_pair(name: str, values: Any) -> tuple[int, int]:
-    first, second = pair(name, values)
-    if first != int(first) or second != int(second):
-        raise ValueError(f"{name}: expected two whole numbers, found {shown(values)}")
-    return int(first), int(second)
-
-
-def pair(name: str, values: Any) -> tuple:
-    """Return two positive numbers.
-
-    Raises:
-        ValueError: they are none.
-    """
-    if not isinstance(values, (list, tuple)) or len(values) != 2 or not all(is_number(v) for v in values):
-        raise ValueError(f"{name}: expected two numbers, found {shown(values)}")
-    if min(values) <= 0:
-        raise ValueError(f"{name}: expected two positive numbers, found {shown(values)}")
-    return tuple(values)

@@ -115,9 +115,7 @@ def _checked_range(name: str, value: Any) -> Range:
     numbers = _whole_numbers(value)
     if numbers is None or len(numbers) != 3 or numbers[0] < 1 or list(numbers) != sorted(numbers):
         found = " ".join(map(str, numbers)) if numbers is not None else shown(value)
-        raise ValueError(
-            f"{name}: expected three numbers of at least 1, MIN <= OPT <= MAX, found {found}"
-        )
+        raise ValueError(f"{name}: expected three numbers of at least 1, MIN <= OPT <= MAX, found {found}")
     return numbers
 
 

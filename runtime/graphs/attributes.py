@@ -98,7 +98,9 @@ def _insane_of_node(data: Union[int, memoryview], depth: int) -> Iterator[Insane
 
 
 def _attribute(data: Union[int, memoryview]) -> tuple[str, list[int], list[Union[int, memoryview]]]:
-    name, values, graphs = "", [], []
+    name = ""
+    values: list[int] = []
+    graphs: list[Union[int, memoryview]] = []
     for number, value in _fields(data):
         if number == _NAME:
             name = _text(value)

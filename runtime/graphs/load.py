@@ -65,7 +65,9 @@ class OnnxFile:
         """
         self.path = check_model_file(path)
         try:
-            self._data = bounded_bytes(self.path, _MOST_BYTES, "weights beyond that go to a file of their own")
+            self._data = bounded_bytes(
+                self.path, _MOST_BYTES, "weights beyond that go to a file of their own"
+            )
         except ValueError as error:
             raise ValueError(f"model {self.path}: {error}") from error
         self.sha256 = sha256(self._data).hexdigest()
@@ -128,7 +130,9 @@ def graph_errors(path: Union[str, Path], model: Any) -> Iterator[None]:
         raise _invalid_names(path, error) from error
     except (OSError, ValueError, RuntimeError):
         raise
-    except Exception as error:  # onnx's own errors have no base but this, and a graph that is none fails anywhere
+    except (
+        Exception
+    ) as error:  # onnx's own errors have no base but this, and a graph that is none fails anywhere
         reason = _invalidity(model)
         if not reason:
             raise

@@ -163,7 +163,8 @@ def _field(content: Any, name: str, kind: type, where: str) -> Any:
     value = content.get(name) if isinstance(content, Mapping) else None
     if not isinstance(value, kind):
         raise ValueError(
-            f"precision plan: {where}: expected a field {name!r} that is a {kind.__name__}, found {shown(value)}; {_REMEDY}"
+            f"precision plan: {where}: expected a field {name!r} that is a {kind.__name__}, found "
+            f"{shown(value)}; {_REMEDY}"
         )
     return value
 

@@ -223,7 +223,7 @@ NAMES: tuple[bytes, ...] = (
     b"tab\t.png",
     b"\x1b[31mred.png",
     b"\x07bell.png",
-    b"[bold]x[/bold].png",
+    b"[bold]x.png",
     b"[a-z].png",
     b"*.png",
     b"?.png",

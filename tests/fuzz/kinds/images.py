@@ -120,16 +120,19 @@ def _with_size(kind: str, width: int, height: int) -> bytes:
 
 
 def _bomb(path: Path, random: np.random.Generator) -> str:
-    """A few kilobytes that are gigabytes of pixels."""
-    side, depth = pick(random, ((8000, 8), (30_000, 8), (30_000, 1), (60_000, 1), (20_000, 16)))
-    bits = side * depth
-    rows = zlib.compressobj(9)
-    row = b"\0" * (1 + (bits + 7) // 8)
-    pixels = b"".join(rows.compress(row * 100) for _ in range(side // 100)) + rows.flush()
+    """A few kilobytes that are hundreds of megapixels, and gigabytes in colour."""
+    side, depth = pick(random, ((8000, 8), (16_300, 8), (20_000, 8), (30_000, 1), (60_000, 1)))
+    pixels = _black(side, depth)
     header = struct.pack(">IIBBBBB", side, side, depth, 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*chunk) for chunk in chunks))
     return f"a bomb of {side}x{side}, {depth} bits"
+
+
+@cache
+def _black(side: int, depth: int) -> bytes:
+    rows, row = zlib.compressobj(1), b"\0" * (1 + (side * depth + 7) // 8)
+    return b"".join(rows.compress(row * 100) for _ in range(side // 100)) + rows.flush()
 
 
 def _chunk(name: bytes, data: bytes) -> bytes:

@@ -12,8 +12,8 @@ from runtime.compare import main as compare
 from runtime.detector import Detector
 from runtime.engine.lowering import engine_model
 from runtime.graphs.load import graph_errors, load_onnx, metadata_of
-from runtime.precision.choice import chosen_plan
 from runtime.precision.__main__ import main as precision_main
+from runtime.precision.choice import chosen_plan
 from tests.fuzz import materials
 from tests.fuzz.mutations import damaged_bytes, damaged_word, pick
 from tests.fuzz.trial import Trial
