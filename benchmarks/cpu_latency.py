@@ -29,7 +29,8 @@ from patches.mmcv_ops import ensure_mmcv_ops
 from runtime.detector import Detector
 from runtime.host.postprocess import detections_from_outputs
 from runtime.host.preprocess import Batch, prepare
-from runtime.images import find_images, read_image
+from runtime.image_files import find_images
+from runtime.images import read_image
 
 RESULTS = Path(__file__).parent / "results"
 REPETITIONS = 8

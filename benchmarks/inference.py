@@ -22,7 +22,7 @@ from export.checkpoint import read_checkpoint
 from export.config import load_config
 from export.metadata import metadata_from_model
 from export.model import LoadedModel
-from export.reference import WholeMasks
+from export.recorded import WholeMasks
 from runtime.comparison.recording import RecordingWriter
 from runtime.console import tracked
 from runtime.detections import Detections

@@ -11,6 +11,7 @@ from typing import Any, Optional, Union
 import onnx
 import torch
 
+from export.arguments import SUFFIX, check_device_name, check_output, check_request
 from export.dataset import test_pipeline
 from export.graph import (
     GraphOptions,
@@ -35,16 +36,12 @@ from export.weights import MOST_BYTES, DetachedWeights, attached, data_path, num
 from runtime.comparison.difference import Tolerance
 from runtime.embedded import CHECKPOINT_PATH, CONFIG_PATH, VERIFICATION_IMAGES
 from runtime.files import refuse_inputs, whole_file, write_whole
-from runtime.images import find_images, read_image
+from runtime.image_files import find_images
+from runtime.images import read_image
 from runtime.metadata import ModelMetadata
 from runtime.precision import PrecisionPlan, default_plan, plan_path
 
 PathLike = Union[str, Path]
-SUFFIX = ".onnx"
-# Rows of the outputs. 3000 masks of 28x28 take 9 MB an image, and the mask head's features 8 GB.
-MAX_PER_IMG = 3000
-# Of --size, px. A feature map of that size squared takes gigabytes.
-MAX_SIZE = 8192
 # Files that are verified with, of all that --images names; the rest would take hours.
 MAX_IMAGES = 16
 
@@ -143,7 +140,17 @@ def export_model(
     """
     run = _Run(steps)
     output = Path(output)
-    _check(config, checkpoint, output, size, dynamic_size, max_per_img, device)
+    check_request(
+        config,
+        checkpoint,
+        size=size,
+        dynamic_size=dynamic_size,
+        opset=opset,
+        max_per_img=max_per_img,
+        device=device,
+    )
+    check_output(output)
+    check_device(device)
     if images is not None and not verify:
         raise ValueError("--images, --no-verify: expected one of them, found both; leave either out")
     paths = _verification_images(images)
@@ -392,56 +399,6 @@ def failed_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}.failed{SUFFIX}")
 
 
-def _check(
-    config: Optional[PathLike],
-    checkpoint: Optional[PathLike],
-    output: Path,
-    size: Optional[Sequence[int]],
-    dynamic_size: bool,
-    max_per_img: Optional[int],
-    device: str,
-) -> None:
-    if config is not None and checkpoint is None:
-        raise ValueError(
-            f"expected CONFIG and CHECKPOINT, found only {config}; "
-            "give the checkpoint, or `none` for random weights"
-        )
-    if size is not None and dynamic_size:
-        raise ValueError(
-            f"--size, --dynamic-size: expected one of them, found both; --size {size[0]} {size[1]} fixes the size, "
-            "without it images have the size that mmdet gives them"
-        )
-    if size is not None and max(size) > MAX_SIZE:
-        raise ValueError(
-            f"--size: expected at most {MAX_SIZE} px, found {size[0]} {size[1]}; give a smaller size"
-        )
-    if max_per_img is not None and not 1 <= max_per_img <= MAX_PER_IMG:
-        raise ValueError(f"--max-per-img: expected 1 to {MAX_PER_IMG}, found {max_per_img}")
-    check_output(output)
-    check_device(device)
-
-
-def check_output(output: Path) -> None:
-    """Refuse a name that no ONNX file can have.
-
-    Raises:
-        ValueError: a folder, or another suffix.
-    """
-    if output.is_dir():
-        raise ValueError(
-            f"-o {output}: expected the name of a file, found a folder; give {output / 'model.onnx'}"
-        )
-    if output.exists() and not output.is_file():
-        raise ValueError(
-            f"-o {output}: expected a regular file or a new name, found a device or pipe; name another"
-        )
-    if output.suffix.lower() != SUFFIX:
-        raise ValueError(
-            f"-o {output}: expected a name that ends in {SUFFIX}, found {output.suffix or 'no suffix'!r}; "
-            f"give {output.with_name((output.stem or 'model') + SUFFIX)}"
-        )
-
-
 def check_writable(output: Path) -> None:
     """Refuse a file that cannot be written, before minutes of work are spent on it.
 
@@ -465,6 +422,7 @@ def check_device(device: str) -> None:
     Raises:
         ValueError: no such device.
     """
+    check_device_name(device)
     try:
         kind = torch.device(device).type
         torch.empty(0, device=device)

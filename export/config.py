@@ -1,5 +1,7 @@
 """From what a user types to an mmdet config."""
 
+import patches  # isort: skip  # noqa: F401  (first: without mmcv's compiled operators mmdet is importable after it)
+
 import ast
 import difflib
 import inspect

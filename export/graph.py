@@ -1,5 +1,7 @@
 """From a model to an ONNX graph: trace, add the operators' bodies, simplify, check."""
 
+import patches as patches_package  # isort: skip  (first: without mmcv's compiled operators mmdet is importable after it)
+
 import io
 import warnings
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from mmdet.models.detectors import TwoStageDetector
 from onnxsim import simplify
 from torch import Tensor, nn
 
-import patches as patches_package
+from export.arguments import MIN_OPSET, check_opset
 from export.functions import DOMAIN_VERSION, functions_for
 from export.weights import DetachedWeights, detach
 from patches import applied, patches_for
@@ -26,8 +28,6 @@ from patches.tracing import dynamic_size as tracing_dynamic_size
 from runtime.graphs.operators import DOMAIN
 from runtime.metadata import KEY, ModelMetadata
 
-MIN_OPSET = 16
-MAX_OPSET = 20
 # It joins the two short means of patches.group_norm into a long one.
 INEXACT_OPTIMIZERS = ["fuse_consecutive_reduce"]
 
@@ -51,11 +51,7 @@ class GraphOptions:
     channels: int = 3
 
     def __post_init__(self) -> None:
-        if not MIN_OPSET <= self.opset <= MAX_OPSET:
-            raise ValueError(
-                f"--opset: expected {MIN_OPSET} to {MAX_OPSET}, found {self.opset}: RoiAlign's half_pixel mode begins "
-                f"at opset {MIN_OPSET}, and PyTorch's TorchScript exporter ends at {MAX_OPSET}"
-            )
+        check_opset(self.opset)
 
 
 class DetectorGraph(nn.Module):

@@ -6,44 +6,90 @@ error of the exporter's own.
 
 import argparse
 import shlex
-import signal
-import sys
-import threading
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, Optional, TextIO
+from typing import TYPE_CHECKING, Optional
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from export.api import ExportResult, PixelsDifferError, VerificationError, export_model
-from export.graph import MAX_OPSET, MIN_OPSET
+from export.arguments import (
+    DEFAULT_OUTPUT,
+    MAX_OPSET,
+    MIN_OPSET,
+    add_model,
+    add_shape,
+    check_output,
+    check_request,
+)
 from export.steps import Step, Steps
-from export.verify import Case
-from export.weights import data_path
-from runtime.comparison.difference import Tolerance
+from runtime import interrupts
+from runtime.cli import count, run_as_program
+from runtime.console import table_console
+from runtime.streams import safe_streams
 
-DEFAULT_OUTPUT = Path("out/maskrcnn.onnx")
+if TYPE_CHECKING:
+    from export.api import ExportResult
+    from export.verify import Case
+    from runtime.comparison.difference import Tolerance
+
 TIES = (
     "equal where PyTorch sorts equal scores by index, as the file does; mmdet's own sort is not stable, so that its "
     "proposals depend on the machine where two scores are equal"
 )
-# Without a terminal, rich assumes 80 columns and folds tables.
-WIDTH_WITHOUT_TERMINAL = 140
-EXIT_DIFFERENT, EXIT_REFUSED, EXIT_FAILED, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_DIFFERENT, EXIT_REFUSED, EXIT_FAILED = 1, 2, 3
 REFUSALS = (OSError, ValueError, NotImplementedError, MemoryError)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Export, verify, and return the exit status."""
-    args = _parser().parse_args(argv)
-    stream = _Stream(sys.stdout)
-    console = Console(file=stream, width=None if stream.isatty() else WIDTH_WITHOUT_TERMINAL, highlight=False)
-    interrupts = _Interrupts()
+    # Native code (onnxsim's) is waited for: what was begun is then removed.
+    with safe_streams(), interrupts.handled(patience=None):
+        args = _parser().parse_args(argv)
+        return _ended(args, table_console())
+
+
+def _ended(args: argparse.Namespace, console: Console) -> int:
+    try:
+        _check(args)
+        return _run(args, console)
+    except REFUSALS as error:
+        return _failed(error, console, EXIT_REFUSED)
+    except interrupts.Interrupted as error:
+        console.print(f"{error}; nothing was written", highlight=False)
+        return error.exit_status
+    except Exception as error:
+        traceback.print_exc()
+        what = f"{type(error).__name__}: {error}"
+        console.print(
+            f"[bold red]error:[/] the exporter itself failed: {escape(what)}\nPlease report the lines above, with the "
+            "config and the versions that `pip freeze` prints.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return EXIT_FAILED
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what can be without PyTorch; ``export_model`` does the rest."""
+    check_request(
+        args.config,
+        args.checkpoint,
+        size=args.size,
+        dynamic_size=args.dynamic_size,
+        opset=args.opset,
+        max_per_img=args.max_per_img,
+        device=args.device,
+    )
+    check_output(args.output)
+
+
+def _run(args: argparse.Namespace, console: Console) -> int:
+    from export.api import PixelsDifferError, VerificationError, export_model
+
     try:
         result = export_model(
             args.config,
@@ -60,30 +106,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             device=args.device,
             trust_checkpoint=args.trust_checkpoint,
             allow_mismatch=args.allow_mismatch,
-            steps=interrupts.checked(Steps(console)),
+            steps=_checked(Steps(console)),
         )
     except VerificationError as error:
         _report(error.result, console)
         return _failed(error, console, EXIT_DIFFERENT)
     except PixelsDifferError as error:
         return _failed(error, console, EXIT_DIFFERENT)
-    except REFUSALS as error:
-        return _failed(error, console, EXIT_REFUSED)
-    except KeyboardInterrupt:
-        console.print("interrupted; nothing was written", highlight=False)
-        return EXIT_INTERRUPTED
-    except Exception as error:
-        traceback.print_exc()
-        what = f"{type(error).__name__}: {error}"
-        console.print(
-            f"[bold red]error[/] the exporter itself failed: {escape(what)}\nPlease report the lines above, with the "
-            "config and the versions that `pip freeze` prints.",
-            highlight=False,
-            soft_wrap=True,
-        )
-        return EXIT_FAILED
-    finally:
-        interrupts.restore()
     if result.cases:
         _report(result, console)
     for note in result.notes:
@@ -92,72 +121,19 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return 0
 
 
-class _Interrupts:
-    """Ends the export on SIGINT, SIGTERM and SIGHUP: what was begun is removed, and the file that was there stays.
+def _checked(steps: Steps) -> Callable[[str], Step]:
+    """Return the steps, none of which begins after a signal: native code (onnxsim's) may lose the exception."""
 
-    Native code (onnxsim's) may lose the exception that a signal's handler raises: the next step raises it again.
-    """
+    def step(title: str) -> Step:
+        interrupts.check()
+        return steps(title)
 
-    def __init__(self) -> None:
-        self._is_set = False
-        self._before: dict[int, Any] = {}
-        if threading.current_thread() is not threading.main_thread():
-            return  # signals are the main thread's
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            if hasattr(signal, name):
-                number = getattr(signal, name)
-                self._before[number] = signal.signal(number, self._interrupt)
-
-    def restore(self) -> None:
-        """Handle signals as before."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _interrupt(self, number: int, frame: object) -> None:
-        self._is_set = True
-        raise KeyboardInterrupt
-
-    def checked(self, steps: Steps) -> Callable[[str], Step]:
-        """Return the steps, none of which begins after a signal."""
-
-        def step(title: str) -> Step:
-            if self._is_set:
-                raise KeyboardInterrupt
-            return steps(title)
-
-        return step
-
-
-class _Stream:
-    """Standard output that never ends a run: closed, full, or with nobody who reads it."""
-
-    def __init__(self, stream: Optional[TextIO]) -> None:
-        self._stream = stream
-        self.encoding = getattr(stream, "encoding", None) or "utf-8"
-
-    def write(self, text: str) -> int:
-        with suppress(OSError, ValueError):
-            if self._stream is not None:
-                self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with suppress(OSError, ValueError):
-            if self._stream is not None:
-                self._stream.flush()
-
-    def isatty(self) -> bool:
-        return self._stream is not None and not self._stream.closed and self._stream.isatty()
-
-    def fileno(self) -> int:
-        if self._stream is None:
-            raise OSError("closed")
-        return self._stream.fileno()
+    return step
 
 
 def _failed(error: Exception, console: Console, status: int) -> int:
     words = str(error) or type(error).__name__
-    console.print(f"[bold red]error[/] {escape(words)}", highlight=False, soft_wrap=True)
+    console.print(f"[bold red]error:[/] {escape(words)}", highlight=False, soft_wrap=True)
     return status
 
 
@@ -166,28 +142,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m export.maskrcnn",
         description="Export an mmdet Mask R-CNN (or another two-stage detector of its parts) to one ONNX file.",
     )
-    parser.add_argument(
-        "config", nargs="?", help="an mmdet config: a file, or the bare name of one that mmdet ships"
-    )
-    parser.add_argument(
-        "checkpoint", nargs="?", type=Path, help="its weights (.pth); `none` for random weights"
-    )
     parser.add_argument("-o", "--output", type=Path, default=DEFAULT_OUTPUT, help="default: %(default)s")
-    size = parser.add_argument_group("input size")
-    size.add_argument(
-        "--size",
-        nargs=2,
-        type=int,
-        metavar=("H", "W"),
-        help="fixed, px; images are fitted into it. Default: images have the sizes that the config's test pipeline "
-        "gives them",
-    )
-    size.add_argument(
-        "--dynamic-size",
-        action="store_true",
-        help="any height and width, also where the test pipeline makes one size alone",
-    )
+    add_model(parser)
     graph = parser.add_argument_group("graph")
+    add_shape(graph)
     graph.add_argument(
         "--masks",
         choices=("crop", "full"),
@@ -196,13 +154,13 @@ def _parser() -> argparse.ArgumentParser:
         "full: pasted in the graph at network size (self-contained, less accurate once resized)",
     )
     graph.add_argument(
-        "--opset", type=int, default=MIN_OPSET, help=f"{MIN_OPSET} to {MAX_OPSET}; default: %(default)s"
-    )
-    graph.add_argument(
-        "--max-per-img", type=int, metavar="K", help="rows in the outputs; default: the config's"
+        "--opset",
+        type=count(MAX_OPSET, MIN_OPSET),
+        default=MIN_OPSET,
+        help=f"{MIN_OPSET} to {MAX_OPSET}; default: %(default)s",
     )
     graph.add_argument("--no-simplify", action="store_true", help="leave the graph as traced")
-    run = parser.add_argument_group("run")
+    run = parser.add_argument_group("verification")
     run.add_argument("--no-verify", action="store_true", help="do not compare with mmdet")
     run.add_argument(
         "--images",
@@ -210,16 +168,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="IMAGE",
         help="files, folders and patterns to verify with; default: the embedded images",
     )
-    run.add_argument("--device", default="cpu", help="where PyTorch runs; default: %(default)s")
-    run.add_argument("--trust-checkpoint", action="store_true", help="let a checkpoint's pickle run code")
-    run.add_argument(
-        "--allow-mismatch", action="store_true", help="export although checkpoint and model keys differ"
-    )
     return parser
 
 
-def _report(result: ExportResult, console: Console) -> None:
+def _report(result: "ExportResult", console: Console) -> None:
     """Print a row per image, and what is beyond the tolerance."""
+    from runtime.comparison.difference import Tolerance
+
     tolerance = Tolerance()
     table = Table(
         title="the exported file in onnxruntime, and mmdet on the same files: worst difference",
@@ -247,7 +202,7 @@ def _report(result: ExportResult, console: Console) -> None:
             console.print(escape(text), highlight=False, soft_wrap=True)
 
 
-def _cells(case: Case, tolerance: Tolerance) -> tuple[str, ...]:
+def _cells(case: "Case", tolerance: "Tolerance") -> tuple[str, ...]:
     d = case.difference
     return (
         escape(case.path.name),
@@ -261,7 +216,9 @@ def _cells(case: Case, tolerance: Tolerance) -> tuple[str, ...]:
     )
 
 
-def _summary(result: ExportResult) -> str:
+def _summary(result: "ExportResult") -> str:
+    from export.weights import data_path
+
     metadata = result.metadata
     size = "x".join(map(str, metadata.size)) if metadata.size else "dynamic"
     digest = metadata.checkpoint_sha256
@@ -278,4 +235,4 @@ def _summary(result: ExportResult) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_program(main)

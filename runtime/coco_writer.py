@@ -12,13 +12,14 @@ image in the run, from 1.
 """
 
 import json
+import os
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Optional
 
 from runtime.detections import Detections
-from runtime.files import whole_file, write_whole
+from runtime.files import append_whole, whole_file
 from runtime.rle import load_pycocotools
 
 RESULTS, IMAGES = "results.json", "images.json"
@@ -47,7 +48,7 @@ def coco_results(detections: Detections, image_id: int, file_name: str) -> list[
 class ResultsWriter:
     """Writes both files image by image, so that a long run needs no memory for its results.
 
-    The files appear under their names when the run ends without an exception.
+    The files appear under their names, together, when the run ends without an exception.
     """
 
     def __init__(self, folder: Path, classes: tuple[str, ...]) -> None:
@@ -61,22 +62,38 @@ class ResultsWriter:
         self._classes = classes
         self._images: list[dict] = []
         self._num_results = 0
+        self._last = (0, 0)
         self._stack = ExitStack()
-        self._file: Optional[IO[str]] = None
+        self._file: Optional[IO[bytes]] = None
 
-    def add(self, detections: Detections, image_id: int, file_name: str) -> None:
-        """Append one image and its results."""
+    def add(self, detections: Detections, image_id: int, file_name: str) -> list[dict]:
+        """Append one image and its results; return these.
+
+        Raises:
+            OSError: there is no room for them; none of them is in the file.
+        """
         height, width = detections.image_size
+        results = coco_results(detections, image_id, file_name)
+        # Not json.dump: it encodes in Python, four times as slowly.
+        rows = "".join(
+            f"{',' if number else ''}\n{json.dumps(result)}"
+            for number, result in enumerate(results, self._num_results)
+        )
+        end = append_whole(self._file, rows.encode("ascii"), self._folder / RESULTS)
+        self._last = (end, self._num_results)
         self._images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
-        for result in coco_results(detections, image_id, file_name):
-            self._file.write(",\n" if self._num_results else "\n")
-            # Not json.dump: it encodes in Python, four times as slowly.
-            self._file.write(json.dumps(result))
-            self._num_results += 1
+        self._num_results += len(results)
+        return results
+
+    def remove_last(self) -> None:
+        """Take back the image that was added last."""
+        end, self._num_results = self._last
+        os.ftruncate(self._file.fileno(), end)
+        self._images.pop()
 
     def __enter__(self) -> "ResultsWriter":
-        self._file = self._stack.enter_context(whole_file(self._folder / RESULTS, "w"))
-        self._file.write("[")
+        self._file = self._stack.enter_context(whole_file(self._folder / RESULTS))
+        append_whole(self._file, b"[", self._folder / RESULTS)
         return self
 
     def __exit__(
@@ -85,11 +102,15 @@ class ResultsWriter:
         error: Optional[BaseException],
         traceback: Optional[TracebackType],
     ) -> None:
-        if kind is None:
-            self._file.write("\n]\n")
-        self._stack.__exit__(kind, error, traceback)
-        if kind is None:
-            write_whole(self._folder / IMAGES, self._dataset().encode("utf-8"))
+        if kind is not None:
+            self._stack.__exit__(kind, error, traceback)
+            return
+        with self._stack:
+            append_whole(self._file, b"\n]\n", self._folder / RESULTS)
+            images = self._stack.enter_context(whole_file(self._folder / IMAGES))
+            images.write(self._dataset().encode("ascii"))
+            # Either there is room for both, or neither takes its name.
+            images.flush()
 
     def _dataset(self) -> str:
         categories = [{"id": label + 1, "name": name} for label, name in enumerate(self._classes)]

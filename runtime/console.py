@@ -3,36 +3,89 @@
 import json
 import math
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable, Optional, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
+from rich.text import Text
 
 from runtime.files import write_whole
+from runtime.interrupts import check
 
 Item = TypeVar("Item")
 
 # Without a terminal, rich assumes 80 columns and folds tables.
 _WIDTH_WITHOUT_TERMINAL = 140
+# Between two lines about what is going on, where no terminal shows a bar.
+PROGRESS_SECONDS = 5.0
 
 
 def tracked(items: Iterable[Item], total: int, description: str) -> Iterator[Item]:
-    """Yield the items with a progress bar on a terminal's standard error."""
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        yield from progress.track(items, total=total, description=description)
+    """Yield the items, and show how far one is: a bar on a terminal's standard error, else a line every few seconds.
+
+    Raises:
+        Interrupted: a signal has come, and native code has lost it.
+    """
+    if sys.stderr is not None and sys.stderr.isatty():
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            yield from progress.track(_checked(items), total=total, description=escape(description))
+        return
+    done = 0
+    with heartbeat(lambda seconds: say(f"{description}: {done} of {total}, {seconds:.0f} s")):
+        for item in _checked(items):
+            yield item
+            done += 1
+
+
+def _checked(items: Iterable[Item]) -> Iterator[Item]:
+    for item in items:
+        yield item
+        check()
 
 
 @contextmanager
 def status(text: str) -> Iterator[Callable[[str], None]]:
-    """Show a line while something runs, on a terminal's standard error; yields what changes it."""
-    if not sys.stderr.isatty():
-        yield lambda text: None
+    """Show what runs, on standard error: on a terminal now, else every few seconds; yields what changes the text."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        with Console(stderr=True).status(Text(text)) as shown:
+            yield lambda changed: shown.update(Text(changed))
         return
-    with Console(stderr=True).status(text) as shown:
-        yield shown.update
+    latest = [text]
+    with heartbeat(lambda seconds: say(f"{latest[0]}, {seconds:.0f} s")):
+        yield lambda changed: latest.__setitem__(0, changed)
+
+
+@contextmanager
+def heartbeat(beat: Callable[[float], None], seconds: Optional[float] = None) -> Iterator[None]:
+    """Call ``beat(elapsed seconds)`` every so often (``PROGRESS_SECONDS``), from a thread.
+
+    What it tells of can be silent for minutes.
+    """
+    done = threading.Event()
+    start = time.monotonic()
+
+    def run() -> None:
+        while not done.wait(PROGRESS_SECONDS if seconds is None else seconds):
+            beat(time.monotonic() - start)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def say(line: str) -> None:
+    """Print a line to standard error at once."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def table_console() -> Console:

@@ -1,6 +1,6 @@
 """The whole way, from images to detections, in one object."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +11,7 @@ import numpy as np
 from runtime.backends import load_backend
 from runtime.detections import Detections
 from runtime.host.preprocess import check_image
+from runtime.limits import MAX_BATCH, checked_count
 from runtime.metadata import ModelMetadata
 from runtime.pipeline import FileResult, detect_files, in_threads, run_batches
 from runtime.runner import Timings
@@ -52,9 +53,7 @@ class Detector:
             ValueError: not a model of ours, or an unusable argument.
             RuntimeError: the backend or device is not available.
         """
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size: expected at least 1, found {batch_size}")
-        self.batch_size = batch_size
+        self.batch_size = None if batch_size is None else checked_count("batch_size", batch_size, MAX_BATCH)
         self.backend = load_backend(model, backend, batch=batch_size, **options)
         try:
             self._runner = self.backend.new_runner(host=host)
@@ -132,7 +131,7 @@ class Detector:
         keep_images: bool = False,
         check_outputs: bool = False,
         timings: Timings = None,
-    ) -> Iterator[FileResult]:
+    ) -> Generator[FileResult, None, None]:
         """Yield what is found in image files, in their order; see ``runtime.pipeline.detect_files``.
 
         Files are read in threads while batches of ``batch_size`` run. What cannot be read, or does not fit into the

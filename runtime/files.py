@@ -13,6 +13,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Optional, Union
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 PathLike = Union[str, "os.PathLike[str]"]
 
 SUFFIX = ".part"
@@ -20,11 +25,13 @@ _MODES = ("wb", "w")
 _CHUNK = 1 << 24
 _LONGEST_NAME = 255  # bytes, of Linux's file systems
 _OLD_SECONDS = 3600
+_LOCK_SECONDS = 5.0
 # The folder of a file is searched for leftovers before each write; a folder of more files than this less often, so
 # that searching takes one part in _SHARE of the time.
 _MANY_FILES = 1000
 _SHARE = 20
 _next_search: dict[str, float] = {}
+_partial_files: set[Path] = set()
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -67,6 +74,95 @@ def whole_file(path: PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
     """
     with _whole_file(path, mode, None) as file:
         yield file
+
+
+def append_whole(file: IO[bytes], data: bytes, path: PathLike) -> int:
+    """Append to a file, past its buffer: all of the data or nothing.
+
+    Args:
+        file: that nothing else is written to.
+        data: what is appended.
+        path: which a message names.
+
+    Returns:
+        Where the data begin.
+
+    Raises:
+        OSError: it cannot be written; names the file.
+    """
+    number = file.fileno()
+    end = os.lseek(number, 0, os.SEEK_END)
+    try:
+        with _errors_of(path, len(data)):
+            left = memoryview(data)
+            while left:
+                left = left[os.write(number, left) :]
+    except BaseException:
+        with suppress(OSError):
+            os.ftruncate(number, end)
+        raise
+    return end
+
+
+def publish(file: IO[bytes], path: PathLike) -> None:
+    """Give a file of ``whole_file`` its name already, while it is still being written.
+
+    The name is a second one: when the block ends, whatever has the name by then is replaced. Where the file system has
+    no hard links, the name comes with the end of the block.
+    """
+    target = Path(os.path.realpath(path))
+    second = target.with_name(_temporary_name(target.name))
+    _partial_files.add(second)
+    try:
+        os.link(file.name, second)
+        os.replace(second, target)
+    except OSError:
+        with suppress(OSError):
+            second.unlink()
+    finally:
+        _partial_files.discard(second)
+
+
+@contextmanager
+def locked(folder: PathLike) -> Iterator[None]:
+    """Let no other process replace files of this folder in the meantime, if that process asks as well.
+
+    Where folders cannot be locked, or another process takes longer than seconds, it goes on without.
+    """
+    if fcntl is None:
+        yield
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        patience = time.monotonic() + _LOCK_SECONDS
+        while not _is_locked(number) and time.monotonic() < patience:
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(number)
+
+
+def _is_locked(number: int) -> bool:
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # no locks here
+    return True
+
+
+def remove_partial_files() -> None:
+    """Remove what this process has begun to write: it is about to end without a chance to."""
+    for path in list(_partial_files):
+        with suppress(OSError):
+            path.unlink()
+
+
+def remove_abandoned(folder: PathLike) -> None:
+    """Remove the temporary files that killed processes left in a folder, of whatever name."""
+    with suppress(OSError):
+        _remove_matching(Path(folder), os.listdir(folder), r"\..+\.")
 
 
 def sha256_of(path: PathLike) -> str:
@@ -119,21 +215,27 @@ def _whole_file(path: PathLike, mode: str, num_bytes: Optional[int]) -> Iterator
         target.parent.mkdir(parents=True, exist_ok=True)
         with suppress(OSError):  # a folder that may be written to and not be listed
             _remove_leftovers(target)
-        partial = target.with_name(_temporary_name(target.name))
-        file = _created(partial, mode)
+    partial, file = target.with_name(_temporary_name(target.name)), None
+    _partial_files.add(partial)
     try:
+        with _errors_of(path, num_bytes):
+            file = _created(partial, mode)
         with _errors_of(path, num_bytes, file):
             yield file
             file.flush()
             os.fsync(file.fileno())
             file.close()
             os.replace(partial, target)
+            partial.unlink(missing_ok=True)  # `replace` does nothing with two names of one file
     except BaseException:
         with suppress(OSError):  # what is in its buffer finds no room either
-            file.close()
+            if file is not None:
+                file.close()
         with suppress(OSError):
             partial.unlink()
         raise
+    finally:
+        _partial_files.discard(partial)
 
 
 def _created(path: Path, mode: str) -> IO[Any]:
@@ -202,17 +304,19 @@ def _remove_leftovers(target: Path) -> None:
     start = time.monotonic()
     if start < _next_search.get(folder, start):
         return
-    pattern = re.compile(
-        re.escape(_prefix(target.name)) + r"([0-9a-f]{8})-(\d+)-[0-9a-f]{8}" + re.escape(SUFFIX)
-    )
     names = os.listdir(folder)
-    for name in names:
-        found = pattern.fullmatch(name)
-        if found and _is_abandoned(target.with_name(name), found[1], int(found[2])):
-            with suppress(OSError):
-                target.with_name(name).unlink()
+    _remove_matching(target.parent, names, re.escape(_prefix(target.name)))
     if len(names) > _MANY_FILES:
         _next_search[folder] = start + _SHARE * (time.monotonic() - start)
+
+
+def _remove_matching(folder: Path, names: Iterable[str], prefix: str) -> None:
+    pattern = re.compile(prefix + r"([0-9a-f]{8})-(\d+)-[0-9a-f]{8}" + re.escape(SUFFIX))
+    for name in names:
+        found = pattern.fullmatch(name)
+        if found and _is_abandoned(folder / name, found[1], int(found[2])):
+            with suppress(OSError):
+                (folder / name).unlink()
 
 
 def _is_abandoned(path: Path, machine: str, process: int) -> bool:

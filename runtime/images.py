@@ -1,8 +1,6 @@
-"""Image files: finding and reading them."""
+"""Reading image files."""
 
-import glob
 import io
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -10,14 +8,13 @@ import cv2
 import numpy as np
 
 from runtime.image_size import size_in
-from runtime.limits import bounded_bytes, limit
+from runtime.reading import bounded_bytes, limit
 from runtime.transforms import Load, pillow_image
 
 IN_COLOR = Load()
 BYTES_VARIABLE, PIXELS_VARIABLE = "MASKRCNN_MAX_IMAGE_BYTES", "MASKRCNN_MAX_IMAGE_PIXELS"
 # Of a file, and of what it holds: 16384x16384 px take 805 MB in colour, in each reading thread.
 MAX_BYTES, MAX_PIXELS = 1 << 30, 1 << 28
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def read_image(path: Union[str, Path], load: Load = IN_COLOR) -> np.ndarray:
@@ -135,40 +132,3 @@ def _is_cut_jpeg(data: bytes) -> bool:
         position += 1 if is_fill else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     # From the end, where it is in a whole file: the search keeps the interpreter's lock.
     return data.rfind(b"\xff\xd9", position) < 0
-
-
-def find_images(sources: Sequence[str]) -> list[Path]:
-    """Return the image files that files, folders and glob patterns name, in that order, each once.
-
-    A folder stands for the images directly in it, sorted by name. A file is taken whatever its suffix; of
-    what a glob matches, files with an image's suffix.
-
-    Raises:
-        FileNotFoundError: a path that does not exist, a folder without images, a pattern that matches none.
-    """
-    found = [path for source in sources for path in _images_of(source)]
-    return list(dict.fromkeys(found))
-
-
-def _images_of(source: str) -> list[Path]:
-    path = Path(source)
-    # Existing paths first: a file may have brackets in its name.
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        return _images_among(path.iterdir(), f"folder {source}")
-    if glob.has_magic(source):
-        return _images_among((Path(p) for p in glob.glob(source, recursive=True)), f"pattern {source}")
-    raise FileNotFoundError(
-        f"{source}: expected an image, a folder or a glob pattern, found nothing by that name"
-    )
-
-
-def _images_among(paths: Iterable[Path], described: str) -> list[Path]:
-    images = sorted(p for p in paths if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not images:
-        raise FileNotFoundError(
-            f"{described}: expected images ({', '.join(SUFFIXES)}), found none; "
-            "name another folder, files or a pattern"
-        )
-    return images

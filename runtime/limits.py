@@ -1,48 +1,31 @@
-"""How much of a file is read: a device has no end, and a sparse file is larger than memory."""
+"""How much may be asked for: more is a slip, and would take the memory or the threads of the machine."""
 
-import os
-import stat
-from pathlib import Path
-from typing import Union
+import operator
+from typing import Any
 
-# Of JSON that is ours.
-SMALL = 1 << 26
-
-
-def limit(variable: str, default: int) -> int:
-    """Return the whole number in a variable of the environment, or the default.
-
-    Raises:
-        ValueError: something else is in it.
-    """
-    text = os.environ.get(variable, str(default))
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise ValueError(f"{variable}: expected a whole number, found {text!r}; set or unset it")
-    return int(text)
+# Larger machines have no more cores, and each thread takes memory and a place among the system's.
+MAX_THREADS = 1024
+# Of 800 x 1344 px, as float32: 13 GB.
+MAX_BATCH = 1024
+# Of an image inside the network, px: a feature map of that size squared takes gigabytes.
+MAX_SIZE = 1 << 16
+# A TiB, which no GPU has.
+MAX_WORKSPACE_MIB = 1 << 20
+MAX_DEVICE_INDEX = 255
+# Tensors that are outputs at once.
+MAX_CHUNK = 1024
 
 
-def bounded_bytes(path: Union[str, Path], most: int, remedy: str = "name another file") -> bytes:
-    """Read a regular file.
-
-    Args:
-        path: of the file.
-        most: bytes that it may have.
-        remedy: what to do about a larger one, for the message.
+def checked_count(name: str, value: Any, most: int) -> int:
+    """Return a whole number from 1 to ``most``.
 
     Raises:
-        ValueError: it is larger, or no regular file (a pipe would be waited for); without the place.
-        OSError: it cannot be read.
+        ValueError: another number, or none; names the option.
     """
-    found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode):
-        kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
-        kind = next((name for is_kind, name in kinds if is_kind(found.st_mode)), "a device")
-        raise ValueError(f"expected a regular file, found {kind}; name a file")
-    size = found.st_size
-    if size <= most:
-        with open(path, "rb") as file:
-            data = file.read(most + 1)
-        if len(data) <= most:
-            return data
-        size = len(data)
-    raise ValueError(f"expected a file of up to {most} bytes, found {size}; {remedy}")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if isinstance(value, bool) or not 1 <= number <= most:
+        raise ValueError(f"{name}: expected a whole number from 1 to {most}, found {value!r:.60}")
+    return number

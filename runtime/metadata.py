@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Optional
 
 from runtime.documents import parsed
+from runtime.limits import MAX_SIZE
 from runtime.messages import shown
 from runtime.transforms import (
     Fit,
@@ -32,8 +33,8 @@ FORMATS = (1, 2)
 
 MASK_MODES = ("crop", "full", "none")
 MAX_CHANNELS = 4
-# Of the network's input, px; and rows of its outputs.
-MAX_SIZE, MAX_ROWS = 1 << 16, 1 << 20
+# Of the outputs.
+MAX_ROWS = 1 << 20
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,12 @@ import numpy as np
 
 from runtime.detections import Detections
 from runtime.images import IN_COLOR, read_image
+from runtime.limits import MAX_BATCH, MAX_THREADS, checked_count
 from runtime.runner import Pending, Runner, Timings, add_timings
 from runtime.transforms import Load
+
+# Files that cannot be read, behind ones that can, before these run as a smaller batch.
+_MOST_WAITING = 256
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -80,7 +84,7 @@ def detect_files(
     keep_images: bool = False,
     check_outputs: bool = False,
     timings: Timings = None,
-) -> Iterator[FileResult]:
+) -> Generator[FileResult, None, None]:
     """Yield what is found in image files, in their order.
 
     Memory holds the images of a few batches, however many files there are. Closing the iterator stops the threads.
@@ -98,9 +102,11 @@ def detect_files(
         timings: if given, milliseconds are added: ``read``, the sum over the threads, and those of ``Pending.result``.
 
     Raises:
+        ValueError: an unusable argument.
         ValueError, RuntimeError: see ``Runner.submit`` and ``Pending.result``.
     """
-    threads = threads or num_cores()
+    threads = num_cores() if threads is None else checked_count("threads", threads, MAX_THREADS)
+    batch_size = checked_count("batch_size", batch_size, MAX_BATCH)
     # As many as the threads are at, and a batch that waits while another is collected.
     files = in_threads(
         lambda item: _read(runner, *item, load, keep_images),
@@ -134,13 +140,16 @@ def _read(runner: Runner, index: int, path: Path, load: Load, keep_image: bool) 
 
 
 def _groups(files: Iterator[_ReadFile], batch_size: int) -> Iterator[list[_ReadFile]]:
-    """Yield files with ``batch_size`` readable ones among them; the last time there may be fewer."""
+    """Yield files with ``batch_size`` readable ones among them; fewer at the end, and where many are unreadable."""
     group: list[_ReadFile] = []
+    num_readable = 0
     for file in files:
         group.append(file)
-        if sum(not f.error for f in group) == batch_size:
+        num_readable += not file.error
+        # Files that cannot be read are not kept waiting for those that can: there may be nothing else.
+        if num_readable == batch_size or not num_readable or len(group) - num_readable >= _MOST_WAITING:
             yield group
-            group = []
+            group, num_readable = [], 0
     if group:
         yield group
 

@@ -96,7 +96,7 @@ def _run_side(
 
 
 def _open_pytorch(options: Options) -> Side:
-    import export  # noqa: F401  (first: without mmcv's compiled operators mmdet is importable only after it)
+    import patches  # noqa: F401  (first: without mmcv's compiled operators mmdet is importable only after it)
     from benchmarks.latency.pytorch_side import PyTorchSide
 
     return PyTorchSide(options)

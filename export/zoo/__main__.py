@@ -23,7 +23,7 @@ from export.zoo.check import EXACT, FAILED, REFUSED, RESULTS, WRONG, measure
 from export.zoo.models import ROOT, ZooConfig, code_fingerprint, representatives, zoo_configs
 from export.zoo.results import PENDING, ZooResults, config_rows, ranked_reasons
 from export.zoo.workers import Limits, Outcome, run_each
-from runtime.cli import positive
+from runtime.cli import positive, threads
 
 DEFAULT_OUTPUT = ROOT / "benchmarks" / "results" / "zoo.json"
 COLOURS = {EXACT: "green", REFUSED: "yellow", WRONG: "bold red", FAILED: "red"}
@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     work = parser.add_argument_group("how")
     work.add_argument("--jobs", type=positive, default=1, help="processes at a time; default: %(default)s")
-    work.add_argument("--threads", type=positive, help="CPU threads of each; default: the cores, shared out")
+    work.add_argument("--threads", type=threads, help="CPU threads of each; default: the cores, shared out")
     work.add_argument("--minutes", type=float, help="begin no model after this long; those that run end")
     work.add_argument(
         "--timeout", type=float, default=600.0, metavar="S", help="seconds for a model; default: %(default)s"

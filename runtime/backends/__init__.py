@@ -10,9 +10,10 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
-from runtime.runner import Backend, BackendModule
+if TYPE_CHECKING:
+    from runtime.runner import Backend, BackendModule
 
 __all__ = ["BACKENDS", "backend_module", "backend_name", "load_backend", "supported_options"]
 
@@ -21,7 +22,7 @@ NAMES = ("tensorrt", "onnxruntime")
 BACKENDS = ("auto", *sorted(NAMES))
 
 
-def backend_module(name: str) -> BackendModule:
+def backend_module(name: str) -> "BackendModule":
     """Return the module of a backend, one of ``NAMES``."""
     module: Any = importlib.import_module(f"runtime.backends.{name}")
     return module
@@ -50,7 +51,7 @@ def backend_name(model: Union[str, Path], backend: str, device: Optional[str] = 
     return next((name for name in reading[:-1] if backend_module(name).is_usable(device)), reading[-1])
 
 
-def load_backend(model: Union[str, Path], backend: str = "auto", **options: Any) -> Backend:
+def load_backend(model: Union[str, Path], backend: str = "auto", **options: Any) -> "Backend":
     """Open the model with a backend.
 
     Args:
@@ -74,7 +75,7 @@ def supported_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {option: value for option, value in options.items() if option in own}
 
 
-def _own_options(module: BackendModule, options: Mapping[str, Any]) -> dict[str, Any]:
+def _own_options(module: "BackendModule", options: Mapping[str, Any]) -> dict[str, Any]:
     own = _option_names(module)
     others = {option for name in NAMES for option in _option_names(backend_module(name))}.difference(own)
     for option, value in options.items():
@@ -93,5 +94,5 @@ def _own_options(module: BackendModule, options: Mapping[str, Any]) -> dict[str,
     return {option: value for option, value in options.items() if option in own and value is not None}
 
 
-def _option_names(module: BackendModule) -> list[str]:
+def _option_names(module: "BackendModule") -> list[str]:
     return [field.name for field in fields(module.Options)]

@@ -11,8 +11,8 @@ from typing import Any, Callable, Optional, Union
 import numpy as np
 
 from runtime.documents import parsed
-from runtime.limits import bounded_bytes, limit
 from runtime.messages import shown
+from runtime.reading import bounded_bytes, limit
 from runtime.rle import MAX_PIXELS, check_runs, checked_counts, counts_from_runs, load_pycocotools
 
 Identity = Union[int, str]

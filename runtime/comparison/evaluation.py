@@ -123,6 +123,24 @@ def evaluate_artifact(
     )
 
 
+def evaluate_in_order(
+    artifacts: Sequence[Artifact], dataset: CocoDataset, progress: Progress = no_progress
+) -> list[Evaluation]:
+    """Evaluate several artifacts; recordings first: one that lacks an image is refused before a model has run.
+
+    Raises:
+        ValueError: see ``evaluate_artifact``; classes that are not the dataset's are refused before anything has run.
+    """
+    for artifact in artifacts:
+        try:
+            category_ids(artifact.classes, dataset)
+        except ValueError as error:
+            raise ValueError(f"{artifact.name}: {error}") from error
+    order = sorted(range(len(artifacts)), key=lambda index: artifacts[index].model_seconds is not None)
+    evaluations = {index: evaluate_artifact(artifacts[index], dataset, progress) for index in order}
+    return [evaluations[index] for index in range(len(artifacts))]
+
+
 def _measured(
     artifact: Artifact, dataset: CocoDataset, categories: Sequence[Optional[Identity]], rows: Sequence[dict]
 ) -> tuple[dict[str, dict[str, Optional[float]]], tuple[str, ...]]:

@@ -30,9 +30,9 @@ from runtime.comparison.npz import Expected, read_arrays
 from runtime.detections import Detections
 from runtime.documents import parsed
 from runtime.files import sha256_of, whole_file
-from runtime.limits import limit
 from runtime.messages import listed, said, shown
 from runtime.metadata import ModelMetadata
+from runtime.reading import limit
 from runtime.rle import MAX_PIXELS, RunLengthMasks, checked_counts, load_pycocotools
 
 SUFFIX = ".npz"

@@ -5,10 +5,14 @@ from dataclasses import asdict, dataclass, fields
 from numbers import Integral
 from typing import Any, Optional
 
+from runtime.limits import MAX_BATCH, MAX_SIZE, MAX_WORKSPACE_MIB
 from runtime.messages import shown
 
 PRECISIONS = ("fp32", "tf32", "fp16")
+# What to do about an ONNX without a good engine: build it, refuse it, or build in any case.
+REBUILD = ("auto", "never", "always")
 MIB = 1 << 20
+_LONGEST_DIMENSION = 2**31 - 1
 
 Range = tuple[int, int, int]
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
@@ -45,8 +49,10 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, _checked_range(name, value))
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise ValueError(f"--workspace: expected at least 1 MiB, found {self.workspace_mib}")
+        if self.workspace_mib is not None and not 1 <= self.workspace_mib <= MAX_WORKSPACE_MIB:
+            raise ValueError(
+                f"--workspace: expected 1 to {MAX_WORKSPACE_MIB} MiB, found {self.workspace_mib}"
+            )
         if self.tactic_sources is not None:
             object.__setattr__(self, "tactic_sources", tuple(sorted(s.lower() for s in self.tactic_sources)))
         shapes = tuple((name, _checked_shapes(name, value)) for name, value in self.shapes)
@@ -116,6 +122,9 @@ def _checked_range(name: str, value: Any) -> Range:
     if numbers is None or len(numbers) != 3 or numbers[0] < 1 or list(numbers) != sorted(numbers):
         found = " ".join(map(str, numbers)) if numbers is not None else shown(value)
         raise ValueError(f"{name}: expected three numbers of at least 1, MIN <= OPT <= MAX, found {found}")
+    most = MAX_BATCH if name == "batch" else MAX_SIZE
+    if numbers[2] > most:
+        raise ValueError(f"{name}: expected numbers from 1 to {most}, found {numbers[2]}")
     return numbers
 
 
@@ -130,5 +139,9 @@ def _checked_shapes(name: str, value: Any) -> Shapes:
     if not ordered:
         raise ValueError(
             f"--shape {name}: expected MIN <= OPT <= MAX in every dimension, found {low}, {best}, {high}"
+        )
+    if max((*high, 0)) > _LONGEST_DIMENSION or min((*low, 1)) < 0:
+        raise ValueError(
+            f"--shape {name}: expected numbers from 0 to {_LONGEST_DIMENSION}, found {low}, {high}"
         )
     return low, best, high

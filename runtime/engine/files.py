@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional, Union
 from runtime.contract import EXPORT_COMMAND
 from runtime.cuda.binding import Cuda
 from runtime.engine.builder import build_engine
-from runtime.engine.config import EngineConfig
+from runtime.engine.config import REBUILD, EngineConfig
 from runtime.engine.library import Library
 from runtime.engine.plugins import PluginLibrary
 from runtime.engine.profiles import with_default_sizes
@@ -24,7 +24,6 @@ from runtime.metadata import ModelMetadata
 from runtime.precision.choice import chosen_plan
 from runtime.precision.plan import PrecisionPlan, plan_sha256
 
-REBUILD = ("auto", "never", "always")
 SUFFIX = ".engine"
 
 

@@ -1,9 +1,5 @@
 """How far a build is, read from TensorRT's progress monitor or, before TensorRT 10, from its verbose log."""
 
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Callable, Optional
 
 from runtime.engine.compat import LOG_CHOSEN, LOG_COSTS, LOG_LAYERS
@@ -49,22 +45,3 @@ class BuildLog:
             self._monitor("choosing kernels", min(self._done, self._layers), self._layers)
         elif LOG_CHOSEN in message:
             self._monitor("writing the engine", 0, 0)
-
-
-@contextmanager
-def heartbeat(beat: Callable[[float], None], seconds: float = 30.0) -> Iterator[None]:
-    """Call ``beat(elapsed seconds)`` every so often, from a thread: a build can be silent for minutes."""
-    done = threading.Event()
-    start = time.monotonic()
-
-    def run() -> None:
-        while not done.wait(seconds):
-            beat(time.monotonic() - start)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()

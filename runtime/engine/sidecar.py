@@ -8,9 +8,9 @@ from typing import Any, Optional, Union
 from runtime.documents import parsed
 from runtime.engine.config import EngineConfig
 from runtime.files import write_whole
-from runtime.limits import SMALL, bounded_bytes
 from runtime.messages import shown
 from runtime.metadata import ModelMetadata
+from runtime.reading import SMALL, bounded_bytes
 
 FORMAT = 1
 

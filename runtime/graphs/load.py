@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 from runtime.contract import EXPORT_COMMAND, check_model_file
 from runtime.files import whole_file
-from runtime.limits import bounded_bytes
 from runtime.messages import said
 from runtime.metadata import KEY, ModelMetadata
+from runtime.reading import bounded_bytes
 
 if TYPE_CHECKING:
     import onnx

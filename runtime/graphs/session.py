@@ -12,6 +12,7 @@ import numpy as np
 from runtime.contract import EXPORT_COMMAND
 from runtime.graphs.attributes import check_attributes
 from runtime.graphs.load import save_model
+from runtime.limits import MAX_THREADS, checked_count
 
 if TYPE_CHECKING:
     import onnx
@@ -84,8 +85,9 @@ def inference_session(
         RuntimeError: the first provider does not work.
     """
     onnxruntime = import_onnxruntime()
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads: expected at least 1, found {threads}")
+    if threads is not None:
+        threads = checked_count("threads", threads, MAX_THREADS)
+    check_name(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _LOG_ERRORS_ONLY
     if threads is not None:
@@ -107,6 +109,20 @@ def inference_session(
         ) from error
     _check_active(providers, session.get_providers())
     return session
+
+
+def check_name(path: Path) -> None:
+    """Refuse a path that onnxruntime cannot be told.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"model {path}: expected a path in UTF-8, which onnxruntime takes, found other bytes; rename it"
+        ) from error
 
 
 # onnxruntime's exceptions share no base class but Exception.

@@ -6,18 +6,28 @@ refused input.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from rich.text import Text
 
 from runtime.backends import load_backend
-from runtime.cli import EXIT_DIFFERENT, EXIT_OK, EXIT_REFUSED, add_images, not_negative, positive, score
-from runtime.console import table_console, write_json
+from runtime.cli import (
+    EXIT_DIFFERENT,
+    EXIT_OK,
+    add_images,
+    command,
+    count,
+    not_negative,
+    run_as_program,
+    score,
+    selected_images,
+    threads,
+)
+from runtime.console import status, table_console, write_json
+from runtime.files import refuse_inputs
 from runtime.graphs.load import graph_errors, import_onnx, load_onnx, save_model
-from runtime.images import find_images
 from runtime.plan_search.agreement import AgreementTolerance, Judge
 from runtime.plan_search.emulation import Emulator
 from runtime.plan_search.measure import measure
@@ -28,22 +38,21 @@ from runtime.precision.geometry import default_plan
 from runtime.precision.plan import plan_path
 from runtime.precision.typed import fp16_model
 
-if TYPE_CHECKING:
-    pass
+# Each takes minutes.
+MOST_EVALUATIONS = 100_000
 
 
+@command
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run a command; return its exit status."""
     args = _parser().parse_args(argv)
-    try:
-        return args.command(args)
-    except (OSError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_REFUSED
+    return args.command(args)
 
 
 def plan_command(args: argparse.Namespace) -> int:
     """Model -> default plan."""
+    if args.output is not None:
+        refuse_inputs(args.output, [args.model])
     model = load_onnx(args.model)
     with graph_errors(args.model, model):
         plan = default_plan(model)
@@ -59,9 +68,10 @@ def plan_command(args: argparse.Namespace) -> int:
 
 def convert_command(args: argparse.Namespace) -> int:
     """Model and plan -> strongly typed FP16 model."""
+    output = args.output or args.model.with_suffix(".fp16.onnx")
+    refuse_inputs(output, [args.model, *([args.plan] if args.plan else [])])
     model = load_onnx(args.model)
     plan = chosen_plan(args.model, model, args.plan)
-    output = args.output or args.model.with_suffix(".fp16.onnx")
     with graph_errors(args.model, model):
         typed = fp16_model(model, plan)
         import_onnx().checker.check_model(typed, full_check=True)
@@ -74,7 +84,11 @@ def convert_command(args: argparse.Namespace) -> int:
 def search_command(args: argparse.Namespace) -> int:
     """Model, images and a plan to start from -> the smallest plan within the tolerance."""
     tolerance = AgreementTolerance(args.box, args.score, args.mask, args.min_score, args.share)
-    images = find_images(args.images)
+    images = selected_images(args.images)
+    output = args.output or plan_path(args.model)
+    for path in (output, args.json):
+        if path is not None:
+            refuse_inputs(path, [args.model, *images])
     model = load_onnx(args.model)
     with graph_errors(args.model, model):
         start = chosen_plan(args.model, model, args.plan) if args.plan else default_plan(model)
@@ -92,8 +106,8 @@ def search_command(args: argparse.Namespace) -> int:
         max_evaluations=args.max_evaluations,
         report=lambda evaluation: console.print(Text(evaluation_line(evaluation)), soft_wrap=True),
     )
-    result = search.run()
-    output = args.output or plan_path(args.model)
+    with status("searching for a plan"):
+        result = search.run()
     if result.reached:
         result.plan.save(output)
     if args.json:
@@ -131,9 +145,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     search.add_argument("--json", type=Path, help="a report: every group, tensor and evaluation")
     search.add_argument(
-        "--max-evaluations", type=positive, default=MAX_EVALUATIONS, help="default: %(default)s"
+        "--max-evaluations",
+        type=count(MOST_EVALUATIONS),
+        default=MAX_EVALUATIONS,
+        help="default: %(default)s",
     )
-    search.add_argument("--threads", type=positive, help="CPU threads (default: as many as there are cores)")
+    search.add_argument("--threads", type=threads, help="CPU threads (default: as many as there are cores)")
     _add_tolerance(search)
     return parser
 
@@ -172,4 +189,4 @@ def _add_tolerance(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_program(main)

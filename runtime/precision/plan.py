@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 from runtime.documents import parsed
 from runtime.files import write_whole
-from runtime.limits import SMALL, bounded_bytes
 from runtime.messages import shown
+from runtime.reading import SMALL, bounded_bytes
 
 if TYPE_CHECKING:
     import onnx

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-import export  # noqa: F401  (first: without mmcv's compiled operators mmdet is importable only after it)
+import patches  # noqa: F401  (first: without mmcv's compiled operators mmdet is importable only after it)
 from benchmarks.inference import data_samples
 from benchmarks.latency import pytorch_side
 from benchmarks.latency.pytorch_side import without_pasting

@@ -12,9 +12,8 @@ import pytest
 import torch
 from torch import nn
 
+from export.arguments import MAX_OPSET, MIN_OPSET
 from export.graph import (
-    MAX_OPSET,
-    MIN_OPSET,
     GraphOptions,
     num_nodes,
     onnx_from_model,

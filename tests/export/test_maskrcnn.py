@@ -1,8 +1,11 @@
 """The command line: what it refuses, what it writes, and that it never replaces a good file by a bad one."""
 
+import ast
 import io
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,8 +15,9 @@ import onnx
 import pytest
 import torch
 
+import export
 from export import VerificationError, api, export_model
-from export.maskrcnn import EXIT_DIFFERENT, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_REFUSED, main
+from export.maskrcnn import EXIT_DIFFERENT, EXIT_FAILED, EXIT_REFUSED, main
 from runtime.metadata import KEY, ModelMetadata
 from runtime.precision import PrecisionPlan, check_plan
 from tests.models import structured_photos, tiny_config, tiny_model, write_config
@@ -137,14 +141,12 @@ def test_a_checkpoint_of_another_model(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--opset", "13"], "--opset: expected 16 to 20, found 13"),
         (["--size", "100", "100"], "--size: expected multiples of 32"),
         pytest.param(
             ["--device", "cuda"],
             "--device: expected a device that PyTorch sees, found cuda",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
         ),
-        (["--max-per-img", "100000"], "--max-per-img: expected 1 to 3000, found 100000"),
         (["--device", "foo"], "--device: expected a device that PyTorch sees, found foo"),
         (["--device", "meta"], "--device: expected a device that PyTorch sees, found meta"),
         (
@@ -153,11 +155,85 @@ def test_a_checkpoint_of_another_model(files, tmp_path, capsys):
         ),
         (["-o", "m.engine"], "-o m.engine: expected a name that ends in .onnx, found '.engine'; give m.onnx"),
         (["-o", "model"], "-o model: expected a name that ends in .onnx, found 'no suffix'; give model.onnx"),
-        (["--max-per-img", "0"], "--max-per-img: expected 1 to 3000, found 0"),
     ],
 )
 def test_wrong_options(files, capsys, options, message):
     assert message in refusal(capsys, files["config"], files["checkpoint"], "--no-verify", *options)
+
+
+NUMBERS = {
+    "--opset": ("16 to 20", ["15", "21", "1e6", "nan", "9" * 5000]),
+    "--max-per-img": ("1 to 3000", ["0", "-1", "3001", "100000", "many"]),
+    "--size": ("1 to 8192", ["0", "-32", "8193", "1e5", "9" * 5000]),
+}
+
+
+@pytest.mark.parametrize(("option", "value"), [(o, v) for o, (_, values) in NUMBERS.items() for v in values])
+def test_numbers_outside_their_range(option, value, capsys):
+    values = [value, "64"] if option == "--size" else [value]
+    with pytest.raises(SystemExit) as error:
+        main([option, *values])
+    assert error.value.code == 2
+    said = capsys.readouterr().err
+    assert f"error: argument {option}: expected a whole number from {NUMBERS[option][0]}, found" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"opset": 13}, "--opset: expected 16 to 20, found 13"),
+        ({"max_per_img": 0}, "--max-per-img: expected 1 to 3000, found 0"),
+        ({"size": (0, 64)}, "--size: expected at most 8192 px, and 1 at least, found 0 64"),
+        ({"size": (64, 8224)}, "--size: expected at most 8192 px, and 1 at least, found 64 8224"),
+        ({"device": "cuda:x"}, "--device: expected a device that PyTorch sees, found cuda:x"),
+    ],
+)
+def test_the_function_refuses_the_same_before_anything_is_loaded(
+    files, tmp_path, monkeypatch, options, message
+):
+    monkeypatch.setattr(api, "load_model", None)  # would be called next
+    with pytest.raises(ValueError, match=message):
+        export_model(files["config"], files["checkpoint"], tmp_path / "m.onnx", **options)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["export.maskrcnn", "--help"],
+        ["export.maskrcnn", "--opset", "99"],
+        ["export.maskrcnn", "--device", "foo"],
+        ["export.maskrcnn", "config.py"],
+        ["export.maskrcnn", "-o", "model.engine"],
+        ["export.reference", "--max-per-img", "0"],
+        ["export.reference", "--images", "gone.jpg"],
+    ],
+    ids=" ".join,
+)
+def test_mistakes_cost_no_import(arguments):
+    """PyTorch and mmdet take seconds."""
+    module, *rest = arguments
+    program = f"""
+import sys
+from {module} import main
+try:
+    status = main({rest!r})
+except SystemExit as error:
+    status = error.code
+assert not {{"torch", "mmdet", "mmcv", "mmengine", "onnx", "patches"}} & set(sys.modules)
+sys.exit(status)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == (0 if "--help" in rest else 2), done.stderr
+
+
+def test_mmdet_is_imported_after_patches():
+    """Without mmcv's compiled operators it cannot be imported before."""
+    for path in Path(export.__file__).parent.rglob("*.py"):
+        body = ast.parse(path.read_text()).body
+        imports = [node for node in body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        names = [getattr(node, "module", None) or node.names[0].name for node in imports]
+        needing = [name for name in names if name.partition(".")[0] in ("mmdet", "mmcv")]
+        assert not needing or names[0] == "patches", f"{path}: import patches before {needing[0]}"
 
 
 def exported_with(files, output, *images) -> str:
@@ -365,10 +441,10 @@ def test_a_signal_leaves_what_was_there_and_nothing_else(
     monkeypatch.setattr(api, "simplified", simplified)
     (tmp_path / "m.onnx").write_bytes(b"the good one")
     handlers = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
-    assert run(files, tmp_path / "m.onnx") == EXIT_INTERRUPTED
+    assert run(files, tmp_path / "m.onnx") == 128 + number
     assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)] == handlers
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"m.onnx": b"the good one"}
-    assert "interrupted; nothing was written" in capsys.readouterr().out
+    assert f"interrupted by {number.name}; nothing was written" in capsys.readouterr().out
 
 
 class Broken(io.StringIO):

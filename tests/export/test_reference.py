@@ -9,7 +9,8 @@ import torch
 
 from export.metadata import metadata_from_model
 from export.model import LoadedModel
-from export.reference import main, record_reference
+from export.recorded import record_reference
+from export.reference import main
 from export.verify import MmdetInference
 from runtime.compare import main as compare_main
 from runtime.comparison.difference import DetectionArrays
@@ -139,4 +140,4 @@ def test_what_is_refused(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     arguments, message = REFUSALS[name]
     assert _run(*(a.format(config=files[0]) for a in arguments)) == 2
-    assert message in " ".join(capsys.readouterr().out.split())
+    assert message in " ".join(capsys.readouterr().err.split())

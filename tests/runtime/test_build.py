@@ -6,7 +6,6 @@ import json
 import re
 import sys
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +57,7 @@ def _run(*arguments: object) -> int:
 
 
 def _config(*arguments: object) -> EngineConfig:
-    args = build._parse_arguments(["m.onnx", *(str(a) for a in arguments)])
+    args = build._parser().parse_args(["m.onnx", *(str(a) for a in arguments)])
     return build._keywords(args)["config"]
 
 
@@ -89,17 +88,17 @@ def test_options_become_a_config(arguments: list, expected: EngineConfig) -> Non
 
 
 def test_other_options_become_the_request() -> None:
-    keywords = build._keywords(build._parse_arguments(["out/m.onnx"]))
+    keywords = build._keywords(build._parser().parse_args(["out/m.onnx"]))
     assert (keywords["model"], keywords["engine"]) == (Path("out/m.onnx"), None)
     assert [keywords[name] for name in ("plan", "use_plan", "timing_cache")] == [None, True, None]
     arguments = ["m.onnx", "-o", "x.trt", "--plan", "p.json", "--timing-cache", "t.cache"]
-    keywords = build._keywords(build._parse_arguments(arguments))
+    keywords = build._keywords(build._parser().parse_args(arguments))
     assert [keywords[name] for name in ("engine", "plan", "timing_cache")] == [
         Path("x.trt"),
         Path("p.json"),
         Path("t.cache"),
     ]
-    assert not build._keywords(build._parse_arguments(["m.onnx", "--no-plan"]))["use_plan"]
+    assert not build._keywords(build._parser().parse_args(["m.onnx", "--no-plan"]))["use_plan"]
 
 
 def test_every_file_is_read_once(model: Path, device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +367,7 @@ def test_a_long_build_shows_that_it_lives(
     version: str, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     engine_fakes.install(monkeypatch, version, build_seconds=0.3)
-    monkeypatch.setattr(build, "heartbeat", partial(build.heartbeat, seconds=0.05))
+    monkeypatch.setattr("runtime.console.PROGRESS_SECONDS", 0.05)
     assert _run(model) == 0
     lines = capsys.readouterr().err.splitlines()
     phase = "writing the engine" if version == engine_fakes.V8_5 else r"Building Engine  (\d+)/\1"

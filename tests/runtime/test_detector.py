@@ -81,7 +81,7 @@ def test_a_single_array_is_refused(fake_model: Path) -> None:
 
 
 def test_a_batch_size_below_one_is_refused(fake_model: Path) -> None:
-    with pytest.raises(ValueError, match="batch_size: expected at least 1, found 0"):
+    with pytest.raises(ValueError, match="batch_size: expected a whole number from 1 to 1024, found"):
         Detector(fake_model, batch_size=0)
 
 

@@ -242,7 +242,7 @@ def test_a_recording_that_lacks_an_image_is_refused_before_a_model_runs(
         evaluated.append(artifact.name)
         return evaluate_artifact(artifact, data, progress)
 
-    monkeypatch.setitem(evaluate_main.__globals__, "evaluate_artifact", watched)
+    monkeypatch.setattr("runtime.comparison.evaluation.evaluate_artifact", watched)
     assert _run(fake_model, recorded, "--dataset", dataset) == 2
     assert evaluated == [str(recorded)]
 

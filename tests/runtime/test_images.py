@@ -5,50 +5,11 @@ import mmcv
 import numpy as np
 import pytest
 
-from runtime.images import find_images, read_image
+from runtime.images import read_image
 from tests.runtime import fakes
 
 JPEG = cv2.imencode(".jpg", fakes.random_image(40, 50))[1].tobytes()
 PNG = cv2.imencode(".png", fakes.random_image(40, 50))[1].tobytes()
-
-
-def _touch(folder: Path, *names: str) -> None:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-
-
-def _names(sources: list[str], root: Path) -> list[str]:
-    return [path.relative_to(root).as_posix() for path in find_images(sources)]
-
-
-def test_files_folders_and_globs_are_found_in_order_and_once(tmp_path: Path) -> None:
-    _touch(tmp_path, "b.jpg", "a.PNG", "notes.txt", "deep/c.webp", "raw.dat")
-    assert _names([str(tmp_path)], tmp_path) == ["a.PNG", "b.jpg"]
-    assert _names([f"{tmp_path}/b.jpg", str(tmp_path)], tmp_path) == ["b.jpg", "a.PNG"]
-    assert _names([f"{tmp_path}/**/*"], tmp_path) == ["a.PNG", "b.jpg", "deep/c.webp"]
-    # A file is named on purpose, whatever its suffix.
-    assert _names([f"{tmp_path}/raw.dat"], tmp_path) == ["raw.dat"]
-
-
-def test_brackets_in_a_files_name_are_no_pattern(tmp_path: Path) -> None:
-    _touch(tmp_path, "photo[1].jpg", "photo1.jpg")
-    assert _names([f"{tmp_path}/photo[1].jpg"], tmp_path) == ["photo[1].jpg"]
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("none.jpg", "none.jpg: expected an image, a folder or a glob pattern, found nothing by that name"),
-        ("empty", "folder .*empty: expected images .*, found none"),
-        ("*.png", r"pattern .*\*.png: expected images .*, found none"),
-    ],
-)
-def test_a_source_without_images_is_refused(source: str, message: str, tmp_path: Path) -> None:
-    _touch(tmp_path, "empty/notes.txt", "b.jpg")
-    with pytest.raises(FileNotFoundError, match=message):
-        find_images([f"{tmp_path}/b.jpg", f"{tmp_path}/{source}"])
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,10 +12,13 @@ import pytest
 from pycocotools.coco import COCO
 
 from runtime import infer
+from runtime.host.runner import HostBatch
+from runtime.inference import overlays
 from runtime.transforms import Resize
 from tests.runtime import fakes
 from tests.runtime.engine import fakes as engine_fakes
 from tests.runtime.engine.fake_kernels import FakeLibrary
+from tests.runtime.processes import coco_of, lines_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,7 +58,7 @@ def test_a_folder_is_detected_drawn_and_written(
     line = f"X images/s; ms per image, side by side: {stages}\n".replace("X", "[0-9.]+")
     assert re.search(line, printed.out)
     assert sorted(p.name for p in out.iterdir()) == sorted(
-        ["0.png", "1.png", "2.png", "3.png", "dark.png", "images.json", "results.json"]
+        ["0.png", "1.png", "2.png", "3.png", "dark.png", "detections.jsonl", "images.json", "results.json"]
     )
     results = COCO(str(out / "images.json")).loadRes(str(out / "results.json"))
     assert len(results.getAnnIds()) == 12  # --json-score keeps the third detection of score 0.2
@@ -223,18 +228,140 @@ def test_wrong_arguments_exit_with_two(arguments: list[str], capsys: pytest.Capt
     assert arguments[0] in capsys.readouterr().err
 
 
-def test_overlays_of_equal_names_do_not_collide(tmp_path: Path) -> None:
-    paths = [tmp_path / n for n in ("x/a.jpg", "y/a.jpg", "y/A.png", "z/y/a.bmp", "x/a-b.jpg")]
-    names = [p.name for p in infer.overlay_paths(paths, tmp_path / "out")]
-    # y/A.png: neither A.png nor y_A.png differs from its neighbours' where case is ignored.
-    assert names == ["a.png", "y_a.png", "A_2.png", "a_3.png", "a-b.png"]
-
-
 def test_an_overlay_never_replaces_an_input(images: Path, fake_model: Path) -> None:
     before = {p: p.read_bytes() for p in images.iterdir()}
     assert _run(images, "--model", fake_model, "--out", images) == 0
     assert all(path.read_bytes() == content for path, content in before.items())
     assert (images / "images_0.png").exists()
+
+
+def test_overlays_are_not_detected_the_second_time(
+    images: Path, fake_model: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Nor by a pattern, nor in the folder of another run; one that is named is."""
+    files: list[set[str]] = []
+    for _ in range(3):
+        capsys.readouterr()
+        assert _run(images, "--model", fake_model, "--out", images) == 0
+        files.append({path.name for path in images.iterdir()})
+    assert files[0] == files[1] == files[2]
+    printed = capsys.readouterr()
+    assert "in 5 images\n" in printed.out
+    assert f"ignored in {images}: 5 overlays of earlier runs, 3 others (.json, .jsonl)\n" in printed.err
+    assert _run(f"{images}/*.png", "--model", fake_model, "--out", images) == 0
+    assert "in 4 images\n" in capsys.readouterr().out
+    assert _run(images / "images_0.png", "--model", fake_model, "--out", images) == 0
+    assert "in 1 image\n" in capsys.readouterr().out
+    assert (images / "images_images_0.png").exists()
+
+
+def test_an_output_that_is_an_input_is_refused(
+    images: Path, fake_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Whatever it is called."""
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("results.json", "images.json", "detections.jsonl"):
+        (out / name).symlink_to(images / "0.png")
+        before = (images / "0.png").read_bytes()
+        assert _run(images, "--model", fake_model, "--out", out) == 2
+        assert "expected a file that is not read, found the input" in capsys.readouterr().err
+        assert (images / "0.png").read_bytes() == before
+        (out / name).unlink()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_an_overlay_that_finds_no_room_ends_the_run_with_what_was_finished(
+    number: int,
+    images: Path,
+    fake_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    written = []
+
+    def failing(path: Path, data: bytes) -> None:
+        written.append(path)
+        if len(written) == 3:
+            raise OSError(number, "expected room", str(path))
+
+    monkeypatch.setattr(overlays, "write_whole", failing)
+    out = tmp_path / "out"
+    assert _run(images, "--model", fake_model, "--out", out) == 2
+    printed = capsys.readouterr()
+    assert f"expected room: '{out / '2.png'}'\nended early: 3 of 5 images finished, in {out}" in printed.err
+    assert "Traceback" not in printed.err
+    assert "3 images" in printed.out
+    assert [i["id"] for i in coco_of(out)[0]["images"]] == [1, 2, 3]
+    assert [line["image_id"] for line in lines_of(out)] == [1, 2, 3]
+
+
+def test_an_overlay_that_cannot_be_is_said_and_the_others_are_drawn(
+    images: Path,
+    fake_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    write = overlays.write_whole
+
+    def failing(path: Path, data: bytes) -> None:
+        if path.name == "1.png":
+            raise OSError(errno.EILSEQ, "no such name", str(path))
+        write(path, data)
+
+    monkeypatch.setattr(overlays, "write_whole", failing)
+    out = tmp_path / "out"
+    assert _run(images, "--model", fake_model, "--out", out) == 1
+    printed = capsys.readouterr()
+    assert f"no overlay: [Errno 84] no such name: '{out / '1.png'}'; rename the image" in printed.err
+    assert "4 overlays" in printed.out
+    assert len(coco_of(out)[0]["images"]) == 5
+
+
+@pytest.mark.parametrize("after", [0, 2])
+def test_a_device_that_fails_ends_the_run_with_what_was_finished(
+    after: int,
+    images: Path,
+    fake_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """Before anything is finished, the results of an earlier run stay."""
+    out = tmp_path / "out"
+    assert _run(images, "--model", fake_model, "--out", out) == 0
+    runs = []
+    result = HostBatch.result
+
+    def failing(batch: HostBatch, *arguments: object) -> object:
+        runs.append(batch)
+        if len(runs) > after:
+            raise RuntimeError("device lost")
+        return result(batch, *arguments)
+
+    monkeypatch.setattr(HostBatch, "result", failing)
+    capsys.readouterr()
+    assert _run(images, "--model", fake_model, "--out", out) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: device lost\n")
+    assert len(coco_of(out)[0]["images"]) == len(lines_of(out)) == (after or 5)
+    assert ("ended early: 2 of 5 images finished" in said) == (after > 0)
+
+
+def test_names_of_any_length_and_bytes_have_overlays(fake_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    names = [b"a" * 251 + b".jpg", b"a" * 250 + b".webp", b"\xff.png", b"A.bmp", b"a.bmp", b"line\nbreak.png"]
+    for index, name in enumerate(names):
+        data = cv2.imencode(".png", fakes.random_image(40, 50, index))[1].tobytes()
+        (folder / os.fsdecode(name)).write_bytes(data)
+    out = tmp_path / "out"
+    assert _run(folder, "--model", fake_model, "--out", out) == 0
+    assert len(list(out.glob("*.png"))) == len(coco_of(out)[0]["images"]) == len(names)
+    found = {os.fsencode(Path(line["file_name"]).name) for line in lines_of(out)}
+    assert found == set(names)
 
 
 def test_the_command_runs_as_a_module(images: Path, fake_model: Path, tmp_path: Path) -> None:

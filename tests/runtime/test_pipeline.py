@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from runtime import Detector
+from runtime import Detector, pipeline
 from runtime.host.preprocess import prepare
 from runtime.images import read_image
 from runtime.pipeline import FileResult, detect_files, in_threads, run_batches
@@ -241,3 +241,62 @@ def test_results_equal_those_of_arrays(paths: list[Path], tmp_path: Path, device
         batch = prepare(images, detector.metadata)
         outputs = detector.backend.run(batch.images, batch.image_sizes)
         assert_same(detector(images), detections_from_outputs(outputs, batch, detector.metadata))
+
+
+class _CountingError(str):
+    """A reason that counts how often it is asked whether it is one."""
+
+    num_looks = 0
+
+    def __bool__(self) -> bool:
+        _CountingError.num_looks += 1
+        return True
+
+
+@pytest.mark.parametrize("pattern", ["u", "ru", "uuuur", "r" + "u" * 40])
+def test_grouping_is_linear_and_keeps_no_unreadable_file_waiting(pattern: str) -> None:
+    """``r`` a file that can be read, ``u`` one that cannot; counted, not timed."""
+    num_files, num_read, waiting = 40_000, 0, 0
+    _CountingError.num_looks = 0
+
+    def files() -> Any:
+        nonlocal num_read
+        for index in range(num_files):
+            num_read += 1
+            error = _CountingError("damaged") if pattern[index % len(pattern)] == "u" else ""
+            yield pipeline._ReadFile(index, Path(str(index)), None, error, None, 0.0, None)
+
+    indices: list[int] = []
+    for group in pipeline._groups(files(), 8):
+        indices += [file.index for file in group]
+        assert sum(file.error == "" for file in group) <= 8
+        waiting = max(waiting, num_read - indices[0] if len(indices) == len(group) else len(group))
+    assert indices == list(range(num_files))
+    assert waiting <= pipeline._MOST_WAITING + 8
+    assert _CountingError.num_looks <= 3 * num_files
+
+
+def test_many_unreadable_files_are_done_in_time(fake_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "damaged.png").write_bytes(b"no image")
+    start = time.monotonic()
+    with Detector(fake_model, "onnxruntime", batch_size=8, threads=1) as detector:
+        results = list(detector.detect_files([tmp_path / "damaged.png"] * 20_000, threads=2))
+    assert len(results) == 20_000
+    assert all(result.error for result in results)
+    assert time.monotonic() - start < 60  # quadratic, it was minutes
+
+
+OPTIONS = {
+    "batch_size": [0, -1, 1025, 10**6, 1.5, "8", True, float("nan"), None.__class__],
+    "threads": [0, -3, 1025, 10**9, 2.0, "2", False],
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, values in OPTIONS.items() for v in values])
+def test_absurd_numbers_are_refused_at_once(name: str, value: object, fake_model: Path) -> None:
+    with pytest.raises(ValueError, match=f"{name}: expected a whole number from 1 to 1024, found"):
+        Detector(fake_model, "onnxruntime", **{name: value})
+    with Detector(fake_model, "onnxruntime", threads=1) as detector:
+        options = {"batch_size": 1, name: value}
+        with pytest.raises(ValueError, match=f"{name}: expected a whole number from 1 to 1024, found"):
+            list(detect_files(detector._runner, ["a.jpg"], **options))

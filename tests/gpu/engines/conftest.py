@@ -13,7 +13,8 @@ from runtime.detector import Detector
 from runtime.engine.files import Machine, ensure_engine
 from runtime.engine.library import open_library
 from runtime.engine.plugins import VARIABLE, find_plugins, load_plugins
-from runtime.images import find_images, read_image
+from runtime.image_files import find_images
+from runtime.images import read_image
 
 try:
     import onnx

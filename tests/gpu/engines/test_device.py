@@ -25,7 +25,8 @@ from runtime.detector import Detector
 from runtime.device import slot as device_slot
 from runtime.host.postprocess import paste_probabilities
 from runtime.host.runner import HostRunner
-from runtime.images import find_images, read_image
+from runtime.image_files import find_images
+from runtime.images import read_image
 from tests.gpu.engines import harness
 
 pytestmark = [pytest.mark.gpu, pytest.mark.tensorrt]

@@ -9,7 +9,8 @@ from runtime.backends import backend_name
 from runtime.detector import Detector
 from runtime.engine.sidecar import Sidecar
 from runtime.host.preprocess import prepare
-from runtime.images import find_images, read_image
+from runtime.image_files import find_images
+from runtime.images import read_image
 from tests.gpu.engines import harness
 
 pytestmark = [pytest.mark.gpu, pytest.mark.tensorrt]

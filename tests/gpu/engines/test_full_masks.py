@@ -22,7 +22,8 @@ from runtime.device.kernels import MaskCast
 from runtime.engine.files import Machine
 from runtime.engine.session import EngineSession
 from runtime.host.preprocess import Batch, prepare
-from runtime.images import find_images, read_image
+from runtime.image_files import find_images
+from runtime.images import read_image
 from tests.gpu.engines import harness
 
 pytestmark = [pytest.mark.gpu, pytest.mark.tensorrt]

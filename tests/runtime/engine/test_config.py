@@ -50,7 +50,7 @@ def test_no_tactic_source_is_not_tensorrts_choice() -> None:
         ({"batch": (1, 2)}, "batch: .* found 1 2"),
         ({"height": (64, 32, 96)}, "height: .* found 64 32 96"),
         ({"width": (1, 2, 3, 4)}, "width: .* found 1 2 3 4"),
-        ({"workspace_mib": 0}, "--workspace: expected at least 1 MiB, found 0"),
+        ({"workspace_mib": 0}, "--workspace: expected 1 to 1048576 MiB, found 0"),
         (
             {"shapes": (("x", ((1, 3), (2, 3), (1, 3))),)},
             re.escape(

@@ -1,6 +1,7 @@
 import time
 
-from runtime.engine.progress import BuildLog, heartbeat
+from runtime.console import heartbeat
+from runtime.engine.progress import BuildLog
 
 # Of TensorRT 8.5.3.1, --verbose, a network of four layers; the middle of it left out.
 VERBOSE_LOG = """\
