@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,7 +35,7 @@ from export.verify import (
 from export.weights import MOST_BYTES, DetachedWeights, attached, data_path, num_bytes
 from runtime.comparison.difference import Tolerance
 from runtime.embedded import CHECKPOINT_PATH, CONFIG_PATH, VERIFICATION_IMAGES
-from runtime.files import refuse_inputs, whole_file, write_whole
+from runtime.files import locked, refuse_inputs, whole_file, write_whole
 from runtime.image_files import find_images
 from runtime.images import read_image
 from runtime.metadata import ModelMetadata
@@ -293,7 +293,7 @@ class _Run:
                 model = graph.placed(Path(data.name).name, tensors)
             file.write(model.SerializeToString())
             file.flush()
-            words = self.verify(Path(file.name), model, metadata, mmdet, batches) if batches else ""
+            words = self.verify(Path(file.name), output, model, metadata, mmdet, batches) if batches else ""
             if words:
                 failed = None if graph.weights else failed_path(output)
                 kept = ""
@@ -305,13 +305,13 @@ class _Run:
                 file.seek(0)
                 file.truncate()
                 file.write(graph.placed(data_path(output).name, tensors).SerializeToString())
-        plan.save(plan_path(output))
-        failed_path(output).unlink(missing_ok=True)
+            _publish(files, output, plan)
         return self.result(output, plan_path(output), metadata, plan)
 
     def verify(
         self,
         path: Path,
+        output: Path,
         model: onnx.ModelProto,
         metadata: ModelMetadata,
         mmdet: MmdetInference,
@@ -323,7 +323,7 @@ class _Run:
             self.threshold = metadata.score_threshold
             if self._agree() and self._num_detections() < ENOUGH_DETECTIONS:
                 step.note(f"{self._num_detections()} detections above {metadata.score_threshold:g}")
-                self._verify_lower(path, model, metadata, mmdet, batches)
+                self._verify_lower(output, model, metadata, mmdet, batches)
         if not self._agree():
             return "the exported file differs from mmdet"
         if not self._num_detections():
@@ -335,7 +335,7 @@ class _Run:
 
     def _verify_lower(
         self,
-        path: Path,
+        output: Path,
         model: onnx.ModelProto,
         metadata: ModelMetadata,
         mmdet: MmdetInference,
@@ -346,13 +346,13 @@ class _Run:
         for threshold in LOWER_THRESHOLDS:
             if threshold >= metadata.score_threshold:
                 continue
-            lower = path.with_name(f"{path.name}.lower{SUFFIX}")
-            try:
-                lower.write_bytes(with_score_threshold(model, metadata, threshold).SerializeToString())
+            # Under the name of a partial file of the output, which is removed whatever ends this process.
+            with suppress(_Discarded), whole_file(output) as lower:
+                lower.write(with_score_threshold(model, metadata, threshold).SerializeToString())
+                lower.flush()
                 with mmdet.score_threshold(threshold):
-                    self.cases = [*own, *verify(lower, mmdet, batches)]
-            finally:
-                lower.unlink(missing_ok=True)
+                    self.cases = [*own, *verify(Path(lower.name), mmdet, batches)]
+                raise _Discarded
             self.threshold = threshold
             if not self._agree() or self._num_detections() >= ENOUGH_DETECTIONS:
                 return
@@ -377,6 +377,23 @@ class _Run:
             dict(self.seconds),
             tuple(self.notes),
         )
+
+
+class _Discarded(Exception):
+    """What was written was needed for a while only."""
+
+
+def _publish(files: ExitStack, output: Path, plan: PrecisionPlan) -> None:
+    """Have files take their names by leaving their contexts, and write the plan that belongs to them.
+
+    At any moment there is no plan of another model beside the ONNX: without one, builds use the default, which this is.
+    Another process that exports to the same name waits.
+    """
+    with locked(output.parent):
+        plan_path(output).unlink(missing_ok=True)
+        files.close()
+        plan.save(plan_path(output))
+        failed_path(output).unlink(missing_ok=True)
 
 
 class _Timed:

@@ -23,6 +23,7 @@ from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.config.utils import ConfigParsingError
 
 from export.dataset import LOADERS, test_pipeline, type_name
+from export.nesting import check_depth
 
 SUFFIXES = (".py", ".json", ".yaml", ".yml")
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".ckpt", ".pkl", ".bin", ".safetensors")
@@ -90,6 +91,7 @@ def load_config(name: str) -> Config:
     path = config_path(name)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"config {path}: expected a .py, .json or .yaml file, found {_other_file(path)}")
+    check_depth(path)
     _check_bases(path)
     try:
         config = Config.fromfile(str(path))
@@ -232,6 +234,7 @@ def _check_bases(path: Path, above: tuple[Path, ...] = ()) -> None:
                 f"config {path}: expected _base_ files that end, found {base}, which includes this one; end the circle"
             )
         if _is(file, "is_file"):
+            check_depth(file)
             _check_bases(file, above)
 
 

@@ -20,6 +20,8 @@ from patches.families import FAMILIES, check_supported
 
 # Of the image that random weights are fitted to, (height, width) px.
 RANDOM_WEIGHTS_SIZE = (256, 384)
+# Of what mmdet says, characters.
+MOST_WORDS = 1000
 
 
 class ModelBuildError(ValueError):
@@ -87,13 +89,31 @@ def load_model(
     detector = _predicting_detector(model)
     check_supported(detector)
     if content is None:
-        randomize(detector, seed=0, size=RANDOM_WEIGHTS_SIZE)
+        _randomize(detector)
     else:
         load_weights(model, content, allow_mismatch=allow_mismatch)
     whole = model.to(torch.device(device))
     return LoadedModel(
         detector, cfg, Path(cfg.filename or config).stem, content, None if detector is model else whole
     )
+
+
+def _randomize(detector: nn.Module) -> None:
+    """Give random weights, which takes an image through the model.
+
+    Raises:
+        ModelBuildError: its parts do not fit together.
+    """
+    try:
+        randomize(detector, seed=0, size=RANDOM_WEIGHTS_SIZE)
+    except Exception as error:  # of mmdet's layers, which do not check what they are built with
+        raise ModelBuildError(
+            f"config: expected a model that an image goes through, found: {_why(error)}; mend the part that it names"
+        ) from error
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(error).split())[:MOST_WORDS] or type(error).__name__
 
 
 def in_channels(config: Config) -> int:
@@ -121,8 +141,9 @@ def model_from_config(config: Config) -> nn.Module:
             torch.manual_seed(0)  # Of some layers mmdet draws the weights here, and never again.
             model = MODELS.build(config.model)
     except Exception as error:
-        why = str(error) or type(error).__name__
-        raise ModelBuildError(f"config: expected a model that mmdet can build, found: {why}") from error
+        raise ModelBuildError(
+            f"config: expected a model that mmdet can build, found: {_why(error)}"
+        ) from error
     model.eval()  # which mmdet's backbones return nothing from
     training = [name for name, module in model.named_modules() if module.training]
     if training:

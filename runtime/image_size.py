@@ -1,5 +1,7 @@
 """The size of an image from the first bytes of its file, without decoding it."""
 
+import io
+import re
 import struct
 from pathlib import Path
 from typing import BinaryIO, Optional
@@ -7,6 +9,8 @@ from typing import BinaryIO, Optional
 Size = Optional[tuple[int, int]]
 # Start of frame, every kind of coding; 0xC4, 0xC8 and 0xCC among them mean something else.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# Of a TIFF; more are not looked at.
+_MOST_DIRECTORIES = 100
 _JPEG_ALONE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a segment
 
 
@@ -16,10 +20,61 @@ def stored_size(path: Path) -> Size:
     None where the file is of another kind, damaged or not readable: whoever decodes it says so.
     """
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
         with path.open("rb") as file:
             return _size(file, file.read(32))
-    except (OSError, struct.error):
+    except (OSError, ValueError, struct.error):
         return None
+
+
+def size_in(data: bytes) -> Size:
+    """Return the (height, width) in px that the first image in a file's bytes declares.
+
+    Of a JPEG, PNG, BMP, WebP, GIF, TIFF or netpbm; None of another kind, or a damaged one.
+    """
+    try:
+        file = io.BytesIO(data)
+        found = _size(file, file.read(32))
+        if found is None and data.startswith((b"GIF87a", b"GIF89a")):
+            width, height = struct.unpack("<HH", data[6:10])
+            return height, width
+        if found is None and data.startswith((b"II*\0", b"MM\0*")):
+            return _tiff_size(data)
+        return _netpbm_size(data) if found is None else found
+    except (ValueError, struct.error):
+        return None
+
+
+def _tiff_size(data: bytes) -> Size:
+    """Return the largest edges of any directory."""
+    order = "<" if data.startswith(b"II") else ">"
+    (start,) = struct.unpack(order + "I", data[4:8])
+    sides = {256: 0, 257: 0}
+    for _ in range(_MOST_DIRECTORIES):
+        if not start:
+            break
+        (count,) = struct.unpack(order + "H", data[start : start + 2])
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind = struct.unpack(order + "HH", data[at : at + 4])
+            if tag in sides:
+                value = struct.unpack(
+                    order + ("H" if kind == 3 else "I"), data[at + 8 : at + (10 if kind == 3 else 12)]
+                )
+                sides[tag] = max(sides[tag], value[0])
+        end = start + 2 + 12 * count
+        (start,) = struct.unpack(order + "I", data[end : end + 4])
+    return sides[257], sides[256]
+
+
+def _netpbm_size(data: bytes) -> Size:
+    if data.startswith(b"P7"):
+        found = {
+            name: int(value) for name, value in re.findall(rb"(?m)^(WIDTH|HEIGHT)\s+(\d{1,18})", data[:1000])
+        }
+        return (found[b"HEIGHT"], found[b"WIDTH"]) if len(found) == 2 else None
+    match = re.match(rb"P[1-6fF](?:\s|#[^\n]*\n)+(\d{1,18})(?:\s|#[^\n]*\n)+(\d{1,18})\s", data[:1000])
+    return (int(match[2]), int(match[1])) if match else None
 
 
 def _size(file: BinaryIO, start: bytes) -> Size:

@@ -7,9 +7,14 @@ from typing import Any, Optional, Union
 import cv2
 import numpy as np
 
+from runtime.image_size import size_in
+from runtime.reading import bounded_bytes, limit
 from runtime.transforms import Load, pillow_image
 
 IN_COLOR = Load()
+BYTES_VARIABLE, PIXELS_VARIABLE = "MASKRCNN_MAX_IMAGE_BYTES", "MASKRCNN_MAX_IMAGE_PIXELS"
+# Of a file, and of what it holds: 16384x16384 px take 805 MB in colour, in each reading thread.
+MAX_BYTES, MAX_PIXELS = 1 << 30, 1 << 28
 
 
 def read_image(path: Union[str, Path], load: Load = IN_COLOR) -> np.ndarray:
@@ -25,15 +30,17 @@ def read_image(path: Union[str, Path], load: Load = IN_COLOR) -> np.ndarray:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is empty, damaged, not an image, or its pixels are not 8 bits.
+        ValueError: it is no regular file, empty, damaged, not an image, its pixels are not 8 bits, or it is larger than
+            ``MASKRCNN_MAX_IMAGE_BYTES`` or ``MASKRCNN_MAX_IMAGE_PIXELS`` in the environment allow.
         RuntimeError: it is to be decoded with Pillow, which is not installed.
     """
     # Not cv2.imread: it does not tell a missing file from a damaged one, nor read non-ASCII paths on Windows.
-    data = Path(path).read_bytes()
+    data = _file_bytes(path)
     if _is_cut_jpeg(data):
         raise ValueError(
             f"{path}: expected a whole JPEG, found {len(data)} bytes without an end; copy it again"
         )
+    _check_pixels(data, path)
     image = _DECODERS[load.decoder](data, load.color_type, path) if data else None
     if image is None:
         raise ValueError(
@@ -42,6 +49,29 @@ def read_image(path: Union[str, Path], load: Load = IN_COLOR) -> np.ndarray:
     if image.dtype != np.uint8:
         raise ValueError(f"{path}: expected 8 bits per channel, found {image.dtype} pixels; convert the file")
     return image
+
+
+def _file_bytes(path: Union[str, Path]) -> bytes:
+    try:
+        return bounded_bytes(
+            path, limit(BYTES_VARIABLE, MAX_BYTES), f"if it is an image, set {BYTES_VARIABLE} to as much"
+        )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: expected an image, found nothing there; check the path") from None
+    except OSError as error:
+        raise type(error)(f"{path}: expected a file that can be read, found: {error.strerror}") from error
+
+
+def _check_pixels(data: bytes, path: Union[str, Path]) -> None:
+    """Refuse an image of which its header says that it is too large to decode in memory."""
+    size, most = size_in(data), limit(PIXELS_VARIABLE, MAX_PIXELS)
+    if size is not None and size[0] * size[1] > most:
+        raise ValueError(
+            f"{path}: expected an image of up to {most} pixels, found {size[0]}x{size[1]} (height x width); cut it "
+            f"into parts, or set {PIXELS_VARIABLE} to as much"
+        )
 
 
 def _with_opencv(data: bytes, color_type: str, path: Union[str, Path]) -> Optional[np.ndarray]:
@@ -67,7 +97,7 @@ def _with_pillow(data: bytes, color_type: str, path: Union[str, Path]) -> np.nda
             return (
                 np.array(image.convert("L")) if color_type.startswith("gray") else np.array(image)[..., ::-1]
             )
-    except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's readers of damaged files raise anything
         raise ValueError(f"{path}: expected an image, Pillow cannot decode it: {error}") from error
 
 

@@ -5,11 +5,13 @@ carries the same object.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Optional
 
+from runtime.documents import parsed
+from runtime.messages import shown
+from runtime.ranges import MAX_SIZE
 from runtime.transforms import (
     Fit,
     Load,
@@ -22,6 +24,7 @@ from runtime.transforms import (
     step_from_dict,
     step_to_dict,
 )
+from runtime.values import is_number, pair
 
 KEY = "maskrcnn"
 # 1: an image is read in colour by OpenCV and resized, nothing else; ``resize`` stands for the steps.
@@ -30,6 +33,8 @@ FORMATS = (1, 2)
 
 MASK_MODES = ("crop", "full", "none")
 MAX_CHANNELS = 4
+# Of the outputs.
+MAX_ROWS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,13 @@ class ModelMetadata:
 
     def __post_init__(self) -> None:
         if self.color_order not in ("rgb", "bgr"):
-            raise ValueError(f"color_order: expected rgb or bgr, found {self.color_order!r}")
+            raise ValueError(f"color_order: expected rgb or bgr, found {shown(self.color_order)}")
         if self.masks not in MASK_MODES:
-            raise ValueError(f"masks: expected one of {', '.join(MASK_MODES)}, found {self.masks!r}")
+            raise ValueError(f"masks: expected one of {', '.join(MASK_MODES)}, found {shown(self.masks)}")
         for name in ("classes", "mean", "std", "size", "steps"):
             value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else _tuple(name, value))
+            is_none = value is None and name == "size"
+            object.__setattr__(self, name, None if is_none else _tuple(name, value))
         self._check_classes()
         self._check_channels()
         self._check_size()
@@ -96,39 +102,48 @@ class ModelMetadata:
 
     def _check_classes(self) -> None:
         if not self.classes or not all(isinstance(name, str) for name in self.classes):
-            raise ValueError(f"classes: expected one name or more, found {self.classes!r}")
+            raise ValueError(f"classes: expected one name or more, found {shown(self.classes)}")
 
     def _check_channels(self) -> None:
         if not 1 <= len(self.mean) <= MAX_CHANNELS or len(self.mean) != len(self.std):
             raise ValueError(
-                f"mean, std: expected as many numbers of each, 1 to {MAX_CHANNELS}, found {self.mean} and {self.std}"
+                f"mean, std: expected as many numbers of each, 1 to {MAX_CHANNELS}, found "
+                f"{shown(self.mean)} and {shown(self.std)}"
             )
-        if not all(_is_number(value) for value in (*self.mean, *self.std)):
-            raise ValueError(f"mean, std: expected finite numbers, found {self.mean} and {self.std}")
+        if not all(is_number(value) for value in (*self.mean, *self.std)):
+            raise ValueError(
+                f"mean, std: expected finite numbers, found {shown(self.mean)} and {shown(self.std)}"
+            )
         check_normalisation(self.mean, self.std)
         if self.color_order == "rgb" and self.channels != 3:
             raise ValueError(f"color_order: expected bgr of {self.channels} channels, found rgb")
-        if not _is_number(self.pad_value):
-            raise ValueError(f"pad_value: expected a finite number, found {self.pad_value!r}")
+        if not is_number(self.pad_value):
+            raise ValueError(f"pad_value: expected a finite number, found {shown(self.pad_value)}")
 
     def _check_size(self) -> None:
         size = self.size
-        if size is not None and (len(size) != 2 or not all(_is_whole(v) and v >= 1 for v in size)):
-            raise ValueError(f"size: expected 2 numbers of 1 or more, found {size}")
-        if not _is_whole(self.size_divisor) or self.size_divisor < 1:
-            raise ValueError(f"size_divisor: expected at least 1, found {self.size_divisor}")
+        if size is not None and (len(size) != 2 or not all(map(_is_whole, size))):
+            raise ValueError(f"size: expected 2 numbers of 1 or more, up to {MAX_SIZE}, found {shown(size)}")
+        if not _is_whole(self.size_divisor):
+            raise ValueError(
+                f"size_divisor: expected at least 1, up to {MAX_SIZE}, found {shown(self.size_divisor)}"
+            )
         if not all(isinstance(step, Step) for step in self.steps):
-            raise ValueError(f"steps: expected steps of runtime.transforms, found {self.steps!r}")
+            raise ValueError(f"steps: expected steps of runtime.transforms, found {shown(self.steps)}")
         if not isinstance(self.load, Load):
-            raise ValueError(f"load: expected runtime.transforms.Load, found {self.load!r}")
+            raise ValueError(f"load: expected runtime.transforms.Load, found {shown(self.load)}")
 
     def _check_thresholds(self) -> None:
-        if not _is_number(self.mask_threshold) or not 0 <= self.mask_threshold <= 1:
-            raise ValueError(f"mask_threshold: expected 0 to 1, found {self.mask_threshold!r}")
-        if not _is_number(self.score_threshold):
-            raise ValueError(f"score_threshold: expected a finite number, found {self.score_threshold!r}")
-        if not _is_whole(self.max_per_img) or self.max_per_img < 1:
-            raise ValueError(f"max_per_img: expected at least 1, found {self.max_per_img!r}")
+        if not is_number(self.mask_threshold) or not 0 <= self.mask_threshold <= 1:
+            raise ValueError(f"mask_threshold: expected 0 to 1, found {shown(self.mask_threshold)}")
+        if not is_number(self.score_threshold):
+            raise ValueError(
+                f"score_threshold: expected a finite number, found {shown(self.score_threshold)}"
+            )
+        if not _is_whole(self.max_per_img, MAX_ROWS):
+            raise ValueError(
+                f"max_per_img: expected at least 1, up to {MAX_ROWS}, found {shown(self.max_per_img)}"
+            )
 
     def to_json(self) -> str:
         """Return the JSON that ``from_json`` reads, with the format's number in it."""
@@ -146,11 +161,12 @@ class ModelMetadata:
                 it.
         """
         try:
-            data = json.loads(text)
+            data = parsed(text)
         except ValueError as error:
-            raise ValueError(f"model metadata: expected JSON under {KEY!r}, found {text[:80]!r}") from error
-        if not isinstance(data, dict) or data.get("format") not in FORMATS:
-            found = data.get("format") if isinstance(data, dict) else type(data).__name__
+            raise ValueError(f"model metadata under {KEY!r}: {error}; export the model again") from error
+        number = data.get("format") if isinstance(data, dict) else None
+        if type(number) is not int or number not in FORMATS:
+            found = shown(number) if isinstance(data, dict) else type(data).__name__
             raise ValueError(
                 f"model metadata: expected format {' or '.join(map(str, FORMATS))}, found {found}; "
                 "export the model again with this version of `python -m export.maskrcnn`"
@@ -161,12 +177,13 @@ class ModelMetadata:
         optional = {"config", "checkpoint_sha256", "versions", "load", "pad_value"}
         missing = sorted(known - optional - set(data))
         if missing:
-            raise ValueError(f"model metadata: missing {', '.join(missing)}; export the model again")
+            raise ValueError(
+                f"model metadata: expected the fields {', '.join(missing)}, found none of them; export the model again"
+            )
         values = {k: v for k, v in data.items() if k in known}
         try:
             return cls(**{**values, **_transforms(values)})
-        except (TypeError, ValueError) as error:
-            # A field of another JSON type, e.g. a number for the list of classes.
+        except ValueError as error:
             raise ValueError(f"model metadata: malformed field ({error}); export the model again") from error
 
 
@@ -182,24 +199,29 @@ def _transforms(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _from_format_1(data: Mapping[str, Any]) -> dict[str, Any]:
     if "resize" not in data:
-        raise ValueError("model metadata: missing resize; export the model again")
+        raise ValueError(
+            "model metadata: expected the fields resize, found none of them; export the model again"
+        )
     try:
-        step = _step_of_rule(**data["resize"])
-    except (TypeError, ValueError) as error:
+        step = _step_of_rule(data["resize"])
+    except ValueError as error:
         raise ValueError(
             f"model metadata: malformed field (resize: {error}); export the model again"
         ) from error
     return {**data, "steps": [step_to_dict(step)]}
 
 
-def _step_of_rule(rule: str, size: Sequence[int]) -> Step:
+def _step_of_rule(data: Any) -> Step:
     """Return the step of a resize rule of format 1, whose size is (height, width)."""
-    height, width = size
+    if not isinstance(data, dict) or set(data) != {"rule", "size"}:
+        raise ValueError(f"expected a rule and a size, found {shown(data)}")
+    rule = data["rule"]
+    height, width = pair("size", data["size"])
     if rule == "fit":
         return Fit((height, width))
     if rule in ("keep_ratio", "stretch"):
         return Resize(scale=(width, height), keep_ratio=rule == "keep_ratio")
-    raise ValueError(f"rule: expected fit, keep_ratio or stretch, found {rule!r}")
+    raise ValueError(f"rule: expected fit, keep_ratio or stretch, found {shown(rule)}")
 
 
 def _tuple(name: str, value: Any) -> tuple:
@@ -208,9 +230,6 @@ def _tuple(name: str, value: Any) -> tuple:
     return tuple(value)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_whole(value: Any, most: int = MAX_SIZE) -> bool:
+    """Return whether the value is a whole number from 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most

@@ -5,13 +5,15 @@ result is the same to the last bit. Images are (H, W, 3), or (H, W) where they a
 the size that it makes without having pixels.
 """
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Optional, Union
 
 import cv2
 import numpy as np
+
+from runtime.messages import shown
+from runtime.values import check_bool, check_choice, is_number, numbers, pair, whole_pair
 
 COLOR_TYPES = ("color", "grayscale", "unchanged", "color_ignore_orientation", "grayscale_ignore_orientation")
 DECODERS = ("cv2", "pillow")
@@ -30,6 +32,8 @@ PADDING_MODES = {
     "reflect": cv2.BORDER_REFLECT_101,
     "symmetric": cv2.BORDER_REFLECT,
 }
+# Of an image on its way to the network: 3 GB as float32.
+MAX_PIXELS = 1 << 28
 # (height, width), px.
 Size = tuple[int, int]
 
@@ -50,9 +54,9 @@ class Load:
     to_float32: bool = False
 
     def __post_init__(self) -> None:
-        _check_choice("color_type", self.color_type, COLOR_TYPES)
-        _check_choice("decoder", self.decoder, DECODERS)
-        _check_bool("to_float32", self.to_float32)
+        check_choice("color_type", self.color_type, COLOR_TYPES)
+        check_choice("decoder", self.decoder, DECODERS)
+        check_bool("to_float32", self.to_float32)
 
     @property
     def is_grey(self) -> bool:
@@ -83,8 +87,8 @@ class _ResizeStep(Step):
     backend: str
 
     def __post_init__(self) -> None:
-        _check_choice("backend", self.backend, tuple(INTERPOLATIONS))
-        _check_choice("interpolation", self.interpolation, INTERPOLATIONS[self.backend])
+        check_choice("backend", self.backend, tuple(INTERPOLATIONS))
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS[self.backend])
 
     def scale_factor(self, height: int, width: int) -> Optional[tuple[float, float]]:
         """Return (new width / width, new height / height)."""
@@ -123,9 +127,9 @@ class Resize(_ResizeStep):
             raise ValueError("resize: expected either a scale or factors")
         for name in ("scale", "factors"):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, _pair(name, getattr(self, name)))
-        _check_bool("keep_ratio", self.keep_ratio)
-        _check_bool("floor", self.floor)
+                object.__setattr__(self, name, pair(name, getattr(self, name)))
+        check_bool("keep_ratio", self.keep_ratio)
+        check_bool("floor", self.floor)
 
     def size(self, height: int, width: int) -> Size:
         """Return the (height, width) in px after the step."""
@@ -160,10 +164,11 @@ class ResizeShortestEdge(_ResizeStep):
         super().__post_init__()
         for name in ("scale", "max_size"):
             value = getattr(self, name)
-            if value is not None and not _is_number(value) or value is not None and value < 1:
-                raise ValueError(f"{name}: expected 1 or more, found {value!r}")
-        _check_bool("keep_ratio", self.keep_ratio)
-        _check_bool("floor", self.floor)
+            is_left_out = value is None and name == "max_size"
+            if not is_left_out and (not is_number(value) or value < 1):
+                raise ValueError(f"{name}: expected 1 or more, found {shown(value)}")
+        check_bool("keep_ratio", self.keep_ratio)
+        check_bool("floor", self.floor)
 
     def size(self, height: int, width: int) -> Size:
         """Return the (height, width) in px after the step."""
@@ -196,8 +201,8 @@ class FixShapeResize(_ResizeStep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "scale", _pair("scale", self.scale))
-        _check_bool("keep_ratio", self.keep_ratio)
+        object.__setattr__(self, "scale", whole_pair("scale", self.scale))
+        check_bool("keep_ratio", self.keep_ratio)
 
     def size(self, height: int, width: int) -> Size:
         """Return the (height, width) in px after the step."""
@@ -230,7 +235,7 @@ class Fit(_ResizeStep):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "box", _pair("box", self.box))
+        object.__setattr__(self, "box", whole_pair("box", self.box))
 
     def size(self, height: int, width: int) -> Size:
         """Return the (height, width) in px after the step: rounded, but never over the box."""
@@ -261,18 +266,18 @@ class Pad(Step):
     mode: str = "constant"
 
     def __post_init__(self) -> None:
-        _check_choice("mode", self.mode, tuple(PADDING_MODES))
-        _check_bool("to_square", self.to_square)
+        check_choice("mode", self.mode, tuple(PADDING_MODES))
+        check_bool("to_square", self.to_square)
         if self.shape is not None:
-            object.__setattr__(self, "shape", _pair("shape", self.shape))
-        if self.size_divisor is not None and (not _is_number(self.size_divisor) or self.size_divisor < 1):
+            object.__setattr__(self, "shape", whole_pair("shape", self.shape))
+        if self.size_divisor is not None and (not is_number(self.size_divisor) or self.size_divisor < 1):
             raise ValueError(f"size_divisor: expected 1 or more, found {self.size_divisor!r}")
         if self.shape is None and self.size_divisor is None and not self.to_square:
             raise ValueError("pad: expected a shape, a divisor or a square")
         if isinstance(self.value, (list, tuple)):
             object.__setattr__(self, "value", tuple(self.value))
         values = self.value if isinstance(self.value, tuple) else (self.value,)
-        if not all(_is_number(v) for v in values) or not 1 <= len(values) <= 4:
+        if not all(is_number(v) for v in values) or not 1 <= len(values) <= 4:
             raise ValueError(f"value: expected 1 to 4 numbers, found {self.value!r}")
 
     def size(self, height: int, width: int) -> Size:
@@ -305,14 +310,18 @@ class Normalize(Step):
     to_rgb: bool = True
 
     def __post_init__(self) -> None:
-        _check_bool("to_rgb", self.to_rgb)
+        check_bool("to_rgb", self.to_rgb)
         for name in ("mean", "std"):
-            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+            object.__setattr__(self, name, numbers(name, getattr(self, name)))
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                f"mean, std: expected as many numbers of each, found {shown(self.mean)} and {shown(self.std)}"
+            )
         check_normalisation(self.mean, self.std)
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """Normalise."""
-        out = image.astype(np.float32)  # a copy, always
+        out = image.astype(np.float32, order="C")  # a copy, always; OpenCV takes no other layout to write to
         # mmcv keeps both as float32 and computes the reciprocal in double.
         mean = np.float64(np.array(self.mean, np.float32).reshape(1, -1))
         reciprocal = 1 / np.float64(np.array(self.std, np.float32).reshape(1, -1))
@@ -336,9 +345,11 @@ class CenterCrop(Step):
     pad: Optional[Pad] = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "crop", _pair("crop", self.crop))
+        object.__setattr__(self, "crop", whole_pair("crop", self.crop))
         if isinstance(self.pad, Mapping):
             object.__setattr__(self, "pad", step_from_dict(self.pad, "pad"))
+        if not isinstance(self.pad, (Pad, type(None))):
+            raise ValueError(f"pad: expected a pad or none, found {shown(self.pad)}")
 
     def size(self, height: int, width: int) -> Size:
         """Return the (height, width) in px after the step."""
@@ -397,12 +408,12 @@ def step_from_dict(data: Any, place: str) -> Step:
     Raises:
         ValueError: another step, a field that is missing, unknown or out of range; ``place`` is named.
     """
-    if not isinstance(data, Mapping) or data.get("step") not in STEPS:
-        found = data.get("step") if isinstance(data, Mapping) else data
-        raise ValueError(f"{place}: expected one of the steps {', '.join(STEPS)}, found {found!r}")
+    found = data.get("step") if isinstance(data, Mapping) else data
+    if not isinstance(data, Mapping) or not isinstance(found, str) or found not in STEPS:
+        raise ValueError(f"{place}: expected one of the steps {', '.join(STEPS)}, found {shown(found)}")
     try:
-        return STEPS[data["step"]](**{k: v for k, v in data.items() if k != "step"})
-    except (TypeError, ValueError) as error:
+        return _made(STEPS[found], {k: v for k, v in data.items() if k != "step"})
+    except ValueError as error:
         raise ValueError(f"{place}, {data['step']}: {error}") from error
 
 
@@ -413,9 +424,24 @@ def load_from_dict(data: Any) -> Load:
         ValueError: a field that is unknown or out of range.
     """
     try:
-        return Load(**data)
-    except (TypeError, ValueError) as error:
+        if not isinstance(data, Mapping):
+            raise ValueError(f"expected an object, found {shown(data)}")
+        return _made(Load, data)
+    except ValueError as error:
         raise ValueError(f"load: {error}") from error
+
+
+def _made(kind: type, values: Mapping[str, Any]) -> Any:
+    """Return a dataclass of these fields; those that it has not got, or needs, are named."""
+    unknown = sorted(set(values) - {f.name for f in fields(kind)})
+    missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]
+    if unknown:
+        raise ValueError(
+            f"expected the fields {', '.join(f.name for f in fields(kind))}, found {shown(unknown)}"
+        )
+    if missing:
+        raise ValueError(f"expected the fields {', '.join(missing)}, found none of them")
+    return kind(**values)
 
 
 def load_to_dict(load: Load) -> dict[str, Any]:
@@ -424,9 +450,20 @@ def load_to_dict(load: Load) -> dict[str, Any]:
 
 
 def final_size(height: int, width: int, steps: Iterable[Step]) -> Size:
-    """Return the (height, width) in px of an image after all steps: mmdet's ``img_shape``."""
+    """Return the (height, width) in px of an image after all steps: mmdet's ``img_shape``.
+
+    Raises:
+        ValueError: a step makes more pixels than memory is to be taken for.
+    """
     for step in steps:
+        before = height, width
         height, width = step.size(height, width)
+        if height * width > MAX_PIXELS:
+            name, (before_height, before_width) = _NAMES[type(step)], before
+            raise ValueError(
+                f"steps, {name}: expected up to {MAX_PIXELS} pixels, found {height}x{width} made of an image of "
+                f"{before_height}x{before_width} px (height x width); use a smaller image, or correct the test pipeline"
+            )
     return height, width
 
 
@@ -440,9 +477,19 @@ def final_scale_factor(height: int, width: int, steps: Iterable[Step]) -> tuple[
 
 
 def applied(image: np.ndarray, steps: Iterable[Step]) -> np.ndarray:
-    """Return the image after all steps."""
+    """Return the image after all steps.
+
+    Raises:
+        ValueError: a step does not take such an image.
+    """
     for step in steps:
-        image = step.apply(image)
+        try:
+            image = step.apply(image)
+        except cv2.error as error:
+            raise ValueError(
+                f"steps, {_NAMES[type(step)]}: expected an image that OpenCV takes, found shape {image.shape} "
+                f"{image.dtype}: {' '.join((error.err or str(error)).split())}"
+            ) from error
     return image
 
 
@@ -503,35 +550,7 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
         ValueError: not finite, or a standard deviation of zero.
     """
     for name, values in (("mean", mean), ("std", std)):
-        if not all(math.isfinite(v) for v in values):
+        if not all(map(is_number, values)):
             raise ValueError(f"{name}: expected finite numbers, found {tuple(values)}")
     if 0 in std:
         raise ValueError(f"std: expected numbers other than 0, found {tuple(std)}")
-
-
-def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {', '.join(choices)}, found {value!r}")
-
-
-def _check_bool(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}: expected true or false, found {value!r}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _numbers(name: str, values: Any) -> tuple[float, ...]:
-    if not isinstance(values, (list, tuple)) or not values or not all(_is_number(v) for v in values):
-        raise ValueError(f"{name}: expected numbers, found {values!r}")
-    return tuple(values)
-
-
-def _pair(name: str, values: Any) -> tuple:
-    if not isinstance(values, (list, tuple)) or len(values) != 2 or not all(_is_number(v) for v in values):
-        raise ValueError(f"{name}: expected two numbers, found {values!r}")
-    if min(values) <= 0:
-        raise ValueError(f"{name}: expected two positive numbers, found {values!r}")
-    return tuple(values)

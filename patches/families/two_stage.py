@@ -1,5 +1,6 @@
 """Two-stage detectors: Mask R-CNN and its relatives."""
 
+from collections.abc import Mapping
 from typing import Any, Optional, Union
 
 from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, RoIAlign, SAConv2d
@@ -151,9 +152,10 @@ def _check_test_cfg(model: nn.Module) -> None:
         needed["rcnn"]["mask_thr_binary"] = (int, float)
     for part, keys in needed.items():
         cfg = (model.test_cfg or {}).get(part)
-        if cfg is None:
+        if not isinstance(cfg, Mapping):
+            found = "none" if cfg is None else repr(cfg)
             raise UnsupportedModelError(
-                f"test_cfg: expected settings for {part}, found none; add test_cfg.{part}."
+                f"test_cfg: expected settings for {part}, found {found}; add test_cfg.{part}."
             )
         for key, kind in keys.items():
             value = cfg.get(key)

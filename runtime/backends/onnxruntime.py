@@ -90,11 +90,17 @@ class OnnxRuntimeBackend:
         names = provider_names(self.options.device, self.options.providers)
         self._session = _ProcessSession(path, names, self.options.threads)
         session = self._session.here()
-        self.metadata = _read_metadata(path, session)
-        inputs, outputs = session.get_inputs(), session.get_outputs()
-        check_contract(path, "input", contract_inputs(self.metadata), _tensors(inputs))
-        check_contract(path, "output", contract_outputs(self.metadata), _tensors(outputs))
-        self._output_names = [output.name for output in outputs]
+        try:
+            self.metadata = _read_metadata(path, session)
+            inputs, outputs = _tensors(session.get_inputs()), _tensors(session.get_outputs())
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"model {path}: expected names in UTF-8, found other bytes ({error}); the file is "
+                "damaged, make it again"
+            ) from error
+        check_contract(path, "input", contract_inputs(self.metadata), inputs)
+        check_contract(path, "output", contract_outputs(self.metadata), outputs)
+        self._output_names = list(outputs)
 
     def run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarray]:
         """Run one batch; see ``Backend.run``.
@@ -111,8 +117,8 @@ class OnnxRuntimeBackend:
             return dict(zip(self._output_names, session.run(self._output_names, feeds)))
         except run_errors() as error:
             raise RuntimeError(
-                f"onnxruntime {import_onnxruntime().__version__} failed on images of shape {images.shape}: "
-                f"{one_line(error)}; if memory ran out, use a smaller batch"
+                f"onnxruntime {import_onnxruntime().__version__}: expected to run the model on images of shape "
+                f"{images.shape}, found: {one_line(error)}; if memory ran out, use a smaller batch"
             ) from error
 
     def new_runner(self, *, host: bool = True) -> Runner:

@@ -364,7 +364,7 @@ def layers(
 def _layers_from_onnx(path: Path, batch: int) -> tuple["onnx.ModelProto", LayerRunnerFactory]:
     """Engines as ``Detector(path, backend="tensorrt")`` would build them."""
     model = load_onnx(path)
-    metadata = metadata_of(model)
+    metadata = metadata_of(model, path)
     config = EngineConfig(batch=(1, batch, batch))
     if metadata is not None:
         config = with_default_sizes(config, metadata)

@@ -4,20 +4,24 @@ What cocoapi and mmdet take is taken: ids with gaps, strings as ids, missing ``a
 mask. What they fall over, or what changes their figures in silence, is refused with its place in the file.
 """
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
 import numpy as np
 
+from runtime.documents import parsed
 from runtime.messages import shown
+from runtime.reading import bounded_bytes, limit
 from runtime.rle import MAX_PIXELS, check_runs, checked_counts, counts_from_runs, load_pycocotools
 
 Identity = Union[int, str]
 ImageSize = tuple[int, int]
 
 _LISTS = ("images", "annotations", "categories")
+LIMIT_VARIABLE = "MASKRCNN_MAX_ANNOTATION_BYTES"
+# Python takes ten times as much memory for what is in it.
+MAX_BYTES = 1 << 31
 # px; far beyond any image, and squares of it are still exact.
 _LARGEST = 1 << 26
 # px; pycocotools walks along a polygon's outline and keeps each step.
@@ -101,9 +105,10 @@ def with_masks(
 
 def _content(path: Path) -> dict:
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"annotations {path}: expected JSON, found {error}") from error
+        most = limit(LIMIT_VARIABLE, MAX_BYTES)
+        content = parsed(bounded_bytes(path, most, f"if that is meant, set {LIMIT_VARIABLE} to as much"))
+    except ValueError as error:
+        raise ValueError(f"annotations {path}: {error}; {_REMEDY}") from error
     if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in _LISTS):
         found = ", ".join(map(shown, content)) if isinstance(content, dict) else f"a {type(content).__name__}"
         raise ValueError(

@@ -19,7 +19,7 @@ from runtime.comparison.bisection import (
 from runtime.comparison.recording import SUFFIX
 from runtime.comparison.sources import load_batch
 from runtime.console import status, table_console
-from runtime.graphs.load import metadata_of
+from runtime.graphs.load import graph_errors, metadata_of
 from runtime.metadata import ModelMetadata
 
 
@@ -59,7 +59,8 @@ def compare_files(expected: Path, found: Path, images: Sequence[Path], options: 
     second = _side(found, expected, options.backends[1], len(images), options)
     batch = load_batch(images, _metadata(expected, first))
     feeds = {"images": batch.images, "image_sizes": batch.image_sizes}
-    with status("comparing layers") as show:
+    valid = (graph_errors(expected, first.model), graph_errors(found, second.model))
+    with valid[0], valid[1], status("comparing layers") as show:
         return compare_layers(
             first,
             second,
@@ -151,7 +152,7 @@ def _side(path: Path, other: Path, backend: str, batch: int, options: LayerOptio
 
 
 def _metadata(path: Path, side: Side) -> ModelMetadata:
-    metadata = metadata_of(side.model)
+    metadata = metadata_of(side.model, path)
     if metadata is None:
         raise ValueError(
             f"model {path}: expected the metadata that says how images are prepared, found none; "

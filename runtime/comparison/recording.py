@@ -17,7 +17,6 @@ Every value is checked when a recording is read, and nothing is decompressed bef
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -29,9 +28,11 @@ import numpy as np
 
 from runtime.comparison.npz import Expected, read_arrays
 from runtime.detections import Detections
+from runtime.documents import parsed
 from runtime.files import sha256_of, whole_file
 from runtime.messages import listed, said, shown
 from runtime.metadata import ModelMetadata
+from runtime.reading import limit
 from runtime.rle import MAX_PIXELS, RunLengthMasks, checked_counts, load_pycocotools
 
 SUFFIX = ".npz"
@@ -195,7 +196,7 @@ def read_recording(path: Path, max_bytes: Optional[int] = None) -> Recording:
         ValueError: not a recording, another format number, or a damaged one; names the file and the place.
         RuntimeError: it has masks, and pycocotools is not installed.
     """
-    arrays = _load_arrays(path, _limit() if max_bytes is None else max_bytes)
+    arrays = _load_arrays(path, limit(LIMIT_VARIABLE, MAX_BYTES) if max_bytes is None else max_bytes)
     header = _header(path, arrays["header"])
     try:
         metadata = _metadata(header)
@@ -219,13 +220,6 @@ def check_image_file(path: Path) -> None:
         raise FileNotFoundError(f"image {path}: expected a file, found nothing there; check the path")
 
 
-def _limit() -> int:
-    text = os.environ.get(LIMIT_VARIABLE, str(MAX_BYTES))
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise ValueError(f"{LIMIT_VARIABLE}: expected a number of bytes, found {text!r}; set or unset it")
-    return int(text)
-
-
 def _load_arrays(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"recording {path}: expected a file, found nothing; make it with {_COMMANDS}")
@@ -240,11 +234,9 @@ def _load_arrays(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
 
 def _header(path: Path, array: np.ndarray) -> dict:
     try:
-        header = json.loads(array.tobytes().decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"recording {path}: expected a JSON header, found {error}; record it again"
-        ) from error
+        header = parsed(array.tobytes())
+    except ValueError as error:
+        raise ValueError(f"recording {path}: header: {error}; record it again") from error
     number = header.get("format") if isinstance(header, dict) else None
     if number != FORMAT or isinstance(number, bool):
         raise ValueError(

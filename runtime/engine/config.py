@@ -1,8 +1,11 @@
 """What an engine is asked to be."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral
 from typing import Any, Optional
 
+from runtime.messages import shown
 from runtime.ranges import MAX_BATCH, MAX_SIZE, MAX_WORKSPACE_MIB
 
 PRECISIONS = ("fp32", "tf32", "fp16")
@@ -68,21 +71,70 @@ class EngineConfig:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "EngineConfig":
-        """Make a config from ``to_dict``'s result; names that this version does not know are left out."""
+        """Make a config from ``to_dict``'s result; names that this version does not know are left out.
+
+        Raises:
+            ValueError: a value is of another type or out of range; names it.
+        """
         known = {f.name for f in fields(cls)}
         values = {name: value for name, value in data.items() if name in known}
+        for name, value in values.items():
+            if not _is_of_json(name, value):
+                raise ValueError(f"config.{name}: expected {_JSON[name]}, found {shown(value)}")
         # An engine of a version that did not know several profiles has one.
         values.setdefault("profiles", (values.get("batch", cls.batch),))
         return cls(**values)
 
 
+# What stands in JSON for a field; what its values may be, the fields say themselves.
+_JSON = {
+    "batch": "a list",
+    "profiles": "a list of lists",
+    "height": "a list or null",
+    "width": "a list or null",
+    "shapes": "a list of names and shapes",
+    "precision": "a string",
+    "workspace_mib": "a whole number or null",
+    "tactic_sources": "a list of strings or null",
+}
+
+
+def _is_of_json(name: str, value: Any) -> bool:
+    if value is None:
+        return "null" in _JSON[name]
+    if name == "workspace_mib":
+        return type(value) is int
+    if name == "precision":
+        return isinstance(value, str)
+    if name == "tactic_sources":
+        return isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value)
+    if name == "shapes":
+        return isinstance(value, (list, tuple)) and all(map(_is_named_shapes, value))
+    if name == "profiles":
+        return isinstance(value, (list, tuple)) and all(isinstance(v, (list, tuple)) for v in value)
+    return isinstance(value, (list, tuple))
+
+
+def _is_named_shapes(value: Any) -> bool:
+    is_pair = isinstance(value, (list, tuple)) and len(value) == 2
+    return is_pair and isinstance(value[0], str) and isinstance(value[1], (list, tuple))
+
+
+def _whole_numbers(values: Any) -> Optional[tuple[int, ...]]:
+    """Return Python's numbers of Python's or NumPy's whole ones; None where there are others."""
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        return None
+    if not all(isinstance(v, Integral) and not isinstance(v, bool) for v in values):
+        return None
+    return tuple(map(int, values))
+
+
 def _checked_range(name: str, value: Any) -> Range:
-    numbers = tuple(int(v) for v in value)
-    if len(numbers) != 3 or numbers[0] < 1 or list(numbers) != sorted(numbers):
-        raise ValueError(
-            f"{name}: expected three numbers of at least 1, MIN <= OPT <= MAX, found {' '.join(map(str, value))}"
-        )
-    most = MAX_BATCH if name == "batch" else MAX_SIZE
+    numbers = _whole_numbers(value)
+    if numbers is None or len(numbers) != 3 or numbers[0] < 1 or list(numbers) != sorted(numbers):
+        found = " ".join(map(str, numbers)) if numbers is not None else shown(value)
+        raise ValueError(f"{name}: expected three numbers of at least 1, MIN <= OPT <= MAX, found {found}")
+    most = MAX_BATCH if name in ("batch", "--profiles") else MAX_SIZE
     if numbers[2] > most:
         raise ValueError(f"{name}: expected numbers from 1 to {most}, found {numbers[2]}")
     return numbers
@@ -110,7 +162,10 @@ def _checked_profiles(profiles: Any) -> tuple[Range, ...]:
 def _checked_shapes(name: str, value: Any) -> Shapes:
     if len(value) != 3:
         raise ValueError(f"--shape {name}: expected three shapes, MIN, OPT and MAX, found {len(value)}")
-    low, best, high = (tuple(int(v) for v in shape) for shape in value)
+    shapes = [_whole_numbers(shape) for shape in value]
+    if None in shapes:
+        raise ValueError(f"--shape {name}: expected shapes of whole numbers, found {shown(value)}")
+    low, best, high = shapes
     ordered = len(low) == len(best) == len(high) and all(a <= b <= c for a, b, c in zip(low, best, high))
     if not ordered:
         raise ValueError(

@@ -19,7 +19,7 @@ from runtime.engine.profiles import with_default_sizes
 from runtime.engine.progress import Monitor
 from runtime.engine.sidecar import Provenance, Sidecar, sidecar_path
 from runtime.files import file_identity, sha256_of, write_whole
-from runtime.graphs.load import OnnxFile, declared_tensors, metadata_of
+from runtime.graphs.load import OnnxFile, declared_tensors, graph_errors, metadata_of
 from runtime.metadata import ModelMetadata
 from runtime.precision.choice import chosen_plan
 from runtime.precision.plan import PrecisionPlan, plan_sha256
@@ -70,7 +70,7 @@ class ResolvedRequest:
     @cached_property
     def metadata(self) -> Optional[ModelMetadata]:
         """The model's facts, None for an ONNX that is not ours."""
-        return metadata_of(self.model)
+        return metadata_of(self.model, self.request.onnx)
 
     @cached_property
     def config(self) -> EngineConfig:
@@ -274,16 +274,18 @@ def _build(
     request, config = resolved.request, resolved.config
     plan = resolved.plan if config.precision == "fp16" else None
     cache = request.timing_cache
-    built = build_engine(
-        resolved.model,
-        config,
-        plan=plan,
-        plugins=machine.plugins,
-        timing_cache=cache.read_bytes() if cache and cache.is_file() else b"",
-        monitor=monitor,
-        echo=echo,
-        library=machine.library,
-    )
+    timing_cache = cache.read_bytes() if cache and cache.is_file() else b""
+    with graph_errors(request.onnx, resolved.model):
+        built = build_engine(
+            resolved.model,
+            config,
+            plan=plan,
+            plugins=machine.plugins,
+            timing_cache=timing_cache,
+            monitor=monitor,
+            echo=echo,
+            library=machine.library,
+        )
     sidecar = Sidecar(
         engine_sha256=sha256(built.data).hexdigest(),
         onnx=_relative(request.onnx, request.engine.parent),

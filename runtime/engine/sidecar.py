@@ -5,9 +5,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Optional, Union
 
+from runtime.documents import parsed
 from runtime.engine.config import EngineConfig
 from runtime.files import write_whole
+from runtime.messages import shown
 from runtime.metadata import ModelMetadata
+from runtime.reading import SMALL, bounded_bytes
 
 FORMAT = 1
 
@@ -104,34 +107,71 @@ class Sidecar:
                 "from: build again with `python -m runtime.build`"
             )
         try:
-            data = json.loads(path.read_text())
-            if data["format"] != FORMAT:
-                raise ValueError(f"format {data['format']}")
-            return cls._from_dict(data)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return cls._from_dict(parsed(bounded_bytes(path, SMALL)))
+        except ValueError as error:
             raise ValueError(
                 f"{path}: expected a sidecar of format {FORMAT}, found something else ({error}); build the engine "
                 "again with `python -m runtime.build`"
             ) from error
 
     @classmethod
-    def _from_dict(cls, data: dict[str, Any]) -> "Sidecar":
-        metadata = data["metadata"]
+    def _from_dict(cls, data: Any) -> "Sidecar":
+        number = data.get("format") if isinstance(data, dict) else None
+        if number != FORMAT or isinstance(number, bool):
+            raise ValueError(f"format {shown(number)}")
+        metadata = _field(data, "metadata", dict, optional=True)
+        provenance = _field(data, "provenance", dict)
         return cls(
-            engine_sha256=data["engine_sha256"],
-            onnx=data["onnx"],
-            provenance=Provenance(**data["provenance"]),
-            config=EngineConfig.from_dict(data["config"]),
-            plan_sha256=data["plan_sha256"],
+            engine_sha256=_field(data, "engine_sha256", str),
+            onnx=_field(data, "onnx", str),
+            provenance=Provenance(
+                **{
+                    f.name: _field(provenance, f.name, str, optional=f.name == "plugins_sha256")
+                    for f in fields(Provenance)
+                }
+            ),
+            config=EngineConfig.from_dict(_field(data, "config", dict)),
+            plan_sha256=_field(data, "plan_sha256", str, optional=True),
             metadata=None if metadata is None else ModelMetadata.from_json(json.dumps(metadata)),
-            build=dict(data["build"]),
-            tensors=_checked_tensors(data.get("tensors")),
+            build=_checked_build(_field(data, "build", dict)),
+            tensors=_checked_tensors(_field(data, "tensors", dict, optional=True)),
         )
 
 
-def _checked_tensors(value: Any) -> Optional[dict[str, dict[str, str]]]:
+def _checked_tensors(value: Optional[dict[str, Any]]) -> Optional[dict[str, dict[str, str]]]:
     if value is None:
         return None
-    return {
-        kind: {str(name): str(dtype) for name, dtype in value[kind].items()} for kind in ("inputs", "outputs")
-    }
+    return {kind: {name: _field(tensors, name, str) for name in tensors} for kind, tensors in _kinds(value)}
+
+
+def _kinds(value: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(kind, _field(value, kind, dict)) for kind in ("inputs", "outputs")]
+
+
+_NUMBER = (int, float)
+# Figures of a build that are read again; the optional ones come when the engine was inspected.
+_BUILD: dict[str, tuple[tuple[type, ...], bool]] = {
+    "seconds": (_NUMBER, False),
+    "bytes": ((int,), False),
+    "layers_kept_fp32": ((int,), True),
+    "layers": ((int,), True),
+    "layers_by_precision": ((dict,), True),
+    "dense_flops_share": ((dict,), True),
+}
+
+
+def _checked_build(build: dict[str, Any]) -> dict[str, Any]:
+    for name, (kinds, optional) in _BUILD.items():
+        value = _field(build, name, *kinds, optional=optional)
+        if isinstance(value, dict) and not all(type(v) in _NUMBER and v == v for v in value.values()):
+            raise ValueError(f"{name}: expected numbers, found {shown(value)}")
+    return build
+
+
+def _field(data: dict[str, Any], name: str, *kinds: type, optional: bool = False) -> Any:
+    """Return a value of one of the types; of an optional field, None where there is none."""
+    value = data.get(name)
+    if type(value) not in kinds and not (optional and value is None):
+        words = " or ".join(kind.__name__ for kind in kinds)
+        raise ValueError(f"{name}: expected {words}, found {shown(value) if name in data else 'none'}")
+    return value

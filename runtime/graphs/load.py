@@ -1,6 +1,8 @@
 """ONNX files: read, written, asked for our metadata. The one place that does."""
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -8,13 +10,16 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 from runtime.contract import EXPORT_COMMAND, check_model_file
 from runtime.files import whole_file
+from runtime.messages import said
 from runtime.metadata import KEY, ModelMetadata
+from runtime.reading import bounded_bytes
 
 if TYPE_CHECKING:
     import onnx
 
 # A protobuf file ends at 2 GiB; what is not weights has a tenth.
 LARGE_BYTES = 2**31 * 9 // 10
+_MOST_BYTES = 2**31 - 1
 
 
 def import_onnx() -> Any:
@@ -56,9 +61,15 @@ class OnnxFile:
 
         Raises:
             FileNotFoundError: no such file.
+            ValueError: it is larger than any ONNX.
         """
         self.path = check_model_file(path)
-        self._data = self.path.read_bytes()
+        try:
+            self._data = bounded_bytes(
+                self.path, _MOST_BYTES, "weights beyond that go to a file of their own"
+            )
+        except ValueError as error:
+            raise ValueError(f"model {self.path}: {error}") from error
         self.sha256 = sha256(self._data).hexdigest()
 
     @cached_property
@@ -80,18 +91,70 @@ def _parsed(path: Path, data: bytes) -> Any:
         ) from error
     if not model.graph.node:
         raise ValueError(f"model {path}: expected an ONNX file, found one without nodes; it may be truncated")
-    name_nodes(model)
+    try:
+        name_nodes(model)
+    except UnicodeDecodeError as error:
+        raise _invalid_names(path, error) from error
     return model
 
 
-def metadata_of(model: Any) -> Optional[ModelMetadata]:
+def metadata_of(model: Any, path: Union[str, Path]) -> Optional[ModelMetadata]:
     """Return the metadata of a model of ours, None for any other ONNX.
 
     Raises:
-        ValueError: there is metadata, and it is malformed.
+        ValueError: there is metadata, and it is malformed; names the path.
     """
-    texts = [p.value for p in model.metadata_props if p.key == KEY]
-    return ModelMetadata.from_json(texts[0]) if texts else None
+    try:
+        texts = [p.value for p in model.metadata_props if p.key == KEY]
+        return ModelMetadata.from_json(texts[0]) if texts else None
+    except UnicodeDecodeError as error:
+        raise _invalid_names(path, error) from error
+    except ValueError as error:
+        raise ValueError(f"model {path}: {error}") from error
+
+
+@contextmanager
+def graph_errors(path: Union[str, Path], model: Any) -> Iterator[None]:
+    """Say of whatever fails on a model's graph that the graph is not valid, if onnx's checker finds it so.
+
+    Not checked beforehand: converters leave graphs that the checker refuses and that run, nodes out of order for
+    example.
+
+    Raises:
+        ValueError: the graph is not valid; names the path and what is wrong. Errors of a valid graph, and those that
+            say themselves what is wrong, stay as they are.
+    """
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise _invalid_names(path, error) from error
+    except (OSError, ValueError, RuntimeError):
+        raise
+    except (
+        Exception
+    ) as error:  # onnx's own errors have no base but this, and a graph that is none fails anywhere
+        reason = _invalidity(model)
+        if not reason:
+            raise
+        raise ValueError(
+            f"model {path}: expected a valid ONNX graph, found {reason}; make it again, or mend it until "
+            "onnx.checker.check_model(path, full_check=True) takes it"
+        ) from error
+
+
+def _invalidity(model: Any) -> str:
+    """Return what onnx's checker has against a model; empty if nothing."""
+    try:
+        import_onnx().checker.check_model(model, full_check=True)
+    except Exception as error:
+        return said(error)
+    return ""
+
+
+def _invalid_names(path: Union[str, Path], error: UnicodeDecodeError) -> ValueError:
+    return ValueError(
+        f"model {path}: expected names in UTF-8, found other bytes ({error}); the file is damaged, make it again"
+    )
 
 
 def declared_tensors(model: Any) -> dict[str, dict[str, str]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import numpy as np
 
 from runtime.contract import EXPORT_COMMAND
+from runtime.graphs.attributes import check_attributes
 from runtime.graphs.load import save_model
 from runtime.ranges import MAX_THREADS, checked_count
 
@@ -94,9 +95,10 @@ def inference_session(
     if in_file_order:
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    check_attributes(path)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
-    except _errors("InvalidProtobuf") as error:
+    except _errors("InvalidProtobuf")[0] as error:
         raise ValueError(
             f"model {path}: expected an ONNX file, found {_first_bytes(path)}; make one with `{EXPORT_COMMAND}`"
         ) from error
@@ -135,9 +137,10 @@ def run_errors() -> tuple[type[Exception], ...]:
 
 
 def _errors(*names: str) -> tuple[type[Exception], ...]:
+    """Return onnxruntime's exceptions, and what becomes of one whose message has bytes of a damaged file in it."""
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-    return tuple(getattr(errors, name) for name in names)
+    return (*(getattr(errors, name) for name in names), UnicodeDecodeError)
 
 
 def one_line(error: BaseException) -> str:
@@ -201,7 +204,10 @@ class Session:
             return dict(zip(self._names, self._session.run(self._names, arrays)))
         except run_errors() as error:
             shapes = ", ".join(f"{name} {value.shape}" for name, value in feeds.items())
-            raise RuntimeError(f"onnxruntime failed on {shapes}: {one_line(error)}") from error
+            raise RuntimeError(
+                f"onnxruntime: expected to run the model on {shapes}, found: {one_line(error)}; if memory ran out, "
+                "use a smaller batch"
+            ) from error
 
 
 @contextmanager

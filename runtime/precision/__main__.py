@@ -27,7 +27,7 @@ from runtime.cli import (
 )
 from runtime.console import status, table_console, write_json
 from runtime.files import refuse_inputs
-from runtime.graphs.load import import_onnx, load_onnx, save_model
+from runtime.graphs.load import graph_errors, import_onnx, load_onnx, save_model
 from runtime.plan_search.agreement import AgreementTolerance, Judge
 from runtime.plan_search.emulation import Emulator
 from runtime.plan_search.measure import measure
@@ -53,7 +53,9 @@ def plan_command(args: argparse.Namespace) -> int:
     """Model -> default plan."""
     if args.output is not None:
         refuse_inputs(args.output, [args.model])
-    plan = default_plan(load_onnx(args.model))
+    model = load_onnx(args.model)
+    with graph_errors(args.model, model):
+        plan = default_plan(model)
     if args.output is None:
         print(plan.to_json(), end="")
         return EXIT_OK
@@ -70,8 +72,9 @@ def convert_command(args: argparse.Namespace) -> int:
     refuse_inputs(output, [args.model, *([args.plan] if args.plan else [])])
     model = load_onnx(args.model)
     plan = chosen_plan(args.model, model, args.plan)
-    typed = fp16_model(model, plan)
-    import_onnx().checker.check_model(typed, full_check=True)
+    with graph_errors(args.model, model):
+        typed = fp16_model(model, plan)
+        import_onnx().checker.check_model(typed, full_check=True)
     save_model(typed, output)
     size = output.stat().st_size / 1e6
     print(f"wrote {output}: {size:.1f} MB, FP16 but for {len(plan.nodes)} nodes")
@@ -87,9 +90,10 @@ def search_command(args: argparse.Namespace) -> int:
         if path is not None:
             refuse_inputs(path, [args.model, *images])
     model = load_onnx(args.model)
-    start = chosen_plan(args.model, model, args.plan) if args.plan else default_plan(model)
+    with graph_errors(args.model, model):
+        start = chosen_plan(args.model, model, args.plan) if args.plan else default_plan(model)
+        emulator = Emulator(model)
     console = table_console()
-    emulator = Emulator(model)
     backend = load_backend(args.model, "onnxruntime", threads=args.threads)
     judge = Judge(backend, images, tolerance, threads=args.threads)
     backend.close()

@@ -13,7 +13,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
+from runtime.documents import parsed
 from runtime.files import write_whole
+from runtime.messages import shown
+from runtime.reading import SMALL, bounded_bytes
 
 if TYPE_CHECKING:
     import onnx
@@ -71,22 +74,20 @@ class PrecisionPlan:
         return json.dumps({"format": FORMAT, "groups": groups}, indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "PrecisionPlan":
+    def from_json(cls, text: Union[str, bytes]) -> "PrecisionPlan":
         """Read what ``to_json`` wrote.
 
         Raises:
             ValueError: not JSON, of another format, or a field is missing or of another type.
         """
         try:
-            content = json.loads(text)
+            content = parsed(text)
         except ValueError as error:
-            raise ValueError(
-                f"precision plan: expected JSON, found {text[:30]!r} ({error}); {_REMEDY}"
-            ) from None
+            raise ValueError(f"precision plan: {error}; {_REMEDY}") from error
         found = content.get("format") if isinstance(content, dict) else None
         if found != FORMAT:
             raise ValueError(
-                f"precision plan: expected an object of format {FORMAT}, found format {found!r}; {_REMEDY}"
+                f"precision plan: expected an object of format {FORMAT}, found format {shown(found)}; {_REMEDY}"
             )
         groups = _field(content, "groups", list, "the plan")
         return cls(tuple(_group(group, f"group {index}") for index, group in enumerate(groups)))
@@ -111,7 +112,7 @@ class PrecisionPlan:
         if not path.is_file():
             raise FileNotFoundError(f"precision plan {path}: expected a file, found nothing there; {_REMEDY}")
         try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
+            return cls.from_json(bounded_bytes(path, SMALL, _REMEDY))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -150,7 +151,7 @@ def check_plan(plan: PrecisionPlan, model: "onnx.ModelProto") -> None:
 def _group(content: Any, where: str) -> PrecisionGroup:
     nodes = _field(content, "nodes", list, where)
     if not all(isinstance(node, str) and node for node in nodes):
-        raise ValueError(f"precision plan: {where}, nodes: expected names, found {nodes[:3]!r}; {_REMEDY}")
+        raise ValueError(f"precision plan: {where}, nodes: expected names, found {shown(nodes)}; {_REMEDY}")
     return PrecisionGroup(
         name=_field(content, "name", str, where),
         reason=_field(content, "reason", str, where),
@@ -162,7 +163,8 @@ def _field(content: Any, name: str, kind: type, where: str) -> Any:
     value = content.get(name) if isinstance(content, Mapping) else None
     if not isinstance(value, kind):
         raise ValueError(
-            f"precision plan: {where}: expected a field {name!r} that is a {kind.__name__}, found {value!r}; {_REMEDY}"
+            f"precision plan: {where}: expected a field {name!r} that is a {kind.__name__}, found "
+            f"{shown(value)}; {_REMEDY}"
         )
     return value
 

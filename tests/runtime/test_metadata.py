@@ -29,8 +29,8 @@ def test_json_brings_back_the_same_metadata() -> None:
         ({"masks": "polygons"}, "masks: expected one of crop, full, none, found 'polygons'"),
         ({"color_order": "grb"}, "color_order: expected rgb or bgr, found 'grb'"),
         ({"mean": [1.0, 2.0]}, r"mean, std: expected as many numbers of each, 1 to 4, found \(1.0, 2.0\)"),
-        ({"size": [64]}, r"size: expected 2 numbers of 1 or more, found \(64,\)"),
-        ({"size_divisor": 0}, "size_divisor: expected at least 1, found 0"),
+        ({"size": [64]}, r"size: expected 2 numbers of 1 or more, up to 65536, found \(64,\)"),
+        ({"size_divisor": 0}, "size_divisor: expected at least 1, up to 65536, found 0"),
         ({"mean": [1.0, float("nan"), 2.0]}, "mean, std: expected finite numbers"),
         ({"std": [1.0, 0, 2.0]}, "std: expected numbers other than 0"),
         ({"mean": [1.0], "std": [1.0]}, "color_order: expected bgr of 1 channels, found rgb"),
@@ -38,7 +38,7 @@ def test_json_brings_back_the_same_metadata() -> None:
         ({"mask_threshold": 1.5}, "mask_threshold: expected 0 to 1, found 1.5"),
         ({"mask_threshold": float("nan")}, "mask_threshold: expected 0 to 1, found nan"),
         ({"score_threshold": None}, "score_threshold: expected a finite number, found None"),
-        ({"max_per_img": 0}, "max_per_img: expected at least 1, found 0"),
+        ({"max_per_img": 0}, "max_per_img: expected at least 1, up to 1048576, found 0"),
         ({"steps": {}}, "steps: expected a list, found dict"),
         ({"steps": [{"step": "blur"}]}, r"steps\[0\]: expected one of the steps resize, .* found 'blur'"),
         ({"steps": [3]}, r"steps\[0\]: expected one of the steps .* found 3"),
@@ -63,10 +63,10 @@ def test_malformed_metadata_is_refused(changes: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{not json", "expected JSON under 'maskrcnn', found '{not json'"),
+        ("{not json", "under 'maskrcnn': expected JSON, found '{not json'"),
         ("[1]", "expected format 1 or 2, found list"),
-        ('{"format": 1}', "missing resize"),
-        ('{"format": 2}', "missing .*classes.*size"),
+        ('{"format": 1}', "expected the fields resize"),
+        ('{"format": 2}', "expected the fields .*classes.*size"),
     ],
 )
 def test_what_is_not_metadata_is_refused(text: str, message: str) -> None:

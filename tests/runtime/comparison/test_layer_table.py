@@ -73,7 +73,7 @@ def _engine(path: Path, model: Path, **changes: object) -> Path:
         "config": EngineConfig(batch=(1, 1, 4), precision="fp32"),
         "plan_sha256": None,
         "metadata": fakes.metadata(),
-        "build": {},
+        "build": {"seconds": 1.5, "bytes": 1000},
     }
     Sidecar(**{**facts, **changes}).save(path)
     return path

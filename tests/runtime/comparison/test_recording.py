@@ -241,7 +241,7 @@ def test_large_arrays_are_refused_before_they_are_read(
         read_recording(path)
     monkeypatch.setenv("MASKRCNN_MAX_RECORDING_BYTES", "much")
     with pytest.raises(
-        ValueError, match="MASKRCNN_MAX_RECORDING_BYTES: expected a number of bytes, found 'much'"
+        ValueError, match="MASKRCNN_MAX_RECORDING_BYTES: expected a whole number, found 'much'"
     ):
         read_recording(path)
 

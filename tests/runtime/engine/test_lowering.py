@@ -258,12 +258,12 @@ def test_nodes_without_a_name_of_their_own_get_one(tmp_path: Path) -> None:
 
 def test_metadata_is_read_and_need_not_be_there() -> None:
     facts = models.metadata(masks="full")
-    assert metadata_of(models.model(facts)) == facts
-    assert metadata_of(models.model(with_metadata=False)) is None
+    assert metadata_of(models.model(facts), "m.onnx") == facts
+    assert metadata_of(models.model(with_metadata=False), "m.onnx") is None
     damaged = models.model(with_metadata=False)
     helper.set_model_props(damaged, {KEY: '{"format": 3}'})
     with pytest.raises(ValueError, match="model metadata: expected format 1 or 2, found 3"):
-        metadata_of(damaged)
+        metadata_of(damaged, "m.onnx")
 
 
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:

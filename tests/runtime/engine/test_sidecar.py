@@ -28,7 +28,9 @@ def test_the_sidecar_lies_beside_the_engine() -> None:
     assert sidecar_path(Path("model.v2.plan")) == Path("model.v2.plan.json")
 
 
-@pytest.mark.parametrize("changes", [{}, {"plan_sha256": None}, {"metadata": None}, {"build": {}}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"plan_sha256": None}, {"metadata": None}, {"build": {"seconds": 2, "bytes": 0}}]
+)
 def test_what_is_saved_is_loaded(changes: dict, tmp_path: Path) -> None:
     sidecar = replace(SIDECAR, **changes)
     sidecar.save(tmp_path / "m.engine")

@@ -1,0 +1,48 @@
+"""How much of a file is read: a device has no end, and a sparse file is larger than memory."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Union
+
+# Of JSON that is ours.
+SMALL = 1 << 26
+
+
+def limit(variable: str, default: int) -> int:
+    """Return the whole number in a variable of the environment, or the default.
+
+    Raises:
+        ValueError: something else is in it.
+    """
+    text = os.environ.get(variable, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise ValueError(f"{variable}: expected a whole number, found {text!r}; set or unset it")
+    return int(text)
+
+
+def bounded_bytes(path: Union[str, Path], most: int, remedy: str = "name another file") -> bytes:
+    """Read a regular file.
+
+    Args:
+        path: of the file.
+        most: bytes that it may have.
+        remedy: what to do about a larger one, for the message.
+
+    Raises:
+        ValueError: it is larger, or no regular file (a pipe would be waited for); without the place.
+        OSError: it cannot be read.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
+        kind = next((name for is_kind, name in kinds if is_kind(found.st_mode)), "a device")
+        raise ValueError(f"expected a regular file, found {kind}; name a file")
+    size = found.st_size
+    if size <= most:
+        with open(path, "rb") as file:
+            data = file.read(most + 1)
+        if len(data) <= most:
+            return data
+        size = len(data)
+    raise ValueError(f"expected a file of up to {most} bytes, found {size}; {remedy}")
