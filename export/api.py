@@ -35,6 +35,7 @@ from export.weights import MOST_BYTES, DetachedWeights, attached, data_path, num
 from runtime.comparison.difference import Tolerance
 from runtime.embedded import CHECKPOINT_PATH, CONFIG_PATH, VERIFICATION_IMAGES
 from runtime.files import refuse_inputs, whole_file, write_whole
+from runtime.graphs.inlining import inlined
 from runtime.images import find_images, read_image
 from runtime.metadata import ModelMetadata
 from runtime.precision import PrecisionPlan, default_plan, plan_path
@@ -90,6 +91,10 @@ class ExportResult:
     notes: tuple[str, ...] = ()
 
 
+# Their own tools read no local functions.
+INLINING_BACKENDS = ("openvino",)
+INLINED = "the file is in standard operators alone, for OpenVINO's own tools: TensorRT's plugins have no nodes there"
+
 Steps = Callable[[str], AbstractContextManager[Any]]
 
 
@@ -109,6 +114,7 @@ def export_model(
     opset: int = GraphOptions.opset,
     max_per_img: Optional[int] = None,
     simplify: bool = True,
+    for_backend: Optional[str] = None,
     verify: bool = True,
     images: Optional[Sequence[PathLike]] = None,
     device: str = "cpu",
@@ -128,6 +134,8 @@ def export_model(
         opset: of ONNX's operators.
         max_per_img: rows in the outputs; None for the config's.
         simplify: fold constants and infer shapes with onnxsim.
+        for_backend: ``openvino`` for a file that its own tools read: with the functions' bodies in their nodes' places,
+            where TensorRT's plugins find nothing. None for a file for all.
         verify: compare with mmdet.
         images: files, folders and patterns to verify with; None for the embedded ones.
         device: where PyTorch runs.
@@ -144,6 +152,10 @@ def export_model(
     run = _Run(steps)
     output = Path(output)
     _check(config, checkpoint, output, size, dynamic_size, max_per_img, device)
+    if for_backend not in (None, *INLINING_BACKENDS):
+        raise ValueError(
+            f"--for: expected one of {', '.join(INLINING_BACKENDS)}, found {for_backend}; leave it out"
+        )
     if images is not None and not verify:
         raise ValueError("--images, --no-verify: expected one of them, found both; leave either out")
     paths = _verification_images(images)
@@ -174,6 +186,9 @@ def export_model(
                 step.note(f"{num_nodes(graph.model)} nodes")
         with run.step("check"):
             graph = replace(graph, model=with_metadata(graph.model, metadata))
+            if for_backend is not None:
+                graph = replace(graph, model=inlined(graph.model))
+                run.notes.append(INLINED)
             onnx.checker.check_model(graph.model, full_check=True)
             plan = default_plan(graph.placed("weights", graph.weights.tensors))
         return run.write(graph, output, plan, metadata, mmdet, batches)

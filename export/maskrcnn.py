@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from export.api import ExportResult, PixelsDifferError, VerificationError, export_model
+from export.api import INLINING_BACKENDS, ExportResult, PixelsDifferError, VerificationError, export_model
 from export.graph import MAX_OPSET, MIN_OPSET
 from export.steps import Step, Steps
 from export.verify import Case
@@ -55,6 +55,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             opset=args.opset,
             max_per_img=args.max_per_img,
             simplify=not args.no_simplify,
+            for_backend=args.for_backend,
             verify=not args.no_verify,
             images=args.images,
             device=args.device,
@@ -202,6 +203,13 @@ def _parser() -> argparse.ArgumentParser:
         "--max-per-img", type=int, metavar="K", help="rows in the outputs; default: the config's"
     )
     graph.add_argument("--no-simplify", action="store_true", help="leave the graph as traced")
+    graph.add_argument(
+        "--for",
+        dest="for_backend",
+        choices=INLINING_BACKENDS,
+        help="standard operators alone, as OpenVINO's own tools need it; default: a file for every backend of the "
+        "runtime, OpenVINO among them",
+    )
     run = parser.add_argument_group("run")
     run.add_argument("--no-verify", action="store_true", help="do not compare with mmdet")
     run.add_argument(

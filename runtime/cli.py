@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any, Union
 
 from runtime.backends import backend_name, supported_options
+from runtime.backends.openvino import PRECISIONS
 from runtime.comparison.recording import SUFFIX
+from runtime.comparison.sources import split_precision
 from runtime.embedded import IMAGES_DIR as DEFAULT_IMAGES
 
 EXIT_OK, EXIT_DIFFERENT, EXIT_REFUSED = 0, 1, 2
@@ -47,16 +49,29 @@ def add_images(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add how models run: ``--batch``, ``--device``, ``--threads``, ``--host``."""
+    """Add how models run: ``--batch``, ``--device``, ``--threads``, ``--precision``, ``--streams``, ``--host``."""
     parser.add_argument("--batch", type=positive, default=1, help="images at once (default: %(default)s)")
-    # Named, so that `auto` means onnxruntime for an ONNX even where TensorRT is: it is compared with its engine.
+    # Named, so that `auto` means the CPU for an ONNX even where TensorRT is: it is compared with its engine.
     parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="of onnxruntime (default: %(default)s)"
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: of onnxruntime (default: %(default)s)"
     )
     parser.add_argument(
-        "--threads", type=positive, help="CPU threads of onnxruntime (default: as many as there are cores)"
+        "--threads",
+        type=positive,
+        help="CPU threads of onnxruntime and OpenVINO (default: as many as there are cores)",
     )
+    add_openvino(parser)
     add_host(parser)
+
+
+def add_openvino(parser: argparse.ArgumentParser) -> None:
+    """Add ``--precision`` and ``--streams``."""
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, help="of floats in OpenVINO (default: fp32, on every processor)"
+    )
+    parser.add_argument(
+        "--streams", type=positive, metavar="N", help="batches that OpenVINO runs at once (default: 1)"
+    )
 
 
 def add_host(parser: argparse.ArgumentParser) -> None:
@@ -71,10 +86,18 @@ def add_host(parser: argparse.ArgumentParser) -> None:
 def backend_options(model: Union[str, Path], backend: str, args: argparse.Namespace) -> dict[str, Any]:
     """Return what the model's backend takes of ``add_run_options``; nothing for a recording.
 
+    An ONNX in another precision than its backend computes in is left to the backend to refuse.
+
     Raises:
         ValueError: no backend reads the model.
     """
-    if Path(model).suffix.lower() == SUFFIX:
+    path, precision = split_precision(model)
+    if path.suffix.lower() == SUFFIX:
         return {}
-    name = backend_name(model, backend, args.device)
-    return supported_options(name, {"device": args.device, "threads": args.threads})
+    name = backend_name(path, backend, args.device)
+    precision = precision or args.precision
+    given = {"device": args.device, "threads": args.threads, "precision": precision, "streams": args.streams}
+    options = {option: value for option, value in supported_options(name, given).items() if value is not None}
+    if precision is not None and path.suffix.lower() == ".onnx":
+        options["precision"] = precision
+    return options

@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from runtime.backends import BACKENDS, backend_name, supported_options
-from runtime.cli import DEFAULT_IMAGES, add_host, positive, score
+from runtime.cli import DEFAULT_IMAGES, add_host, add_openvino, positive, score
 from runtime.coco_writer import IMAGES, RESULTS, ResultsWriter
 from runtime.console import table_console, tracked
 from runtime.detections import Detections
@@ -86,7 +86,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _backend_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options that were given; the backend refuses those that it has not got."""
-    options = {name: getattr(args, name) for name in ("device", "host", "threads", "plugins", "rebuild")}
+    names = ("device", "host", "threads", "precision", "streams", "plugins", "rebuild")
+    options = {name: getattr(args, name) for name in names}
     name = backend_name(args.model, args.backend, args.device)
     return {
         **options,
@@ -229,9 +230,10 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
         "--backend",
         choices=BACKENDS,
         default="auto",
-        help="auto (default): TensorRT where it, the plugin library and a GPU are there, otherwise onnxruntime",
+        help="auto (default): TensorRT where it, the plugin library and a GPU are there, otherwise OpenVINO where it "
+        "is installed, otherwise onnxruntime",
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="of onnxruntime (default: cpu)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="cuda: of onnxruntime (default: cpu)")
     parser.add_argument(
         "--plugins", type=Path, help="plugin library of TensorRT (default: where it is built)"
     )
@@ -243,6 +245,7 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument(
         "--threads", type=positive, help="CPU threads of the model (default: as many as there are cores)"
     )
+    add_openvino(parser)
     parser.add_argument("--batch", type=positive, default=1, help="images at once (default: %(default)s)")
     add_host(parser)
     parser.add_argument(

@@ -28,7 +28,8 @@ def import_onnx() -> Any:
         import onnx.inliner
     except ImportError as error:
         raise RuntimeError(
-            f"onnx: expected the Python package, found none ({error}); building an engine needs it: `pip install onnx`"
+            f"onnx: expected the Python package, found none ({error}); building an engine, and OpenVINO, need it: "
+            "`pip install onnx`"
         ) from error
     return onnx
 

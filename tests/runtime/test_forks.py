@@ -196,15 +196,15 @@ def test_other_providers_do_not_survive(fake_model: Path, monkeypatch: pytest.Mo
 
 
 def test_closed_backends_are_forgotten(fake_model: Path) -> None:
-    from runtime.backends import onnxruntime as module
+    from runtime import loaded as module
 
     gc.collect()  # what other tests left
-    before = len(module._sessions)
+    before = len(module._models)
     backend = OnnxRuntimeBackend(fake_model, threads=2)
-    assert len(module._sessions) == before + 1
+    assert len(module._models) == before + 1
     del backend
     gc.collect()
-    assert len(module._sessions) == before
+    assert len(module._models) == before
 
 
 def test_the_check() -> None:
