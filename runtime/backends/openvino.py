@@ -28,7 +28,7 @@ from runtime.contract import (
     model_metadata,
 )
 from runtime.graphs.inlining import inlined
-from runtime.graphs.load import LARGE_BYTES, load_onnx, save_model
+from runtime.graphs.load import LARGE_BYTES, import_onnx, load_onnx, save_model
 from runtime.graphs.session import one_line
 from runtime.host.runner import HostRunner
 from runtime.loaded import ProcessModel
@@ -43,14 +43,6 @@ NAME = "openvino"
 SUFFIXES = (".onnx",)
 PRECISIONS = ("fp32", "bf16")
 
-_NUMPY_DTYPES = {
-    "f32": "float32",
-    "f16": "float16",
-    "i32": "int32",
-    "i64": "int64",
-    "u8": "uint8",
-    "boolean": "bool",
-}
 # Of Linux's /proc/cpuinfo; OpenVINO emulates bfloat16, slowly, where there is AVX-512 without them.
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "avx_ne_convert")
 _CPUINFO = Path("/proc/cpuinfo")
@@ -144,10 +136,10 @@ class _Model:
         self._core, self._config = _core(options), _config(options)
         proto = load_onnx(path)
         self.metadata = model_metadata(path, {p.key: p.value for p in proto.metadata_props})
+        _check_contract(path, proto, self.metadata)
         self._names = [output.name for output in proto.graph.output]
         try:
             self._source = _read(self._core, proto)
-            _check_contract(path, self._source, self._names, self.metadata)
             start = time.perf_counter()
             self._any = self._compiled(self._source)
             self._compile_seconds = time.perf_counter() - start
@@ -206,7 +198,13 @@ class _Network:
     """A compiled model with requests, one per thread that runs it at a time."""
 
     def __init__(self, compiled: "openvino.CompiledModel", names: Iterable[str]) -> None:
-        self._compiled, self._names = compiled, tuple(names)
+        self._compiled = compiled
+        self._outputs = tuple(
+            names
+        )  # in the file's order: what is passed through has the names of several tensors
+        self._inputs = {
+            name for port in compiled.inputs for name in port.get_names()
+        }  # what nobody reads is none
         self._idle: list[openvino.InferRequest] = []
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -216,8 +214,9 @@ class _Network:
             RuntimeError: OpenVINO failed.
         """
         request = self._request()
-        found = request.infer({n: np.ascontiguousarray(a) for n, a in feeds.items()}, share_inputs=True)
-        outputs = {name: found[index] for index, name in enumerate(self._names)}
+        arrays = {n: np.ascontiguousarray(a) for n, a in feeds.items() if n in self._inputs}
+        found = request.infer(arrays, share_inputs=True)
+        outputs = {name: found[index] for index, name in enumerate(self._outputs)}
         self._idle.append(request)  # not one that failed
         return outputs
 
@@ -311,19 +310,26 @@ def _read(core: "openvino.Core", model: "onnx.ModelProto") -> "openvino.Model":
         return core.read_model(path)
 
 
-def _check_contract(
-    path: Path, model: "openvino.Model", output_names: Iterable[str], metadata: ModelMetadata
-) -> None:
-    inputs = {node.get_any_name(): _tensor(node) for node in model.inputs}
-    check_contract(path, "input", contract_inputs(metadata), inputs)
-    outputs = {name: _tensor(node) for name, node in zip(output_names, model.outputs)}
-    check_contract(path, "output", contract_outputs(metadata), outputs)
+def _check_contract(path: Path, model: "onnx.ModelProto", metadata: ModelMetadata) -> None:
+    check_contract(path, "input", contract_inputs(metadata), _inputs(model))
+    check_contract(path, "output", contract_outputs(metadata), _tensors(model.graph.output))
 
 
-def _tensor(node: "openvino.Output") -> Tensor:
-    kind = node.get_element_type().get_type_name()
-    shape = (None if v.is_dynamic else v.get_length() for v in node.get_partial_shape())
-    return Tensor(_NUMPY_DTYPES.get(kind, kind), tuple(shape))
+def _inputs(model: "onnx.ModelProto") -> dict[str, Tensor]:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return {n: tensor for n, tensor in _tensors(model.graph.input).items() if n not in weights}
+
+
+def _tensors(values: "Iterable[onnx.ValueInfoProto]") -> dict[str, Tensor]:
+    """Return name -> tensor; a dimension with a name, or none, is free."""
+    dtype = import_onnx().helper.tensor_dtype_to_np_dtype
+    return {
+        value.name: Tensor(
+            str(dtype(value.type.tensor_type.elem_type)),
+            tuple(d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim),
+        )
+        for value in values
+    }
 
 
 def layer_runner(threads: Optional[int] = None, precision: str = "fp32") -> LayerRunnerFactory:
@@ -339,10 +345,11 @@ def layer_runner(threads: Optional[int] = None, precision: str = "fp32") -> Laye
         core = _core(options)
         compiled = core.compile_model(_read(core, model), "CPU", _config(options))
         network = _Network(compiled, [output.name for output in model.graph.output])
-        inputs = {node.get_any_name(): _tensor(node).dtype for node in compiled.inputs}
+        inputs = _inputs(model)
 
         def run(feeds: Feeds) -> Mapping[str, np.ndarray]:
-            return network.run({name: feeds[name].astype(kind, copy=False) for name, kind in inputs.items()})
+            known = {name: array for name, array in feeds.items() if name in inputs}
+            return network.run({n: array.astype(inputs[n].dtype, copy=False) for n, array in known.items()})
 
         return run
 

@@ -80,7 +80,10 @@ def _parsed(path: Path, data: bytes) -> Any:
             f"model {path}: expected an ONNX file, found something else ({error}); make one with `{EXPORT_COMMAND}`"
         ) from error
     if not model.graph.node:
-        raise ValueError(f"model {path}: expected an ONNX file, found one without nodes; it may be truncated")
+        raise ValueError(
+            f"model {path}: expected an ONNX file, found one without nodes; it may be truncated, make it again with "
+            f"`{EXPORT_COMMAND}`"
+        )
     name_nodes(model)
     return model
 
