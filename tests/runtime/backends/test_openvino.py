@@ -226,6 +226,24 @@ def test_what_is_quantized_in_the_file_runs_quantized(tmp_path: Path) -> None:
     assert convolution.get_rt_info()["runtimePrecision"].astype(str) in ("i8", "u8")
 
 
+@pytest.mark.parametrize(
+    ("flags", "is_noted"),
+    [("avx2 fma", True), ("avx512f avx512_vnni", False), ("avx2 avx_vnni", False), ("", False)],
+)
+def test_int8_without_its_instructions_is_noted(
+    flags: str, is_noted: bool, fake_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpuinfo").write_text(
+        f"processor\t: 0\nflags\t: {flags}\n" if flags else "Features\t: asimd\n"
+    )
+    monkeypatch.setattr(module, "_CPUINFO", tmp_path / "cpuinfo")
+    onnx.save(quantized(), tmp_path / "m.onnx")
+    notes = load_backend(tmp_path / "m.onnx", "openvino").notes
+    assert len(notes) == is_noted
+    assert all(note.startswith("INT8 on a processor without VNNI") for note in notes)
+    assert load_backend(fake_model, "openvino").notes == []
+
+
 def test_precision_is_asked_for_whatever_the_processor_prefers(fake_model: Path) -> None:
     backend = load_backend(fake_model, "openvino")
     compiled = backend._model.here()._any._compiled
