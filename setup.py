@@ -58,6 +58,8 @@ COMMANDS = {
     "maskrcnn-precision": "runtime.precision.__main__",
 }
 
+# Releases before it have not been run.
+OPENVINO = 'openvino>=2026.4; python_version >= "3.10"'
 # Its parser and builder need no GPU: engines are built for real in the tests of any machine that it has wheels for.
 TENSORRT_RTX = (
     'tensorrt-rtx>=1.7; sys_platform == "linux" and platform_machine == "x86_64" and python_version >= "3.10"'
@@ -169,8 +171,10 @@ setup(
             "ruff",
             "import-linter>=2.6",
             "mypy",
+            OPENVINO,
             TENSORRT_RTX,
         ],
+        "openvino": [OPENVINO, "onnx>=1.16"],
         "docs": ["mkdocs-material>=9.6"],
         "gpu": ["tensorrt>=8.4", "cuda-python"],
     },

@@ -23,29 +23,49 @@ MARKED = re.compile(r"(<!-- table (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def cpu_latency() -> str:
-    """onnxruntime next to PyTorch eager."""
+    """PyTorch eager, onnxruntime and OpenVINO, in every precision that was measured."""
     data = json.loads((RESULTS / "cpu_latency.json").read_text())
-    rows = []
-    for row in data["measured"]:
-        seconds = {name: value["median"] for name, value in row["seconds_per_image"].items()}
-        rows.append(
-            [
-                row["batch"],
-                f"{seconds['pytorch']:.2f} s",
-                f"{seconds['onnxruntime']:.2f} s",
-                f"{seconds['pytorch'] / seconds['onnxruntime']:.1f}×",
-            ]
-        )
     versions = data["versions"]
-    settings = [[name, f"{spread['median'] / 1000:.2f} s"] for name, spread in data["settings_ms"].items()]
-    table = _table(["batch", "PyTorch eager, per image", "onnxruntime, per image", "faster"], rows)
+    packages = [name for name in ("torch", "onnxruntime", "openvino") if name in versions]
+    words = ", ".join(f"{name} {versions[name]}" for name in packages)
+    flags = f" ({', '.join(data['flags'])})" if data["flags"] else ""
+    tables = [_cpu_table(data, name) for name in data["models"]]
     return (
-        f"{table}\n{data['config']}, {data['size'][0]}×{data['size'][1]}, {data['threads']} threads of "
-        f"{data['cpu']}; medians of {data['measured'][0]['images']} images, masks pasted at original resolution "
-        f"on both sides; torch {versions['torch']}, onnxruntime {versions['onnxruntime']}.\n\n"
+        "\n".join(tables)
+        + f"\n{data['threads']} threads of {data['cpu']}{flags}; medians per image, masks pasted at original "
+        f"resolution by all; peak memory of the process; {words}.\n\n{_onnxruntime_settings()}"
+    )
+
+
+def _cpu_table(data: dict, model: str) -> str:
+    rows = [row for row in data["rows"] if row["model"] == model]
+    seconds = {(r["runtime"], r["batch"]): r["seconds_per_image"]["median"] for r in rows}
+    peaks = {r["runtime"]: r["peak_mib"] for r in rows if r["batch"] == min(row["batch"] for row in rows)}
+    batches = sorted({row["batch"] for row in rows})
+    first = seconds["onnxruntime FP32", batches[0]]
+    cells = [
+        [
+            runtime,
+            *(f"{seconds[runtime, b]:.2f} s" if (runtime, b) in seconds else "" for b in batches),
+            f"{first / seconds[runtime, batches[0]]:.2f}×" if (runtime, batches[0]) in seconds else "",
+            f"{peaks[runtime]} MiB" if peaks.get(runtime) else "",
+        ]
+        for runtime in dict.fromkeys(row["runtime"] for row in rows)
+    ]
+    facts = data["models"][model]
+    name = f"{facts['config']}, {facts['size'][0]}×{facts['size'][1]}"
+    heading = [name, *(f"batch {batch}" for batch in batches), "onnxruntime FP32's speed", "peak"]
+    return _table(heading, cells)
+
+
+def _onnxruntime_settings() -> str:
+    data = json.loads((RESULTS / "onnxruntime_settings.json").read_text())
+    settings = [[name, f"{times['median'] / 1000:.2f} s"] for name, times in data["settings_ms"].items()]
+    return (
         '<details markdown="1"><summary>The network alone, batch 1, under other settings of onnxruntime</summary>\n\n'
         f"{_table(['setting', 'median'], settings)}\n"
-        "The runtime leaves them at the default; `--threads` is an option.\n</details>\n"
+        f"{data['threads']} threads of {data['cpu']} (`python -m benchmarks.onnxruntime_settings`). The runtime leaves "
+        "them at the default; `--threads` is an option.\n</details>\n"
     )
 
 
@@ -330,6 +350,13 @@ _SPEED = (
     ("PyTorch, FP16 autocast, compiled", "pytorch/compile", "network"),
     ("TensorRT, FP16, CUDA graph", "tensorrt/fp16_graph", "engine"),
 )
+_SPEED_ON_CPU = {
+    "PyTorch": "FP32: PyTorch",
+    "onnxruntime FP32": "FP32: onnxruntime",
+    "OpenVINO FP32": "FP32: OpenVINO",
+    "OpenVINO BF16": "BF16: OpenVINO",
+    "OpenVINO INT8": "INT8: OpenVINO",
+}
 
 
 def speed() -> str:
@@ -340,10 +367,11 @@ def speed() -> str:
         times = [median(cases, f"{variant}/batch-{size}", stage) for size in ("1", "8")]
         rows.append([f"H200: {words}", *(f"{time:.1f} ms" for time in times)])
     data = json.loads((RESULTS / "cpu_latency.json").read_text())
-    by_batch = {row["batch"]: row["seconds_per_image"] for row in data["measured"]}
-    for words, side in (("PyTorch", "pytorch"), ("onnxruntime", "onnxruntime")):
-        seconds = by_batch[1][side]["median"]
-        rows.append([f"{data['threads']} CPU threads, FP32: {words}", f"{1000 * seconds:.0f} ms", ""])
+    for row in data["rows"]:
+        if row["model"] == "r50" and row["batch"] == 1 and row["runtime"] in _SPEED_ON_CPU:
+            words = _SPEED_ON_CPU[row["runtime"]]
+            milliseconds = 1000 * row["seconds_per_image"]["median"]
+            rows.append([f"{data['threads']} CPU threads, {words}", f"{milliseconds:.0f} ms", ""])
     return _table(["", "batch 1", "batch 8"], rows)
 
 

@@ -36,6 +36,7 @@ from export.weights import MOST_BYTES, DetachedWeights, attached, data_path, num
 from runtime.comparison.difference import Tolerance
 from runtime.embedded import CHECKPOINT_PATH, CONFIG_PATH, VERIFICATION_IMAGES
 from runtime.files import locked, refuse_inputs, whole_file, write_whole
+from runtime.graphs.inlining import inlined
 from runtime.image_files import find_images
 from runtime.images import read_image
 from runtime.metadata import ModelMetadata
@@ -87,6 +88,8 @@ class ExportResult:
     notes: tuple[str, ...] = ()
 
 
+INLINED = "the file is in standard operators alone, for OpenVINO's own tools: TensorRT's plugins have no nodes there"
+
 Steps = Callable[[str], AbstractContextManager[Any]]
 
 
@@ -106,6 +109,7 @@ def export_model(
     opset: int = GraphOptions.opset,
     max_per_img: Optional[int] = None,
     simplify: bool = True,
+    for_backend: Optional[str] = None,
     verify: bool = True,
     images: Optional[Sequence[PathLike]] = None,
     device: str = "cpu",
@@ -125,6 +129,8 @@ def export_model(
         opset: of ONNX's operators.
         max_per_img: rows in the outputs; None for the config's.
         simplify: fold constants and infer shapes with onnxsim.
+        for_backend: ``openvino`` for a file that its own tools read: with the functions' bodies in their nodes' places,
+            where TensorRT's plugins find nothing. None for a file for all.
         verify: compare with mmdet.
         images: files, folders and patterns to verify with; None for the embedded ones.
         device: where PyTorch runs.
@@ -150,6 +156,7 @@ def export_model(
         device=device,
         images=images,
         verify=verify,
+        for_backend=for_backend,
     )
     check_output(output)
     check_device(device)
@@ -181,6 +188,9 @@ def export_model(
                 step.note(f"{num_nodes(graph.model)} nodes")
         with run.step("check"):
             graph = replace(graph, model=with_metadata(graph.model, metadata))
+            if for_backend is not None:
+                graph = replace(graph, model=inlined(graph.model))
+                run.notes.append(INLINED)
             onnx.checker.check_model(graph.model, full_check=True)
             plan = default_plan(graph.placed("weights", graph.weights.tensors))
         return run.write(graph, output, plan, metadata, mmdet, batches)

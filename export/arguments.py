@@ -10,6 +10,8 @@ from runtime.cli import count
 
 DEFAULT_OUTPUT = Path("out/maskrcnn.onnx")
 SUFFIX = ".onnx"
+# Their own tools read no local functions.
+INLINING_BACKENDS = ("openvino",)
 MIN_OPSET = 16
 MAX_OPSET = 20
 # Rows of the outputs. 3000 masks of 28x28 take 9 MB an image, and the mask head's features 8 GB.
@@ -30,6 +32,7 @@ def check_request(
     device: str,
     images: Any = None,
     verify: bool = True,
+    for_backend: Optional[str] = None,
 ) -> None:
     """Refuse what no export can be.
 
@@ -54,6 +57,10 @@ def check_request(
         raise ValueError(f"--max-per-img: expected 1 to {MAX_PER_IMG}, found {max_per_img}")
     if images is not None and not verify:
         raise ValueError("--images, --no-verify: expected one of them, found both; leave either out")
+    if for_backend not in (None, *INLINING_BACKENDS):
+        raise ValueError(
+            f"--for: expected one of {', '.join(INLINING_BACKENDS)}, found {for_backend}; leave it out"
+        )
     check_opset(opset)
     check_device_name(device)
 

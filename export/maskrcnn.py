@@ -18,6 +18,7 @@ from rich.table import Table
 
 from export.arguments import (
     DEFAULT_OUTPUT,
+    INLINING_BACKENDS,
     MAX_OPSET,
     MIN_OPSET,
     add_model,
@@ -92,6 +93,7 @@ def _check(args: argparse.Namespace) -> None:
         device=args.device,
         images=args.images,
         verify=not args.no_verify,
+        for_backend=args.for_backend,
     )
     check_output(args.output)
 
@@ -111,6 +113,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
             opset=args.opset,
             max_per_img=args.max_per_img,
             simplify=not args.no_simplify,
+            for_backend=args.for_backend,
             verify=not args.no_verify,
             images=args.images,
             device=args.device,
@@ -170,6 +173,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"{MIN_OPSET} to {MAX_OPSET}; default: %(default)s",
     )
     graph.add_argument("--no-simplify", action="store_true", help="leave the graph as traced")
+    graph.add_argument(
+        "--for",
+        dest="for_backend",
+        choices=INLINING_BACKENDS,
+        help="standard operators alone, as OpenVINO's own tools need it; default: a file for every backend of the "
+        "runtime, OpenVINO among them",
+    )
     run = parser.add_argument_group("verification")
     run.add_argument("--no-verify", action="store_true", help="do not compare with mmdet")
     run.add_argument(

@@ -252,6 +252,7 @@ def verify(
     *,
     threads: Optional[int] = None,
     tolerance: Optional[Tolerance] = None,
+    backend: str = "onnxruntime",
 ) -> list[Case]:
     """Compare the file with mmdet; where an image disagrees, with mmdet under ``ordered_ties``.
 
@@ -259,15 +260,16 @@ def verify(
         path: the ONNX file.
         mmdet: the other side.
         batches: lists of image files; each list is run as one batch.
-        threads: of onnxruntime; None for as many as there are cores.
+        threads: of the backend; None for as many as there are cores.
         tolerance: beyond which an image disagrees; None for the default one.
+        backend: what runs the file, ``onnxruntime`` or ``openvino``.
 
     Returns:
         A case per image. Masks are compared at the original image's resolution, as mmdet pastes them; a file with
         ``full`` masks at the network's, where it pastes them itself.
     """
     cases = []
-    with Detector(path, "onnxruntime", threads=threads) as detector:
+    with Detector(path, backend, threads=threads) as detector:
         for paths in batches:
             found = exported_detections(detector, paths)
             cases += _compared(mmdet, paths, found, tolerance or Tolerance())

@@ -18,7 +18,7 @@ from runtime.embedded import IMAGES_DIR as DEFAULT_IMAGES
 from runtime.files import remove_partial_files
 from runtime.interrupts import Interrupted, handled, received
 from runtime.messages import printable
-from runtime.ranges import MAX_BATCH, MAX_THREADS
+from runtime.ranges import CPU_PRECISIONS, MAX_BATCH, MAX_THREADS
 from runtime.streams import safe_streams
 
 EXIT_OK, EXIT_DIFFERENT, EXIT_REFUSED, EXIT_FAILED = 0, 1, 2, 3
@@ -154,16 +154,31 @@ def selected_images(sources: Sequence[str]) -> list[Path]:
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add how models run: ``--batch``, ``--device``, ``--threads``, ``--host``."""
+    """Add how models run: ``--batch``, ``--device``, ``--threads``, ``--precision``, ``--streams``, ``--host``."""
     parser.add_argument("--batch", type=batch, default=1, help="images at once (default: %(default)s)")
-    # Named, so that `auto` means onnxruntime for an ONNX even where TensorRT is: it is compared with its engine.
+    # Named, so that `auto` means the CPU for an ONNX even where TensorRT is: it is compared with its engine.
     parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="of onnxruntime (default: %(default)s)"
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cuda: of onnxruntime (default: %(default)s)"
     )
     parser.add_argument(
-        "--threads", type=threads, help="CPU threads of onnxruntime (default: as many as there are cores)"
+        "--threads",
+        type=threads,
+        help="CPU threads of onnxruntime and OpenVINO (default: as many as there are cores)",
     )
+    add_openvino(parser)
     add_host(parser)
+
+
+def add_openvino(parser: argparse.ArgumentParser) -> None:
+    """Add ``--precision`` and ``--streams``."""
+    parser.add_argument(
+        "--precision",
+        choices=CPU_PRECISIONS,
+        help="of floats in OpenVINO (default: fp32, on every processor)",
+    )
+    parser.add_argument(
+        "--streams", type=threads, metavar="N", help="batches that OpenVINO runs at once (default: 1)"
+    )
 
 
 def add_host(parser: argparse.ArgumentParser) -> None:
@@ -183,12 +198,21 @@ def add_backend(parser: argparse.ArgumentParser, name: str = "--backend") -> Non
 def backend_options(model: Union[str, Path], backend: str, args: argparse.Namespace) -> dict[str, Any]:
     """Return what the model's backend takes of ``add_run_options``; nothing for a recording.
 
+    An ONNX in another precision than its backend computes in is left to the backend to refuse.
+
     Raises:
         ValueError: no backend reads the model.
     """
     from runtime.comparison.recording import SUFFIX  # loads NumPy
+    from runtime.comparison.sources import split_precision
 
-    if Path(model).suffix.lower() == SUFFIX:
+    path, precision = split_precision(model)
+    if path.suffix.lower() == SUFFIX:
         return {}
-    name = backend_name(model, backend, args.device)
-    return supported_options(name, {"device": args.device, "threads": args.threads})
+    name = backend_name(path, backend, args.device)
+    precision = precision or args.precision
+    given = {"device": args.device, "threads": args.threads, "precision": precision, "streams": args.streams}
+    options = {option: value for option, value in supported_options(name, given).items() if value is not None}
+    if precision is not None and path.suffix.lower() == ".onnx":
+        options["precision"] = precision
+    return options

@@ -85,6 +85,7 @@ def _compare_layers(images: Sequence[Path], args: argparse.Namespace) -> bool:
         chunk=args.layer_chunk,
         device=args.device,
         threads=args.threads,
+        precision=args.precision,
     )
     report = compare_files(Path(args.expected), Path(args.found), images[: args.batch], options)
     print_layers(report, options.tolerance)

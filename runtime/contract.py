@@ -1,12 +1,13 @@
 """The graph's contract (README, *The graph*): its inputs and outputs, which every backend checks."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
 
 import numpy as np
 
-from runtime.metadata import ModelMetadata
+from runtime.metadata import KEY, ModelMetadata
 
 EXPORT_COMMAND = "python -m export.maskrcnn"
 
@@ -60,6 +61,24 @@ def check_model_file(model: Union[str, Path]) -> Path:
             "or name another with --model"
         )
     return path
+
+
+def model_metadata(model: Union[str, Path], properties: Mapping[str, str]) -> ModelMetadata:
+    """Return the metadata among the properties of a model file.
+
+    Raises:
+        ValueError: there is none, or it is malformed; names the file.
+    """
+    if KEY not in properties:
+        keys = ", ".join(sorted(properties)) or "none"
+        raise ValueError(
+            f"model {model}: expected the metadata key {KEY!r} that `{EXPORT_COMMAND}` writes, "
+            f"found the keys: {keys}; export the checkpoint with `{EXPORT_COMMAND}`"
+        )
+    try:
+        return ModelMetadata.from_json(properties[KEY])
+    except ValueError as error:
+        raise ValueError(f"model {model}: {error}") from error
 
 
 def check_contract(

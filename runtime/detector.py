@@ -41,12 +41,14 @@ class Detector:
 
         Args:
             model: path of an exported model, or of an engine built from one.
-            backend: ``onnxruntime``; ``tensorrt``, which builds an ONNX's engine on first use; or ``auto``: TensorRT
-                for an engine, and for an ONNX where TensorRT and a GPU are there.
+            backend: ``onnxruntime``; ``openvino``; ``tensorrt``, which builds an ONNX's engine on first use; or
+                ``auto``: TensorRT for an engine, and for an ONNX where TensorRT and a GPU are there, else OpenVINO
+                where it is installed.
             batch_size: most images that run at once; None runs a call's images in one batch.
             host: have images prepared and masks pasted on the CPU, where a GPU could do it too.
-            options: the backend's: ``device``, ``providers`` and ``threads`` for onnxruntime; ``plugins``, ``config``,
-                ``rebuild``, ``device_index``, ``cuda_graphs`` for TensorRT.
+            options: the backend's: ``device``, ``providers`` and ``threads`` for onnxruntime; ``threads``,
+                ``precision``, ``streams``, ``cache``, ``sizes`` for OpenVINO; ``plugins``, ``config``, ``rebuild``,
+                ``device_index``, ``cuda_graphs`` for TensorRT.
 
         Raises:
             FileNotFoundError: no such model.

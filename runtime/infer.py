@@ -16,6 +16,7 @@ from runtime.backends import BACKENDS, backend_name, supported_options
 from runtime.cli import (
     DEFAULT_IMAGES,
     add_host,
+    add_openvino,
     batch,
     command,
     run_as_program,
@@ -55,7 +56,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _backend_options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the options that were given; the backend refuses those that it has not got."""
-    options = {name: getattr(args, name) for name in ("device", "host", "threads", "plugins", "rebuild")}
+    names = ("device", "host", "threads", "precision", "streams", "plugins", "rebuild")
+    options = {name: getattr(args, name) for name in names}
     name = backend_name(args.model, args.backend, args.device)
     return {
         **options,
@@ -76,9 +78,10 @@ def _parser() -> argparse.ArgumentParser:
         "--backend",
         choices=BACKENDS,
         default="auto",
-        help="auto (default): TensorRT where it, the plugin library and a GPU are there, otherwise onnxruntime",
+        help="auto (default): TensorRT where it, the plugin library and a GPU are there, otherwise OpenVINO where it "
+        "is installed, otherwise onnxruntime",
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="of onnxruntime (default: cpu)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="cuda: of onnxruntime (default: cpu)")
     parser.add_argument(
         "--plugins", type=Path, help="plugin library of TensorRT (default: where it is built)"
     )
@@ -90,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=threads, help="CPU threads of the model (default: as many as there are cores)"
     )
+    add_openvino(parser)
     parser.add_argument("--batch", type=batch, default=1, help="images at once (default: %(default)s)")
     add_host(parser)
     parser.add_argument(

@@ -25,7 +25,10 @@ from export.zoo.results import PENDING, ZooResults, config_rows, ranked_reasons
 from export.zoo.workers import Limits, Outcome, run_each
 from runtime.cli import positive, threads
 
-DEFAULT_OUTPUT = ROOT / "benchmarks" / "results" / "zoo.json"
+OUTPUTS = {
+    "onnxruntime": ROOT / "benchmarks" / "results" / "zoo.json",
+    "openvino": ROOT / "benchmarks" / "results" / "zoo_openvino.json",
+}
 COLOURS = {EXACT: "green", REFUSED: "yellow", WRONG: "bold red", FAILED: "red"}
 EXIT_REFUSED = 2
 
@@ -35,7 +38,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = _parser().parse_args(argv)
     console = Console()
     try:
-        results = ZooResults.read(args.output)
+        results = ZooResults.read(args.output or OUTPUTS[args.backend])
         configs = zoo_configs()
         return run(args, configs, results, console)
     except (OSError, ValueError) as error:
@@ -69,6 +72,7 @@ def _measured(pending: Sequence[ZooConfig], code: str, args: argparse.Namespace)
         measure,
         list(keys),
         threads,
+        args.backend,
         jobs=args.jobs,
         limits=Limits(args.timeout, args.memory),
         deadline=deadline,
@@ -140,6 +144,9 @@ def _parser() -> argparse.ArgumentParser:
         + ", ".join((*RESULTS, PENDING)),
     )
     work = parser.add_argument_group("how")
+    work.add_argument(
+        "--backend", choices=OUTPUTS, default="onnxruntime", help="what runs the files; default: %(default)s"
+    )
     work.add_argument("--jobs", type=positive, default=1, help="processes at a time; default: %(default)s")
     work.add_argument("--threads", type=threads, help="CPU threads of each; default: the cores, shared out")
     work.add_argument("--minutes", type=float, help="begin no model after this long; those that run end")
@@ -153,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MIB",
         help="resident memory for a model, MiB; default: %(default)s",
     )
-    parser.add_argument("-o", "--output", type=Path, default=DEFAULT_OUTPUT, help="default: %(default)s")
+    parser.add_argument("-o", "--output", type=Path, help="default: the backend's in benchmarks/results/")
     return parser
 
 

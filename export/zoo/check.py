@@ -5,8 +5,9 @@ import io
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ TOLERANCE = Tolerance(mask=1e-3)
 # An overlap of two boxes in float32 is exact to about this, where their corners are to 1e-4 px.
 IOU_ROUNDING = 2e-6
 
+# ``export.verify.verify`` with threads and a backend.
+Verify = Callable[..., list[Case]]
+
 EXACT = "exact"
 REFUSED = "refused"
 WRONG = "wrong"
@@ -75,7 +79,7 @@ class Measured:
     figures: dict[str, Any] = field(default_factory=dict)
 
 
-def measure(name: str, threads: int) -> dict[str, Any]:
+def measure(name: str, threads: int, backend: str = "onnxruntime") -> dict[str, Any]:
     """Return what became of a config, as plain values; what mmdet prints goes nowhere."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -83,7 +87,7 @@ def measure(name: str, threads: int) -> dict[str, Any]:
     random.seed(0)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        measured = check_config(name, Path(folder) / "model.onnx", threads)
+        measured = check_config(name, Path(folder) / "model.onnx", threads, backend)
     return {
         "result": measured.result,
         "reason": measured.reason,
@@ -94,12 +98,12 @@ def measure(name: str, threads: int) -> dict[str, Any]:
     }
 
 
-def check_config(name: str, path: Path, threads: int) -> Measured:
+def check_config(name: str, path: Path, threads: int, backend: str = "onnxruntime") -> Measured:
     """Export one config with random weights to ``path`` and compare it with PyTorch at batch 1 and 2."""
     measured = Measured(FAILED)
     try:
         loaded = load_model(name, None, max_per_img=MAX_PER_IMG, max_proposals=MAX_PROPOSALS)
-        _export_and_compare(loaded, path, threads, measured)
+        _export_and_compare(loaded, path, partial(verify, threads=threads, backend=backend), measured)
     except Exception as error:
         measured.result = _kind(error, measured.stage)
         measured.reason = one_line(error).replace(f"{path.parent}/", "")  # another folder each time
@@ -110,7 +114,7 @@ def check_config(name: str, path: Path, threads: int) -> Measured:
     return measured
 
 
-def _export_and_compare(loaded: LoadedModel, path: Path, threads: int, measured: Measured) -> None:
+def _export_and_compare(loaded: LoadedModel, path: Path, verify: Verify, measured: Measured) -> None:
     files = image_files(path.parent)
     own = metadata_from_model(loaded, size=None)
     words, _ = pixel_difference(MmdetInference(loaded, own), files, own)
@@ -134,10 +138,10 @@ def _export_and_compare(loaded: LoadedModel, path: Path, threads: int, measured:
     onnx.save(with_metadata(graph, metadata), str(path))
     measured.stage = "verify"
     batches = [files[:1], files[1:]]
-    cases = verify(path, mmdet, batches, threads=threads, tolerance=TOLERANCE)
+    cases = verify(path, mmdet, batches, tolerance=TOLERANCE)
     measured.result, measured.reason = _verdict(cases)
     if measured.result == WRONG:
-        explained = close_decisions(path, mmdet, loaded.model, batches, cases, threads)
+        explained = close_decisions(path, mmdet, loaded.model, batches, cases, verify)
         if explained:
             measured.figures["close_decisions"] = sorted(set(explained.values()))
             cases = list(explained)
@@ -179,7 +183,7 @@ def close_decisions(
     model: nn.Module,
     batches: Sequence[Sequence[Path]],
     cases: Sequence[Case],
-    threads: int,
+    verify: Verify,
 ) -> dict[Case, str]:
     """Compare with PyTorch at thresholds of NMS that are moved by less than what rounding moves an overlap.
 
@@ -196,7 +200,7 @@ def close_decisions(
         for delta in (-IOU_ROUNDING, IOU_ROUNDING):
             cfg.nms.iou_threshold = threshold + delta
             try:
-                moved = verify(path, mmdet, batches, threads=threads, tolerance=TOLERANCE)
+                moved = verify(path, mmdet, batches, tolerance=TOLERANCE)
             finally:
                 cfg.nms.iou_threshold = threshold
             words = f"{part} IoU threshold {delta:+.0e}"

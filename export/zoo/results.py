@@ -13,7 +13,7 @@ from export.zoo.check import EXACT, MAX_PER_IMG, MAX_PROPOSALS, RESULTS, SIZE, U
 from export.zoo.models import NAME_PART, ZooConfig
 from runtime.files import write_whole
 
-PACKAGES = ("mmdet", "mmengine", "mmcv", "mmcv-lite", "torch", "onnx", "onnxsim", "onnxruntime")
+PACKAGES = ("mmdet", "mmengine", "mmcv", "mmcv-lite", "torch", "onnx", "onnxsim", "onnxruntime", "openvino")
 RULE = f"every config that mmdet ships with '{NAME_PART}' in its name"
 
 PENDING = "pending"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["BACKENDS", "backend_module", "backend_name", "load_backend", "load_tensors", "supported_options"]
 
 # In the order in which `auto` asks them.
-NAMES = ("tensorrt", "onnxruntime")
+NAMES = ("tensorrt", "openvino", "onnxruntime")
 BACKENDS = ("auto", *sorted(NAMES))
 
 
@@ -33,7 +33,8 @@ def backend_name(model: Union[str, Path], backend: str, device: Optional[str] = 
     """Return the backend that runs the model: ``backend``, or what ``auto`` means.
 
     ``auto`` takes the one that reads the file; of several, the first that is usable here: an ONNX is run by TensorRT
-    where it, onnx, the plugin library and a GPU are at hand and no ``device`` is named, otherwise by onnxruntime.
+    where it, onnx, the plugin library and a GPU are at hand and no ``device`` is named, on a CPU by OpenVINO where it
+    and onnx are installed, otherwise by onnxruntime.
 
     Raises:
         ValueError: no such backend, or ``auto`` for a suffix that no backend reads.
@@ -58,14 +59,16 @@ def load_backend(model: Union[str, Path], backend: str = "auto", **options: Any)
     Args:
         model: path of an exported model, or of an engine.
         backend: one of ``BACKENDS``.
-        options: the backend's own; see ``OnnxRuntimeOptions`` and ``TensorRTOptions``. None is the default, of an
-            option of another backend too.
+        options: the backend's own; see ``OnnxRuntimeOptions``, ``OpenVINOOptions`` and ``TensorRTOptions``. None is the
+            default, of an option of another backend too. ``providers`` make ``auto`` mean onnxruntime.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: no such backend, an option that it has not got, or the file is not a model of ours.
         RuntimeError: the backend is not available here.
     """
+    if backend == "auto" and options.get("providers") is not None:
+        backend = "onnxruntime"
     module = backend_module(backend_name(model, backend, options.get("device")))
     return module.open_model(model, **_own_options(module, options))
 
@@ -90,7 +93,7 @@ def _own_options(module: "BackendModule", options: Mapping[str, Any]) -> dict[st
             continue
         if option in others:
             raise ValueError(
-                f"{option}: expected an option of {module.NAME}, found one of the other backend ({value!r}); leave it "
+                f"{option}: expected an option of {module.NAME}, found one of another backend ({value!r}); leave it "
                 "out, or name the backend"
             )
         near = difflib.get_close_matches(option, own, 1)

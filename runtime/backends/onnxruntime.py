@@ -1,26 +1,23 @@
-"""onnxruntime: the default backend, on the CPU or through one of its execution providers."""
+"""onnxruntime: the backend that is always there, on the CPU or through one of its execution providers."""
 
 import os
-import threading
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 import numpy as np
 
 from runtime.contract import (
-    EXPORT_COMMAND,
     Tensor,
     check_contract,
     check_model_file,
     check_run_inputs,
     contract_inputs,
     contract_outputs,
+    model_metadata,
 )
-from runtime.files import file_identity
-from runtime.forks import check_process, never_free
+from runtime.forks import check_process
 from runtime.graphs.load import load_onnx
 from runtime.graphs.session import (
     DEVICE_PROVIDERS,
@@ -33,7 +30,7 @@ from runtime.graphs.session import (
     run_errors,
 )
 from runtime.host.runner import HostRunner
-from runtime.metadata import KEY, ModelMetadata
+from runtime.loaded import ProcessModel
 from runtime.runner import Feeds, LayerRunner, LayerRunnerFactory, Runner
 
 NAME = "onnxruntime"
@@ -51,6 +48,7 @@ _NUMPY_DTYPES = {
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
 }
+_ON_CPU = [DEVICE_PROVIDERS["cpu"]]
 
 
 @dataclass(frozen=True)
@@ -88,10 +86,10 @@ class OnnxRuntimeBackend:
         path = check_model_file(model)
         self.options = OnnxRuntimeOptions(**options)
         names = provider_names(self.options.device, self.options.providers)
-        self._session = _ProcessSession(path, names, self.options.threads)
+        self._session = _process_session(path, names, self.options.threads)
         session = self._session.here()
         try:
-            self.metadata = _read_metadata(path, session)
+            self.metadata = model_metadata(path, session.get_modelmeta().custom_metadata_map)
             inputs, outputs = _tensors(session.get_inputs()), _tensors(session.get_outputs())
         except UnicodeDecodeError as error:
             raise ValueError(
@@ -136,85 +134,26 @@ class OnnxRuntimeBackend:
         self._session.close()
 
 
-class _ProcessSession:
-    """An onnxruntime session, and in a forked process another one: the threads of the first are not there.
-
-    With one thread there is nothing to miss, and a forked process shares the session's memory.
-    """
-
-    def __init__(self, path: Path, providers: list[str], threads: Optional[int]) -> None:
-        self._path, self._providers, self._threads = path.absolute(), providers, threads
-        self._file = file_identity(path)
-        self._process = os.getpid()
-        self._lock = threading.Lock()
-        self._session: Optional[onnxruntime.InferenceSession] = inference_session(path, providers, threads)
-        self._is_closed = False
-        _sessions.add(self)
-
-    def here(self) -> "onnxruntime.InferenceSession":
-        """Return the session of this process.
-
-        Raises:
-            RuntimeError: it is closed, or cannot be made again after a fork.
-        """
-        session = self._session
-        if session is None:
-            with self._lock:
-                if self._is_closed:
-                    raise RuntimeError("model: expected an open one, found it closed; make a new Detector")
-                session = self._session = self._session or self._opened_again()
-        return session
-
-    def leave_to_parent(self) -> None:
-        """Have another session made when it is needed; called in a forked process, before anything else runs."""
-        on_cpu = self._providers == [DEVICE_PROVIDERS["cpu"]]
-        self._lock = threading.Lock()  # another thread of the parent may have had it
-        if self._session is None or (on_cpu and self._threads == 1):
-            return
-        never_free(self._session)
-        self._session = None
-
-    def close(self) -> None:
-        """Release the session."""
-        with self._lock:
-            self._is_closed, self._session = True, None
-
-    def _opened_again(self) -> "onnxruntime.InferenceSession":
-        if self._providers != [DEVICE_PROVIDERS["cpu"]]:
-            check_process(self._process, self._providers[0])
-        found = file_identity(self._path)
-        if found != self._file:
-            raise RuntimeError(
-                f"model {self._path}: expected the file that was loaded before this process was forked, found "
-                f"{'another' if found else 'nothing'}; make the Detector after the fork"
-            )
-        return inference_session(self._path, self._providers, self._threads)
+def _process_session(
+    path: Path, names: list[str], threads: Optional[int]
+) -> "ProcessModel[onnxruntime.InferenceSession]":
+    # With one thread there is nothing to miss in a forked process.
+    is_inherited = names == _ON_CPU and threads == 1
+    return ProcessModel(path, _opener(path, names, threads), is_inherited=is_inherited)
 
 
-_sessions: "weakref.WeakSet[_ProcessSession]" = weakref.WeakSet()
+def _opener(
+    path: Path, providers: list[str], threads: Optional[int]
+) -> "Callable[[], onnxruntime.InferenceSession]":
+    """Return what opens a session; in a forked process it refuses a device that the first one has."""
+    process, path = os.getpid(), path.absolute()
 
+    def open_session() -> "onnxruntime.InferenceSession":
+        if providers != _ON_CPU:
+            check_process(process, providers[0])
+        return inference_session(path, providers, threads)
 
-def _leave_sessions_to_parent() -> None:
-    for session in list(_sessions):
-        session.leave_to_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_sessions_to_parent)
-
-
-def _read_metadata(path: Path, session: "onnxruntime.InferenceSession") -> ModelMetadata:
-    found = session.get_modelmeta().custom_metadata_map
-    if KEY not in found:
-        keys = ", ".join(sorted(found)) or "none"
-        raise ValueError(
-            f"model {path}: expected the metadata key {KEY!r} that `{EXPORT_COMMAND}` writes, "
-            f"found the keys: {keys}; export the checkpoint with `{EXPORT_COMMAND}`"
-        )
-    try:
-        return ModelMetadata.from_json(found[KEY])
-    except ValueError as error:
-        raise ValueError(f"model {path}: {error}") from error
+    return open_session
 
 
 def _tensors(arguments: Sequence["onnxruntime.NodeArg"]) -> dict[str, Tensor]:
@@ -236,7 +175,7 @@ class OnnxRuntimeTensors:
         path = check_model_file(model)
         chosen = OnnxRuntimeOptions(**options)
         names = provider_names(chosen.device, chosen.providers)
-        self._session = _ProcessSession(path, names, chosen.threads)
+        self._session = _process_session(path, names, chosen.threads)
         session = self._session.here()
         for kind, arguments in (("input", session.get_inputs()), ("output", session.get_outputs())):
             _check_are_tensors(path, kind, arguments)
@@ -297,9 +236,8 @@ def is_usable(device: Optional[str]) -> bool:
 
 
 def ignores(option: str, value: Any) -> bool:
-    """Return whether another backend's option asks nothing of this one: it takes any batch."""
-    del value
-    return option == "batch"
+    """Return whether another backend's option asks nothing of this one: it takes any batch, one at once, in FP32."""
+    return option == "batch" or (option, value) in (("precision", "fp32"), ("streams", 1))
 
 
 def layers(

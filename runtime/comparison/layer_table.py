@@ -17,7 +17,7 @@ from runtime.comparison.bisection import (
     compare_layers,
 )
 from runtime.comparison.recording import SUFFIX
-from runtime.comparison.sources import load_batch
+from runtime.comparison.sources import load_batch, split_precision
 from runtime.console import status, table_console
 from runtime.graphs.load import graph_errors, metadata_of
 from runtime.metadata import ModelMetadata
@@ -31,7 +31,8 @@ class LayerOptions:
         backends: of the first and the second model; see ``runtime.backends``.
         tolerance: relative to a tensor's largest value.
         chunk: tensors that are marked at once.
-        device, threads: of onnxruntime.
+        device, threads: of onnxruntime and OpenVINO.
+        precision: of OpenVINO; a model's own is behind its name, see ``split_precision``.
     """
 
     backends: tuple[str, str] = ("auto", "auto")
@@ -39,6 +40,7 @@ class LayerOptions:
     chunk: int = 8
     device: str = "cpu"
     threads: Optional[int] = None
+    precision: Optional[str] = None
 
 
 def compare_files(expected: Path, found: Path, images: Sequence[Path], options: LayerOptions) -> LayerReport:
@@ -146,9 +148,15 @@ def _side(path: Path, other: Path, backend: str, batch: int, options: LayerOptio
         raise ValueError(
             f"--layers: expected two models, found the recorded results {path}; they have no layers, name an ONNX"
         )
-    name = backend_name(path, backend)
-    settings = supported_options(name, {"device": options.device, "threads": options.threads})
-    return Side(*backend_module(name).layers(path, other, batch, **settings))
+    path, precision = split_precision(path)
+    name = backend_name(path, backend, options.device)
+    given = {
+        "device": options.device,
+        "threads": options.threads,
+        "precision": precision or options.precision,
+    }
+    other = split_precision(other)[0]
+    return Side(*backend_module(name).layers(path, other, batch, **supported_options(name, given)))
 
 
 def _metadata(path: Path, side: Side) -> ModelMetadata:

@@ -13,6 +13,7 @@ from runtime.files import sha256_of
 from runtime.host.preprocess import Batch, network_size, prepare
 from runtime.images import read_image
 from runtime.metadata import ModelMetadata
+from runtime.ranges import CPU_PRECISIONS
 
 Opened = TypeVar("Opened")
 
@@ -93,13 +94,21 @@ class Artifact(Protocol):
     ) -> None: ...
 
 
+def split_precision(source: Union[str, Path]) -> tuple[Path, Optional[str]]:
+    """Return the file of ``model.onnx@bf16``, and the precision; None where the name has none."""
+    path, mark, precision = str(source).rpartition("@")
+    if mark and precision in CPU_PRECISIONS and not Path(source).exists():
+        return Path(path), precision
+    return Path(source), None
+
+
 def open_artifact(
     path: Union[str, Path], backend: str = "auto", batch_size: int = 1, *, host: bool = False, **options: Any
 ) -> Artifact:
     """Open a model or a recording.
 
     Args:
-        path: an ``.npz`` that was recorded, or whatever ``Detector`` opens.
+        path: an ``.npz`` that was recorded, or whatever ``Detector`` opens; ``@bf16`` behind it is the precision.
         backend: see ``Detector``; of no meaning to a recording.
         batch_size: images that run at once; of no meaning to a recording.
         host: see ``Detector``; of no meaning to a recording.
@@ -108,9 +117,12 @@ def open_artifact(
     Raises:
         FileNotFoundError, ValueError, RuntimeError: see ``Detector`` and ``read_recording``.
     """
-    if Path(path).suffix.lower() == SUFFIX:
-        return RecordedArtifact(Path(path))
-    return DetectorArtifact(Path(path), backend, batch_size, host=host, **options)
+    file, precision = split_precision(path)
+    if file.suffix.lower() == SUFFIX:
+        return RecordedArtifact(file)
+    if precision is not None:
+        options["precision"] = precision
+    return DetectorArtifact(file, backend, batch_size, host=host, **options)
 
 
 class _Artifact:
@@ -185,6 +197,8 @@ class DetectorArtifact(_Artifact):
         """
         self._detector = Detector(path, backend, batch_size=batch_size, host=host, **options)
         super().__init__(path, self._detector.metadata)
+        if options.get("precision") not in (None, CPU_PRECISIONS[0]):
+            self.name += f"@{options['precision']}"
         self.backend = self._detector.backend.name
         self.batch_size = batch_size
         self.made_by = MadeBy(self._detector.path, self._detector.device_failure)

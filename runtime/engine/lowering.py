@@ -6,6 +6,7 @@ from typing import Any, Callable, Optional
 import numpy as np
 
 from runtime.engine.compat import TensorRT
+from runtime.graphs.inlining import inlined
 from runtime.graphs.load import import_onnx, name_nodes
 from runtime.graphs.operators import STANDARD_DOMAINS
 
@@ -35,7 +36,7 @@ def engine_model(model: Any, plugin_ops: Collection[str], tensorrt: TensorRT) ->
     for function in dropped:
         copy.functions.remove(function)
     if copy.functions:
-        copy = onnx.inliner.inline_local_functions(copy)
+        copy = inlined(copy)
     name_nodes(copy)
     _constants_to_initializers(copy, onnx)
     _fold_integers(copy, onnx)

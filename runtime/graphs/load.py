@@ -33,7 +33,8 @@ def import_onnx() -> Any:
         import onnx.inliner
     except ImportError as error:
         raise RuntimeError(
-            f"onnx: expected the Python package, found none ({error}); building an engine needs it: `pip install onnx`"
+            f"onnx: expected the Python package, found none ({error}); building an engine, and OpenVINO, need it: "
+            "`pip install onnx`"
         ) from error
     return onnx
 
@@ -90,7 +91,10 @@ def _parsed(path: Path, data: bytes) -> Any:
             f"model {path}: expected an ONNX file, found something else ({error}); make one with `{EXPORT_COMMAND}`"
         ) from error
     if not model.graph.node:
-        raise ValueError(f"model {path}: expected an ONNX file, found one without nodes; it may be truncated")
+        raise ValueError(
+            f"model {path}: expected an ONNX file, found one without nodes; it may be truncated, make it again with "
+            f"`{EXPORT_COMMAND}`"
+        )
     try:
         name_nodes(model)
     except UnicodeDecodeError as error:

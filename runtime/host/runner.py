@@ -5,7 +5,8 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Optional
+from functools import partial
+from typing import Callable, Optional
 
 import numpy as np
 
@@ -16,19 +17,29 @@ from runtime.host.preprocess import Batch, check_image, network_size, prepare
 from runtime.metadata import ModelMetadata
 from runtime.runner import ArrayModel, Problems, Timings, add_timings
 
+# Runs a batch, or waits for it: the prepared images, and what the model makes of them.
+Run = Callable[[], tuple[Batch, dict[str, np.ndarray]]]
+
 
 class HostRunner:
     """Prepares images on the CPU, in a thread, while the model runs the batch before; masks are pasted on demand."""
 
-    num_slots = 2
     num_stagers = 1
     largest_batch: Optional[int] = None
 
-    def __init__(self, model: ArrayModel, device_failure: str) -> None:
+    def __init__(self, model: ArrayModel, device_failure: str, *, parallel: int = 1) -> None:
+        """Begin.
+
+        Args:
+            model: runs the batches; in threads of the runner's own where ``parallel`` is more than 1.
+            device_failure: why it is not the device.
+            parallel: batches that the model runs at once.
+        """
         self.device_failure = device_failure
+        self.num_slots = parallel + 1  # one more is prepared meanwhile
         self._is_closed = False
-        self._model = model
-        self._process, self._preparing = os.getpid(), _new_thread()
+        self._model, self._parallel = model, parallel
+        self._process, self._threads = os.getpid(), _Threads(parallel)
 
     def stage(self, image: np.ndarray) -> np.ndarray:
         """Return the image, having checked that it fits; see ``Runner.stage``."""
@@ -43,21 +54,39 @@ class HostRunner:
         if self._is_closed:
             raise RuntimeError("model: expected an open one, found it closed; make a new Detector")
         spent: dict[str, float] = {}
-        prepared = self._thread().submit(_prepare, staged, self._model.metadata, spent)
-        return HostBatch(self._model, prepared, spent, min_score=min_score, check_masks=check_masks)
+        threads = self._own_threads()
+        prepared = threads.preparing.submit(_prepare, staged, self._model.metadata, spent)
+        run: Run = partial(_run, self._model, prepared, spent)
+        if threads.running is not None:
+            run = threads.running.submit(run).result
+        return HostBatch(self._model.metadata, run, spent, min_score=min_score, check_masks=check_masks)
 
-    def _thread(self) -> ThreadPoolExecutor:
-        """Return the thread of this process: a forked one has none of its parent's."""
+    def _own_threads(self) -> "_Threads":
+        """Return the threads of this process: a forked one has none of its parent's."""
         if self._process != os.getpid():
-            self._preparing = _new_thread()
+            self._threads = _Threads(self._parallel)
             self._process = os.getpid()
-        return self._preparing
+        return self._threads
 
     def close(self) -> None:
-        """End the thread."""
+        """End the threads."""
         self._is_closed = True
         if self._process == os.getpid():
-            self._preparing.shutdown()
+            self._threads.end()
+
+
+class _Threads:
+    """One that prepares, and where batches run side by side those that run them."""
+
+    def __init__(self, parallel: int) -> None:
+        self.preparing = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self.running = ThreadPoolExecutor(parallel, thread_name_prefix="run") if parallel > 1 else None
+
+    def end(self) -> None:
+        """Wait for what is under way."""
+        self.preparing.shutdown()
+        if self.running is not None:
+            self.running.shutdown()
 
 
 class HostBatch:
@@ -65,33 +94,36 @@ class HostBatch:
 
     def __init__(
         self,
-        model: ArrayModel,
-        prepared: "Future[Batch]",
+        metadata: ModelMetadata,
+        run: Run,
         spent: dict[str, float],
         *,
         min_score: float,
         check_masks: bool,
     ) -> None:
-        self._model, self._prepared, self._spent = model, prepared, spent
+        self._metadata, self._run, self._spent = metadata, run, spent
         self._min_score, self._check_masks = min_score, check_masks
         self._process = os.getpid()
 
     def result(self, timings: Timings = None, problems: Problems = None) -> list[Detections]:
-        """Run the model; see ``Pending.result``. The stages are ``prepare``, ``engine`` and ``results``."""
+        """Run the model or wait for it; see ``Pending.result``. The stages are ``prepare``, ``engine``, ``results``."""
         check_process(self._process, "batch")
-        batch = self._prepared.result()
-        with _timed(self._spent, "engine"):
-            outputs = self._model.run(batch.images, batch.image_sizes)
+        batch, outputs = self._run()
         with _timed(self._spent, "results"):
             found = detections_from_outputs(
-                outputs, batch, self._model.metadata, problems=problems, check_masks=self._check_masks
+                outputs, batch, self._metadata, problems=problems, check_masks=self._check_masks
             )
         add_timings(timings, self._spent)
         return [d.filter(self._min_score) for d in found] if self._min_score > 0 else found
 
 
-def _new_thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="prepare")
+def _run(
+    model: ArrayModel, prepared: "Future[Batch]", spent: dict[str, float]
+) -> tuple[Batch, dict[str, np.ndarray]]:
+    """Return the batch and what the model makes of it."""
+    batch = prepared.result()
+    with _timed(spent, "engine"):
+        return batch, model.run(batch.images, batch.image_sizes)
 
 
 def _prepare(images: Sequence[np.ndarray], metadata: ModelMetadata, spent: dict[str, float]) -> Batch:

@@ -90,11 +90,15 @@ def saved(folder: Path, photos: Sequence[np.ndarray]) -> list[Path]:
 
 
 def assert_equal(
-    path: Path, model: nn.Module, *batches: list[np.ndarray], tolerance: Tolerance = TOLERANCE
+    path: Path,
+    model: nn.Module,
+    *batches: list[np.ndarray],
+    tolerance: Tolerance = TOLERANCE,
+    backend: str = "onnxruntime",
 ) -> list:
     """Hold the file against mmdet on image files; ``batches`` are photos that run together."""
     files = [saved(path.parent, batch) for batch in batches]
-    cases = verify(path, mmdet_inference(model, path), files)
+    cases = verify(path, mmdet_inference(model, path), files, backend=backend)
     assert len(cases) == sum(map(len, batches)) > 0
     for case in cases:
         d = case.difference

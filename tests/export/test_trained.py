@@ -1,5 +1,6 @@
 """Trained models on real images: the embedded one, and the stock R50-FPN where its checkpoint is."""
 
+import importlib.util
 from pathlib import Path
 from typing import Optional
 
@@ -8,13 +9,14 @@ import pytest
 from examples import CHECKPOINT_PATH, CONFIG_PATH, IMAGES_DIR
 from export.metadata import metadata_from_model
 from export.model import LoadedModel, load_model
-from export.verify import MmdetInference, verify
+from export.verify import Case, MmdetInference, verify
 from runtime.comparison.difference import Tolerance
 from tests.export.test_graph import export_loaded
 
 # The contract: same detections and labels, boxes within 0.01 px, scores within 1e-4, masks within 1e-4 of their pixels.
 TOLERANCE = Tolerance(box_px=0.01, score=1e-4, mask=1e-4, mask_px=0)
 
+BACKENDS = ("onnxruntime", "openvino")
 VARIANTS = pytest.mark.parametrize(
     ("masks", "dynamic"), [("crop", False), ("full", False), ("crop", True), ("full", True)]
 )
@@ -23,8 +25,13 @@ VARIANTS = pytest.mark.parametrize(
 def assert_exact(
     path: Path, loaded: LoadedModel, size: Optional[tuple[int, int]], masks: str, *batches: list[Path]
 ) -> None:
+    """By every backend that runs on a CPU and is here."""
     mmdet = MmdetInference(loaded, metadata_from_model(loaded, size=size, masks=masks))
-    cases = verify(path, mmdet, batches)
+    for backend in (name for name in BACKENDS if importlib.util.find_spec(name)):
+        _assert_exact(verify(path, mmdet, batches, backend=backend), *batches)
+
+
+def _assert_exact(cases: list[Case], *batches: list[Path]) -> None:
     assert len(cases) == sum(map(len, batches))
     for case in cases:
         d = case.difference

@@ -27,7 +27,7 @@ from patches.mmcv_ops import MissingOperatorError
 from runtime.comparison.difference import DetectionArrays, compare_image
 from tests.models import tiny_config, write_config
 
-COMMITTED = ZooResults.read(command.DEFAULT_OUTPUT).models
+COMMITTED = ZooResults.read(command.OUTPUTS["onnxruntime"]).models
 
 
 def test_the_rule_selects_what_it_says():
@@ -203,7 +203,7 @@ CONFIGS = [
 ]
 
 
-def _measure(name, threads):
+def _measure(name, threads, backend):
     result, reason = {"one_1x": ("exact", ""), "two": ("refused", "roi_head: found Odd.")}[name]
     figures = {"detections": [3, 3], "matched": [3, 3], "box_px": 1e-3, "score": 1e-5, "mask": 2e-4}
     return {"result": result, "reason": reason, "seconds": 1.0, **(figures if result == "exact" else {})}
@@ -247,6 +247,18 @@ def test_a_run_goes_on_where_the_last_one_stopped(zoo, monkeypatch):
     assert "2 models were measured with other code" in zoo("--minutes", "0")[1]
     assert "1 to measure" in zoo("--retry", "refused,wrong")[1]
     assert "1 to measure" in zoo()[1]
+
+
+def test_a_backend_has_results_of_its_own(zoo, monkeypatch, tmp_path):
+    assert set(command.OUTPUTS) == {"onnxruntime", "openvino"}
+    monkeypatch.setattr(command, "measure", _backend)
+    zoo("--backend", "openvino")
+    rows = json.loads((tmp_path / "zoo.json").read_text())["models"]
+    assert [row["reason"] for row in rows] == ["openvino", "openvino"]
+
+
+def _backend(name, threads, backend):
+    return {"result": "refused", "reason": backend, "seconds": 1.0}
 
 
 def test_failures_are_the_exit_code(zoo, monkeypatch):
@@ -367,7 +379,7 @@ def test_no_committed_result_is_wrong():
 
 @pytest.mark.parametrize(("name_part", "least"), [("rcnn", 0.8), ("mask-rcnn", 0.9)])
 def test_most_configs_are_exact(name_part, least):
-    rows = json.loads(command.DEFAULT_OUTPUT.read_text())["configs"]
+    rows = json.loads(command.OUTPUTS["onnxruntime"].read_text())["configs"]
     results = [row["result"] for row in rows if name_part in row["config"].replace("_rcnn", "-rcnn")]
     assert results.count("exact") >= least * len(results)
     assert "pending" not in results

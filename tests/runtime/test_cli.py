@@ -36,7 +36,10 @@ def test_numbers(parse: object, good: dict, bad: tuple) -> None:
 @pytest.mark.parametrize(
     ("model", "backend", "options"),
     [
-        ("m.onnx", "auto", {"device": "cpu", "threads": 3}),
+        ("m.onnx", "onnxruntime", {"device": "cpu", "threads": 3}),
+        ("m.onnx", "openvino", {"threads": 3}),
+        ("m.onnx@bf16", "openvino", {"threads": 3, "precision": "bf16"}),
+        ("m.onnx@fp32", "openvino", {"threads": 3, "precision": "fp32"}),
         ("m.onnx", "tensorrt", {}),
         ("m.engine", "auto", {}),
         ("r.npz", "auto", {}),
@@ -48,6 +51,16 @@ def test_each_backend_gets_what_it_takes(model: str, backend: str, options: dict
     add_run_options(parser)
     args = parser.parse_args(["--batch", "2", "--threads", "3"])
     assert backend_options(model, backend, args) == options
+
+
+def test_a_precision_that_a_backend_lacks_reaches_it_to_be_refused() -> None:
+    parser = argparse.ArgumentParser()
+    add_run_options(parser)
+    args = parser.parse_args(["--precision", "bf16", "--streams", "2"])
+    assert backend_options("m.onnx", "onnxruntime", args) == {"device": "cpu", "precision": "bf16"}
+    assert backend_options("m.onnx", "openvino", args) == {"precision": "bf16", "streams": 2}
+    assert backend_options("m.onnx@fp32", "openvino", args) == {"precision": "fp32", "streams": 2}
+    assert backend_options("m.engine", "auto", args) == {}  # an engine has its own
 
 
 def test_a_report_is_json_whatever_the_figures(tmp_path: Path) -> None:

@@ -49,6 +49,13 @@ def _in_child(function: Callable[[], Any]) -> Any:
         child.join()
 
 
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Those that run on the CPU."""
+    pytest.importorskip(request.param, reason=f"{request.param} is not installed")
+    return request.param
+
+
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     path = tmp_path / "image.png"
@@ -62,11 +69,13 @@ def _boxes(detections: list) -> list:
 
 @pytest.mark.parametrize("threads", [1, 2, 4, None])
 @pytest.mark.parametrize("is_used", [True, False])
-def test_a_detector_works_in_the_child(is_used: bool, threads: Any, fake_model: Path, image: Path) -> None:
+def test_a_detector_works_in_the_child(
+    backend: str, is_used: bool, threads: Any, fake_model: Path, image: Path
+) -> None:
     pixels = read_image(image)
-    with Detector(fake_model, "onnxruntime", threads=threads) as fresh:
+    with Detector(fake_model, backend, threads=threads) as fresh:
         expected = _boxes(fresh([pixels] * 3))
-    with Detector(fake_model, "onnxruntime", threads=threads, batch_size=1) as detector:
+    with Detector(fake_model, backend, threads=threads, batch_size=1) as detector:
         if is_used:
             detector([pixels])
             list(detector.detect_files([image]))
@@ -81,9 +90,9 @@ def test_a_detector_works_in_the_child(is_used: bool, threads: Any, fake_model: 
         assert _boxes(detector([pixels] * 3)) == expected
 
 
-def test_a_detector_can_be_closed_in_the_child(fake_model: Path, image: Path) -> None:
+def test_a_detector_can_be_closed_in_the_child(backend: str, fake_model: Path, image: Path) -> None:
     pixels = read_image(image)
-    with Detector(fake_model, "onnxruntime", threads=2) as detector:
+    with Detector(fake_model, backend, threads=2) as detector:
         detector([pixels])
 
         def close() -> str:
@@ -95,8 +104,8 @@ def test_a_detector_can_be_closed_in_the_child(fake_model: Path, image: Path) ->
         assert len(detector([pixels])) == 1
 
 
-def test_a_batch_under_way_is_not_the_childs(fake_model: Path, image: Path) -> None:
-    with Detector(fake_model, "onnxruntime", threads=1) as detector:
+def test_a_batch_under_way_is_not_the_childs(backend: str, fake_model: Path, image: Path) -> None:
+    with Detector(fake_model, backend, threads=1) as detector:
         runner = detector._runner
         pending = runner.submit([runner.stage(read_image(image))])
         said = _in_child(lambda: pending.result())
@@ -107,13 +116,13 @@ def test_a_batch_under_way_is_not_the_childs(fake_model: Path, image: Path) -> N
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 @pytest.mark.parametrize("is_used", [True, False])
-def test_the_child_ends(is_used: bool, threads: int, fake_model: Path, image: Path) -> None:
+def test_the_child_ends(backend: str, is_used: bool, threads: int, fake_model: Path, image: Path) -> None:
     """With ``sys.exit``, as gunicorn's workers do: the interpreter then frees what is left, threads or not."""
     script = f"""
 import os, sys
 from runtime import Detector
 from runtime.images import read_image
-detector = Detector({str(fake_model)!r}, "onnxruntime", threads={threads})
+detector = Detector({str(fake_model)!r}, {backend!r}, threads={threads})
 image = read_image({str(image)!r})
 detector([image])
 child = os.fork()
@@ -142,10 +151,12 @@ def _printed(script: str) -> str:
             raise
 
 
-def test_a_model_that_changed_meanwhile_is_refused(fake_model: Path, image: Path, tmp_path: Path) -> None:
+def test_a_model_that_changed_meanwhile_is_refused(
+    backend: str, fake_model: Path, image: Path, tmp_path: Path
+) -> None:
     model = shutil.copy(fake_model, tmp_path / "model.onnx")
     pixels = read_image(image)
-    with Detector(model, "onnxruntime", threads=2) as detector:
+    with Detector(model, backend, threads=2) as detector:
         detector([pixels])
         time.sleep(0.02)
         fakes.save(model, fakes.metadata(score_threshold=0.7))
@@ -158,11 +169,11 @@ def test_a_model_that_changed_meanwhile_is_refused(fake_model: Path, image: Path
 
 
 def test_a_relative_path_is_found_from_another_folder(
-    fake_model: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backend: str, fake_model: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = read_image(image)
     monkeypatch.chdir(fake_model.parent)
-    with Detector(fake_model.name, "onnxruntime", threads=2) as detector:
+    with Detector(fake_model.name, backend, threads=2) as detector:
 
         def elsewhere() -> int:
             os.chdir(tmp_path)
@@ -196,15 +207,15 @@ def test_other_providers_do_not_survive(fake_model: Path, monkeypatch: pytest.Mo
 
 
 def test_closed_backends_are_forgotten(fake_model: Path) -> None:
-    from runtime.backends import onnxruntime as module
+    from runtime import loaded as module
 
     gc.collect()  # what other tests left
-    before = len(module._sessions)
+    before = len(module._models)
     backend = OnnxRuntimeBackend(fake_model, threads=2)
-    assert len(module._sessions) == before + 1
+    assert len(module._models) == before + 1
     del backend
     gc.collect()
-    assert len(module._sessions) == before
+    assert len(module._models) == before
 
 
 def test_the_check() -> None:

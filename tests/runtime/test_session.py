@@ -36,12 +36,13 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(params=["onnxruntime", "tensorrt", "engine"])
+@pytest.fixture(params=["onnxruntime", "openvino", "tensorrt", "engine"])
 def session(
     request: pytest.FixtureRequest, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Session]:
-    if request.param == "onnxruntime":
-        opened = Session(model, "onnxruntime", threads=1)
+    if request.param in ("onnxruntime", "openvino"):
+        pytest.importorskip(request.param)
+        opened = Session(model, request.param, threads=1)
     else:
         engine_fakes.install(monkeypatch, engine_fakes.V8_5, Device())
         opened = Session(model, "tensorrt", config=FP32)

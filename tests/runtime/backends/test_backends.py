@@ -1,5 +1,6 @@
 import dataclasses
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,19 @@ from runtime.backends.tensorrt import TensorRTBackend
 from runtime.engine import library as engine_library
 from tests.runtime.engine import fakes as engine_fakes
 from tests.runtime.engine.fake_cuda import Cudart
+
+
+@pytest.fixture(autouse=True)
+def without_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+
+
+@pytest.fixture
+def with_openvino(without_openvino: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as ``auto`` looks."""
+    module = ModuleType("openvino")
+    module.__spec__ = ModuleSpec("openvino", None)
+    monkeypatch.setitem(sys.modules, "openvino", module)
 
 
 @pytest.fixture
@@ -48,6 +62,40 @@ def test_with_tensorrt_and_a_gpu_auto_builds_the_onnx(
 ) -> None:
     is_onnx = model.lower().endswith(".onnx")
     assert backend_name(model, backend) == ("tensorrt" if is_onnx else expected)
+
+
+@pytest.mark.parametrize(("model", "backend", "expected"), CASES)
+def test_with_openvino_auto_runs_the_onnx_by_it(
+    model: str, backend: str, expected: str, without_tensorrt: None, with_openvino: None
+) -> None:
+    is_onnx = model.lower().endswith(".onnx")
+    for device in (None, "cpu"):
+        assert backend_name(model, backend, device) == ("openvino" if is_onnx else expected)
+    assert backend_name(model, backend, "cuda") == expected
+
+
+def test_a_gpu_comes_before_openvino(with_tensorrt: None, with_openvino: None) -> None:
+    assert backend_name("m.onnx", "auto") == "tensorrt"
+    assert backend_name("m.onnx", "auto", "cpu") == "openvino"
+    assert backend_name("m.onnx", "auto", "cuda") == "onnxruntime"
+
+
+def test_openvino_needs_onnx_to_inline(
+    without_tensorrt: None, with_openvino: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert backend_name("m.onnx", "auto") == "onnxruntime"
+
+
+def test_providers_mean_onnxruntime(fake_model: Path, without_tensorrt: None, with_openvino: None) -> None:
+    backend = load_backend(fake_model, providers=["CPUExecutionProvider"])
+    assert isinstance(backend, OnnxRuntimeBackend)
+
+
+def test_without_openvino_its_backend_says_what_to_install(fake_model: Path) -> None:
+    message = "openvino: expected the Python package, found none .*; `pip install openvino`, or use --backend"
+    with pytest.raises(RuntimeError, match=message):
+        load_backend(fake_model, "openvino")
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -92,7 +140,11 @@ def test_a_tensorrt_that_is_too_old_is_not_used_by_itself(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("model", "backend", "message"),
     [
-        ("m.onnx", "openvino", "backend: expected one of auto, onnxruntime, tensorrt, found 'openvino'"),
+        (
+            "m.onnx",
+            "ncnn",
+            "backend: expected one of auto, onnxruntime, openvino, tensorrt, found 'ncnn'",
+        ),
         ("m.pth", "auto", r"model m.pth: expected a name ending in .onnx or .engine, found '.pth'"),
         ("m", "auto", "found 'no suffix'"),
     ],
@@ -120,7 +172,7 @@ def test_auto_opens_what_it_means(fake_model: Path, tmp_path: Path, monkeypatch:
         (
             "tensorrt",
             {"device": "cpu"},
-            "device: expected an option of tensorrt, found one of the other backend",
+            "device: expected an option of tensorrt, found one of another backend",
         ),
         ("tensorrt", {"providers": ["CPUExecutionProvider"]}, "providers: expected an option of tensorrt"),
         ("tensorrt", {"threads": 4}, r"threads: .* \(4\); leave it out, or name the backend"),
@@ -128,6 +180,11 @@ def test_auto_opens_what_it_means(fake_model: Path, tmp_path: Path, monkeypatch:
         ("onnxruntime", {"rebuild": "never"}, "rebuild: expected an option of onnxruntime"),
         ("onnxruntime", {"device_index": 1}, "device_index: expected an option of onnxruntime"),
         ("onnxruntime", {"config": object()}, "config: expected an option of onnxruntime"),
+        ("onnxruntime", {"precision": "bf16"}, "precision: expected an option of onnxruntime"),
+        ("onnxruntime", {"streams": 2}, "streams: expected an option of onnxruntime"),
+        ("openvino", {"device": "cuda"}, "device: expected an option of openvino"),
+        ("openvino", {"plugins": "p.so"}, "plugins: expected an option of openvino"),
+        ("tensorrt", {"precision": "fp32"}, "precision: expected an option of tensorrt"),
     ],
 )
 def test_options_of_the_other_backend_are_refused(
@@ -142,6 +199,7 @@ def test_options_of_the_other_backend_are_refused(
     [
         {"batch": 4},  # no demand on onnxruntime
         {"plugins": None, "rebuild": None, "threads": None, "device": "cpu"},
+        {"precision": "fp32", "streams": 1},  # what it does anyway
     ],
 )
 def test_options_of_the_other_backend_that_say_nothing_are_left_out(

@@ -278,7 +278,7 @@ def _other_size(model: onnx.ModelProto) -> None:
     [
         (
             _drop_labels,
-            "m.engine: expected the outputs num_dets, dets, labels, masks, found num_dets, dets, masks",
+            "m.engine: expected the outputs num_dets, dets, labels, masks, found masks, dets, num_dets",
         ),
         (_other_rows, r"output dets: expected float32 \(\?, 100, 5\), found float32 \(\?, 4, 5\)"),
         (_other_size, r"input images: expected float32 \(\?, 3, 96, 64\), found float32 \(\?, 3, 64, 96\)"),

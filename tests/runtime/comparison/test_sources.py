@@ -69,7 +69,7 @@ def test_a_model_gives_what_its_detector_gives(
 @pytest.mark.parametrize("masks", ["crop", "full"])
 def test_a_recorded_model_is_the_model(masks: str, images: list[Path], tmp_path: Path) -> None:
     model = fakes.save(tmp_path / "m.onnx", fakes.metadata(masks=masks))
-    with open_artifact(model, batch_size=2) as artifact:
+    with open_artifact(model, "onnxruntime", batch_size=2) as artifact:
         expected = list(record(artifact, images, tmp_path / "r.npz"))
     with open_artifact(tmp_path / "r.npz", "onnxruntime", batch_size=3) as recorded:
         assert recorded.model_seconds is None
@@ -142,7 +142,7 @@ def test_results_are_made_when_they_are_asked_for(images: list[Path], fake_model
 
 
 def test_it_is_said_which_way_results_were_made(images: list[Path], fake_model: Path, tmp_path: Path) -> None:
-    with open_artifact(fake_model) as artifact:
+    with open_artifact(fake_model, "onnxruntime") as artifact:
         assert artifact.made_by == MadeBy("host", "onnxruntime takes arrays from the host")
         assert str(artifact.made_by) == "host path (onnxruntime takes arrays from the host)"
         list(record(artifact, images, tmp_path / "r.npz"))

@@ -1,0 +1,446 @@
+"""OpenVINO: the faster one on a CPU. It gets the ONNX with its functions inlined: on others it crashes.
+
+Of a model of any size OpenVINO fuses less than of one whose height and width it knows, so that the sizes that come
+often get a network of their own.
+"""
+
+import importlib.util
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+import numpy as np
+
+from runtime.contract import (
+    EXPORT_COMMAND,
+    Tensor,
+    check_contract,
+    check_model_file,
+    check_run_inputs,
+    contract_inputs,
+    contract_outputs,
+    model_metadata,
+)
+from runtime.graphs.inlining import inlined
+from runtime.graphs.load import LARGE_BYTES, import_onnx, load_onnx, save_model
+from runtime.graphs.session import one_line
+from runtime.host.runner import HostRunner
+from runtime.loaded import ProcessModel
+from runtime.metadata import ModelMetadata
+from runtime.ranges import CPU_PRECISIONS
+from runtime.runner import Feeds, LayerRunner, LayerRunnerFactory, Runner
+
+if TYPE_CHECKING:
+    import onnx
+    import openvino
+
+NAME = "openvino"
+SUFFIXES = (".onnx",)
+
+# Of Linux's /proc/cpuinfo; OpenVINO emulates bfloat16, slowly, where there is AVX-512 without them.
+_BF16_FLAGS = ("amx_bf16", "avx512_bf16", "avx_ne_convert")
+_INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8")
+_CPUINFO = Path("/proc/cpuinfo")
+# What a size's own network saves of a batch's time; it is compiled when it would have saved what compiling takes.
+_SAVED_SHARE = 0.15
+# Sizes of which it is known how long their batches took.
+_MAX_TIMED = 256
+
+
+@dataclass(frozen=True)
+class OpenVINOOptions:
+    """How OpenVINO runs a model.
+
+    Attributes:
+        threads: in all; None lets OpenVINO choose (all physical cores).
+        precision: of floats, ``fp32`` or ``bf16``; what the file has in INT8 runs in INT8 either way.
+        streams: batches that run at once; the threads are divided among them.
+        cache: folder in which OpenVINO keeps compiled models; None keeps none.
+        sizes: of a model of any size, how many sizes that come often get a network of their own, each of which takes
+            the weights' memory; 0 for none.
+    """
+
+    threads: Optional[int] = None
+    precision: str = "fp32"
+    streams: int = 1
+    cache: Optional[Union[str, Path]] = None
+    sizes: int = 4
+
+
+class OpenVINOBackend:
+    """An ONNX model in OpenVINO; fulfils ``runtime.runner.Backend``."""
+
+    name = NAME
+
+    def __init__(self, model: Union[str, Path], **options: Any) -> None:
+        """Open the model and check it against the contract.
+
+        Args:
+            model: path of the .onnx.
+            options: see ``OpenVINOOptions``.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not an ONNX, not a model of ours, or an unusable argument.
+            RuntimeError: OpenVINO or ``onnx`` is not installed, or the processor has not got the precision.
+        """
+        path = check_model_file(model)
+        self.options = OpenVINOOptions(**options)
+        _check_options(self.options)
+        opened = path.absolute()
+        self._model = ProcessModel(path, lambda: _Model(opened, self.options))
+        loaded = self._model.here()
+        self.metadata, self._is_quantized = loaded.metadata, loaded.is_quantized
+
+    def run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarray]:
+        """Run one batch; see ``Backend.run``.
+
+        Raises:
+            ValueError: arrays of another rank, dtype or size.
+            RuntimeError: the backend is closed, or OpenVINO failed (out of memory, for example), or this process was
+                forked off the one that loaded the model, and the model cannot be loaded again.
+        """
+        model = self._model.here()
+        check_run_inputs(self.metadata, images, image_sizes)
+        try:
+            return model.run({"images": images, "image_sizes": image_sizes})
+        except (RuntimeError, MemoryError) as error:
+            raise RuntimeError(
+                f"OpenVINO {_version()} failed on images of shape {images.shape}: {one_line(error)}; if memory ran "
+                "out, use a smaller batch"
+            ) from error
+
+    def new_runner(self, *, host: bool = True) -> Runner:
+        """Return a ``HostRunner``, asked for or not, that runs as many batches at once as there are streams."""
+        del host
+        return HostRunner(self, "OpenVINO takes arrays from the host", parallel=self.options.streams)
+
+    @property
+    def notes(self) -> list[str]:
+        """That INT8 is slower and less accurate here than elsewhere."""
+        flags = _processor_flags()
+        if not self._is_quantized or not flags or not flags.isdisjoint(_INT8_FLAGS):
+            return []
+        return [
+            "INT8 on a processor without VNNI: sums of two products saturate at 16 bits, so that results are worse "
+            "than elsewhere; quantize with weights of 7 bits, or use the file before quantization"
+        ]
+
+    def close(self) -> None:
+        """Release the model and its memory."""
+        self._model.close()
+
+
+class _Model:
+    """A model that is loaded: the network of any size, and of a model of any size those of its frequent sizes."""
+
+    def __init__(self, path: Path, options: OpenVINOOptions) -> None:
+        self._core, self._config = _core(options), _config(options)
+        proto = load_onnx(path)
+        self.metadata = model_metadata(path, {p.key: p.value for p in proto.metadata_props})
+        _check_contract(path, proto, self.metadata)
+        self._names = [output.name for output in proto.graph.output]
+        self.is_quantized = any(node.op_type == "DequantizeLinear" for node in proto.graph.node)
+        try:
+            self._source = _read(self._core, proto)
+            start = time.perf_counter()
+            self._any = self._compiled(self._source)
+            self._compile_seconds = time.perf_counter() - start
+        except RuntimeError as error:
+            raise ValueError(
+                f"model {path}: OpenVINO {_version()} cannot load it: {one_line(error)}; export it again with "
+                f"`{EXPORT_COMMAND}`, or use a newer OpenVINO"
+            ) from error
+        self._num_own = 0 if self.metadata.size else options.sizes
+        if not self._num_own:
+            self._source = None
+        self._own: OrderedDict[tuple[int, ...], _Network] = OrderedDict()
+        self._seconds: OrderedDict[tuple[int, ...], float] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run one batch; see ``_Network.run``."""
+        if not self._num_own:
+            return self._any.run(feeds)
+        size = feeds["images"].shape[2:]
+        network = self._own_network(size)
+        if network is not None:
+            return network.run(feeds)
+        start = time.perf_counter()
+        outputs = self._any.run(feeds)
+        self._count(size, time.perf_counter() - start)
+        return outputs
+
+    def _own_network(self, size: tuple[int, ...]) -> "Optional[_Network]":
+        with self._lock:
+            if size in self._own:
+                self._own.move_to_end(size)
+            elif self._seconds.get(size, 0) * _SAVED_SHARE >= self._compile_seconds:
+                del self._seconds[size]
+                while len(self._own) >= self._num_own:
+                    self._own.popitem(last=False)
+                self._own[size] = self._compiled(self._at_size(size))
+            return self._own.get(size)
+
+    def _count(self, size: tuple[int, ...], seconds: float) -> None:
+        with self._lock:
+            self._seconds[size] = self._seconds.pop(size, 0) + seconds
+            if len(self._seconds) > _MAX_TIMED:
+                self._seconds.popitem(last=False)
+
+    def _at_size(self, size: tuple[int, ...]) -> "openvino.Model":
+        model = self._source.clone()
+        model.reshape({"images": [-1, self.metadata.channels, *size]})
+        return model
+
+    def _compiled(self, model: "openvino.Model") -> "_Network":
+        return _Network(self._core.compile_model(model, "CPU", self._config), self._names)
+
+
+class _Network:
+    """A compiled model with requests, one per thread that runs it at a time."""
+
+    def __init__(self, compiled: "openvino.CompiledModel", names: Iterable[str]) -> None:
+        self._compiled = compiled
+        self._outputs = tuple(
+            names
+        )  # in the file's order: what is passed through has the names of several tensors
+        self._inputs = {
+            name for port in compiled.inputs for name in port.get_names()
+        }  # what nobody reads is none
+        self._idle: list[openvino.InferRequest] = []
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the outputs by name, in arrays that are the caller's.
+
+        Raises:
+            RuntimeError: OpenVINO failed.
+        """
+        request = self._request()
+        arrays = {n: np.ascontiguousarray(a) for n, a in feeds.items() if n in self._inputs}
+        found = request.infer(arrays, share_inputs=True)
+        outputs = {name: found[index] for index, name in enumerate(self._outputs)}
+        self._idle.append(request)  # not one that failed
+        return outputs
+
+    def _request(self) -> "openvino.InferRequest":
+        with suppress(IndexError):
+            return self._idle.pop()
+        return self._compiled.create_infer_request()
+
+
+class OpenVINOTensors:
+    """An ONNX of any inputs and outputs; fulfils ``runtime.runner.TensorModel``."""
+
+    def __init__(self, model: Union[str, Path], **options: Any) -> None:
+        """Open the model; see ``OpenVINOBackend``."""
+        path = check_model_file(model)
+        chosen = OpenVINOOptions(**options)
+        _check_options(chosen)
+        proto = load_onnx(path)
+        _check_are_tensors(path, proto)
+        self.inputs, self.outputs = _inputs(proto), _tensors(proto.graph.output)
+        names, opened = list(self.outputs), path.absolute()
+        self._model = ProcessModel(path, lambda: _network(opened, chosen, names))
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """See ``TensorModel.run``."""
+        try:
+            found = self._model.here().run(feeds)
+        except (RuntimeError, MemoryError) as error:
+            shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
+            raise RuntimeError(
+                f"OpenVINO {_version()} failed on {shapes}: {one_line(error)}; a size that is free in the file may be "
+                "fixed inside it (a Reshape), or memory has run out"
+            ) from error
+        return {name: found[name].astype(tensor.dtype, copy=False) for name, tensor in self.outputs.items()}
+
+    def close(self) -> None:
+        """Release the model and its memory."""
+        self._model.close()
+
+
+def _network(path: Path, options: OpenVINOOptions, names: Iterable[str]) -> _Network:
+    core = _core(options)
+    try:
+        return _Network(core.compile_model(_read(core, load_onnx(path)), "CPU", _config(options)), names)
+    except RuntimeError as error:
+        raise ValueError(
+            f"model {path}: OpenVINO {_version()} cannot load it: {one_line(error)}; use --backend onnxruntime"
+        ) from error
+
+
+def _check_are_tensors(path: Path, model: "onnx.ModelProto") -> None:
+    for kind, values in (("input", model.graph.input), ("output", model.graph.output)):
+        for value in values:
+            if not value.type.HasField("tensor_type"):
+                found = value.type.WhichOneof("value").replace("_type", "")
+                raise ValueError(
+                    f"model {path}: {kind} {value.name}: expected a tensor, found a {found}; cut the model before it"
+                )
+
+
+def import_openvino() -> Any:
+    """Return the package openvino.
+
+    Raises:
+        RuntimeError: it is not installed.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise RuntimeError(
+            f"openvino: expected the Python package, found none ({error}); `pip install openvino`, or use "
+            "--backend onnxruntime"
+        ) from error
+    return openvino
+
+
+def _version() -> str:
+    return str(import_openvino().__version__).split("-")[0]
+
+
+def _check_options(options: OpenVINOOptions) -> None:
+    for name, least in (("threads", 1), ("streams", 1), ("sizes", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name}: expected at least {least}, found {value}")
+    if options.precision not in CPU_PRECISIONS:
+        raise ValueError(
+            f"precision: expected one of {', '.join(CPU_PRECISIONS)}, found {options.precision!r}"
+        )
+
+
+def _core(options: OpenVINOOptions) -> "openvino.Core":
+    core = import_openvino().Core()
+    if options.precision == "bf16":
+        _check_bf16(core)
+    return core
+
+
+def _processor_flags() -> set[str]:
+    """Return what Linux says that an x86 processor has; nothing elsewhere."""
+    with suppress(OSError):
+        lines = _CPUINFO.read_text(errors="replace").splitlines()
+        return set(next((line for line in lines if line.startswith("flags")), "").split())
+    return set()
+
+
+def _check_bf16(core: "openvino.Core") -> None:
+    flags = _processor_flags()
+    has_it = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if not has_it or (flags and flags.isdisjoint(_BF16_FLAGS)):
+        processor = core.get_property("CPU", "FULL_DEVICE_NAME").strip()
+        raise RuntimeError(
+            f"precision: expected fp32 on this processor ({processor}), found bf16, for which it has no instructions "
+            "(AMX-BF16 or AVX512-BF16); leave the precision out"
+        )
+
+
+def _config(options: OpenVINOOptions) -> dict[str, Any]:
+    """Return OpenVINO's properties. Its own default is bfloat16 where the processor has it."""
+    precision = {"fp32": "f32", "bf16": "bf16"}[options.precision]
+    mode = {"fp32": "ACCURACY", "bf16": "PERFORMANCE"}[options.precision]
+    config: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "EXECUTION_MODE_HINT": mode,
+        "NUM_STREAMS": options.streams,
+        # Of several processes with few threads each, all would be bound to the first cores.
+        "ENABLE_CPU_PINNING": options.threads is None,
+    }
+    if options.threads is not None:
+        config["INFERENCE_NUM_THREADS"] = options.threads
+    if options.cache is not None:
+        config["CACHE_DIR"] = str(options.cache)
+    return config
+
+
+def _read(core: "openvino.Core", model: "onnx.ModelProto") -> "openvino.Model":
+    """Read a model in memory; it is inlined first, for OpenVINO does not survive a local function.
+
+    Raises:
+        RuntimeError: OpenVINO does not take it.
+    """
+    model = inlined(model)
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < LARGE_BYTES:
+        return core.read_model(model.SerializeToString())
+    # Through a file: a model of 2 GB cannot be handed over as one string.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        save_model(model, path)
+        return core.read_model(path)
+
+
+def _check_contract(path: Path, model: "onnx.ModelProto", metadata: ModelMetadata) -> None:
+    check_contract(path, "input", contract_inputs(metadata), _inputs(model))
+    check_contract(path, "output", contract_outputs(metadata), _tensors(model.graph.output))
+
+
+def _inputs(model: "onnx.ModelProto") -> dict[str, Tensor]:
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return {n: tensor for n, tensor in _tensors(model.graph.input).items() if n not in weights}
+
+
+def _tensors(values: "Iterable[onnx.ValueInfoProto]") -> dict[str, Tensor]:
+    """Return name -> tensor; a dimension with a name, or none, is free."""
+    dtype = import_onnx().helper.tensor_dtype_to_np_dtype
+    return {
+        value.name: Tensor(
+            str(dtype(value.type.tensor_type.elem_type)),
+            tuple(d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim),
+        )
+        for value in values
+    }
+
+
+def layer_runner(threads: Optional[int] = None, precision: str = "fp32") -> LayerRunnerFactory:
+    """Return what runs models with OpenVINO.
+
+    Raises:
+        RuntimeError, from the factory and its runners: OpenVINO is missing, or cannot load or run the model.
+    """
+    options = OpenVINOOptions(threads=threads, precision=precision)
+    _check_options(options)
+
+    def make(model: "onnx.ModelProto") -> LayerRunner:
+        core = _core(options)
+        compiled = core.compile_model(_read(core, model), "CPU", _config(options))
+        network = _Network(compiled, [output.name for output in model.graph.output])
+        inputs = _inputs(model)
+
+        def run(feeds: Feeds) -> Mapping[str, np.ndarray]:
+            known = {name: array for name, array in feeds.items() if name in inputs}
+            return network.run({n: array.astype(inputs[n].dtype, copy=False) for n, array in known.items()})
+
+        return run
+
+    return make
+
+
+def is_usable(device: Optional[str]) -> bool:
+    """Return whether OpenVINO, and ``onnx`` to inline with, are here, and the CPU is not ruled out."""
+    found = (importlib.util.find_spec(name) is not None for name in ("openvino", "onnx"))
+    return device in (None, "cpu") and all(found)
+
+
+def ignores(option: str, value: Any) -> bool:
+    """Return whether another backend's option asks nothing of this one: it takes any batch, and is on the CPU."""
+    return option == "batch" or (option == "device" and value == "cpu")
+
+
+def layers(
+    path: Path, other: Path, batch: int, **options: Any
+) -> tuple["onnx.ModelProto", LayerRunnerFactory]:
+    """Return the ONNX, and what runs it with extra outputs; see ``BackendModule.layers``."""
+    del other, batch
+    settings = {name: options[name] for name in ("threads", "precision") if options.get(name) is not None}
+    return load_onnx(path), layer_runner(**settings)
+
+
+Options, open_model, open_tensors = OpenVINOOptions, OpenVINOBackend, OpenVINOTensors
