@@ -651,3 +651,30 @@ def test_the_dump_of_a_pure_python_config_is_the_ordinary_one(embedded, tmp_path
     assert model.test_cfg.rpn.nms.type == "nms"
     assert [type_name(step["type"]) for step in test_pipeline(config).steps][1] == "Resize"
     assert class_names(config, None, 80) == class_names(load_config(str(CONFIG_PATH)), None, 80)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        (".yaml", '{"a":' * 100_000),
+        (".yaml", "- " * 100_000),
+        (".json", "[" * 100_000 + "]" * 100_000),
+        (".py", "model = " + "(" * 100_000),
+    ],
+)
+def test_what_is_nested_too_deep_for_a_parser_is_refused(suffix, text, tmp_path):
+    """YAML's ends the process."""
+    path = tmp_path / f"deep{suffix}"
+    path.write_text(text)
+    message = f"config {path}: expected values up to 200 deep in each other, found 100000; mend the config"
+    with pytest.raises(ValueError, match=message):
+        load_config(str(path))
+
+
+def test_a_base_is_not_nested_too_deep_either(tmp_path):
+    (tmp_path / "base.yaml").write_text('{"a":' * 1000)
+    (tmp_path / "config.py").write_text("_base_ = 'base.yaml'")
+    with pytest.raises(
+        ValueError, match="base.yaml: expected values up to 200 deep in each other, found 1000"
+    ):
+        load_config(str(tmp_path / "config.py"))

@@ -98,7 +98,8 @@ def _refusal(trial: Trial, message: str, where: str) -> tuple[str, str]:
 def _damage(folder: Path, trial: Trial, before: dict[str, str]) -> Optional[tuple[str, str]]:
     """Say what a run did to its inputs, or left beside its outputs."""
     after = _hashes(folder, trial)
-    touched = sorted(name for name in {*before, *after} if after.get(name) != before.get(name))
+    names = before if trial.may_add else {*before, *after}
+    touched = sorted(name for name in names if after.get(name) != before.get(name))
     if touched:
         return verdicts.TOUCHED, f"changed, gone or new: {touched}"
     if trial.outputs is not None:

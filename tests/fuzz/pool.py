@@ -20,7 +20,8 @@ from tests.fuzz import trial as verdicts
 from tests.fuzz.judge import judged
 from tests.fuzz.trial import Case, Outcome
 
-SECONDS = 10.0
+# Of the process's own time; and of waiting, on a machine that has other things to do.
+SECONDS, WAITING_SECONDS = 10.0, 60.0
 # Address space beyond what a process has when it starts: a bomb is then a MemoryError, not the machine's end.
 MOST_BYTES = 5 << 30
 # A process ends after so many cases: what one leaves behind is not what another fails by.
@@ -37,10 +38,12 @@ class _Worker:
     folder: Path
     case: Optional[Case] = None
     start: float = 0.0
+    cpu_seconds: float = 0.0
     num_cases: int = field(default=0)
 
     def give(self, case: Case) -> None:
         self.case, self.start = case, time.monotonic()
+        self.cpu_seconds = _cpu_seconds(self.process.pid)
         self.num_cases += 1
         self.connection.send(case)
 
@@ -96,7 +99,22 @@ def _ready(workers: list[_Worker]) -> list[_Worker]:
     """Wait for the workers that answered, died, or are over their time."""
     answered = wait([worker.connection for worker in workers], timeout=0.5)
     now = time.monotonic()
-    return [w for w in workers if w.connection in answered or now - w.start > SECONDS]
+    return [w for w in workers if w.connection in answered or _is_over(w, now - w.start)]
+
+
+def _is_over(worker: _Worker, seconds: float) -> bool:
+    if seconds < SECONDS:
+        return False
+    return seconds > WAITING_SECONDS or _cpu_seconds(worker.process.pid) - worker.cpu_seconds > SECONDS
+
+
+def _cpu_seconds(process: int) -> float:
+    """Return the time that a process and the children that it waited for have taken; 0 of one that is gone."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def _outcome_of(worker: _Worker) -> Outcome:
@@ -157,7 +175,7 @@ def _work(connection: Connection, other: Connection, folder: Path) -> None:
             return
         trace.seek(0)
         trace.truncate()
-        faulthandler.dump_traceback_later(SECONDS * 0.9, file=trace)
+        faulthandler.dump_traceback_later(SECONDS * 0.9, repeat=True, file=trace)
         try:
             outcome = judged(case, folder / "case")
         except BaseException:  # of the fuzzer itself

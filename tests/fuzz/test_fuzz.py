@@ -109,7 +109,8 @@ def test_a_verdict_is_what_happened(behaviour: str, tmp_path: Path, monkeypatch:
 def test_hangs_and_crashes_end_one_process_and_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.fuzz.pool.SECONDS", 4.0)
+    monkeypatch.setattr("tests.fuzz.pool.SECONDS", 2.0)
+    monkeypatch.setattr("tests.fuzz.pool.WAITING_SECONDS", 8.0)
     monkeypatch.setattr("tests.fuzz.judge.MOST_BYTES", 200 << 20)
     for name in BEHAVIOURS:
         monkeypatch.setitem(KINDS, name, _kind(name))

@@ -32,6 +32,7 @@ class Trial:
         check: after a success, says what is wrong with its result; empty if nothing is.
         outputs: a folder in which nothing temporary may remain.
         may_change: files of the case's folder that are no inputs.
+        may_add: whether it may write files anywhere in the case's folder.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Trial:
     check: Callable[[], str] = nothing_lost
     outputs: Optional[Path] = None
     may_change: tuple[Path, ...] = field(default_factory=tuple)
+    may_add: bool = False
 
 
 # Makes a trial in an empty folder.

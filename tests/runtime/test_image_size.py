@@ -1,12 +1,13 @@
 """Sizes from the first bytes, against what OpenCV wrote."""
 
+import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from runtime.image_size import stored_size
+from runtime.image_size import size_in, stored_size
 
 KINDS = {
     ".jpg": [],
@@ -58,3 +59,46 @@ def test_what_is_damaged_has_no_size(tmp_path: Path) -> None:
         assert stored_size(path) is None
     assert stored_size(tmp_path / "gone") is None
     assert stored_size(tmp_path) is None
+
+
+@pytest.mark.parametrize("size", [(448, 641), (1, 7)])
+@pytest.mark.parametrize("kind", [*KINDS, ".tiff", ".ppm", ".pgm", ".pam", ".gif"])
+def test_declared_sizes(kind: str, size: tuple) -> None:
+    """Of more kinds: what a decoder would take memory for."""
+    if kind in KINDS:
+        data = _encoded(kind, size)
+    else:
+        pixels = np.random.default_rng(0).integers(0, 256, (*size, 1 if kind == ".pgm" else 3), np.uint8)
+        data = cv2.imencode(kind, pixels)[1].tobytes()
+    assert size_in(data) == size
+    for length in range(0, len(data), max(1, len(data) // 50)):
+        assert size_in(data[:length]) in (None, size, (0, 0), (size[0], 0), (0, size[1]))
+
+
+def test_a_tiff_is_as_large_as_its_largest_directory_says() -> None:
+    def directory(width: int, height: int, following: int) -> bytes:
+        entries = ((256, 4, width), (257, 3, height))
+        packed = b"".join(
+            struct.pack(">HHI", tag, kind, 1) + struct.pack(">I" if kind == 4 else ">H2x", value)
+            for tag, kind, value in entries
+        )
+        return struct.pack(">H", 2) + packed + struct.pack(">I", following)
+
+    first = directory(10, 20, 38)
+    assert size_in(b"MM\0*" + struct.pack(">I", 8) + first + directory(70_000, 5, 0)) == (20, 70_000)
+    assert size_in(b"MM\0*" + struct.pack(">I", 8) + directory(10, 20, 8)) == (20, 10)  # without end
+
+
+def test_other_content_has_no_declared_size() -> None:
+    for data in (
+        b"",
+        b"text",
+        b"P6 1",
+        b"P6 x 3 255\n",
+        b"II*\0",
+        b"II*\0\xff\xff\xff\xff",
+        b"GIF89a",
+        b"P7\nWIDTH 3\n",
+    ):
+        assert size_in(data) is None or 0 in size_in(data)
+    assert size_in(b"P6 # a comment\n 30 # another\n 20 255\n") == (20, 30)

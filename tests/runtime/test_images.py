@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import cv2
@@ -48,3 +49,38 @@ def test_a_cut_jpeg_is_refused(share: float, thumbnail: bytes, tmp_path: Path) -
 def test_a_missing_file_is_an_os_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "none.jpg")
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    """A pipe would be waited for, a device has no end."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to("/dev/zero")
+    for name, kind in (("pipe.png", "a named pipe"), ("link.png", "a device"), ("", "a folder")):
+        with pytest.raises(
+            ValueError, match=f"{tmp_path / name}: expected a regular file, found {kind}; name"
+        ):
+            read_image(tmp_path / name)
+
+
+def test_an_image_larger_than_the_limits_is_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(PNG)
+    monkeypatch.setenv("MASKRCNN_MAX_IMAGE_PIXELS", "1999")
+    message = "a.png: expected an image of up to 1999 pixels, found 40x50 .*set MASKRCNN_MAX_IMAGE_PIXELS to as much"
+    with pytest.raises(ValueError, match=message):
+        read_image(path)
+    monkeypatch.setenv("MASKRCNN_MAX_IMAGE_PIXELS", "2000")
+    assert read_image(path).shape == (40, 50, 3)
+    monkeypatch.setenv("MASKRCNN_MAX_IMAGE_BYTES", "100")
+    message = (
+        f"a.png: expected a file of up to 100 bytes, found {len(PNG)}; .*set MASKRCNN_MAX_IMAGE_BYTES to as"
+    )
+    with pytest.raises(ValueError, match=message):
+        read_image(path)
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    monkeypatch.delenv("MASKRCNN_MAX_IMAGE_BYTES")
+    with pytest.raises(ValueError, match=f"up to {1 << 30} bytes, found {1 << 40}"):
+        read_image(path)

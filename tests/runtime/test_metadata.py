@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 
 from runtime.metadata import ModelMetadata
@@ -13,6 +14,8 @@ from runtime.transforms import (
     Resize,
     ResizeShortestEdge,
     Step,
+    applied,
+    final_size,
 )
 from tests.runtime import fakes
 
@@ -43,14 +46,38 @@ def test_json_brings_back_the_same_metadata() -> None:
         ({"steps": [{"step": "blur"}]}, r"steps\[0\]: expected one of the steps resize, .* found 'blur'"),
         ({"steps": [3]}, r"steps\[0\]: expected one of the steps .* found 3"),
         ({"steps": [{"step": "fit", "box": [0, 1]}]}, r"steps\[0\], fit: box: expected two positive numbers"),
-        ({"steps": [{"step": "fit"}]}, r"steps\[0\], fit: .*box.*export the model again"),
+        (
+            {"steps": [{"step": "fit"}]},
+            r"steps\[0\], fit: expected the fields box, found none of them\); export",
+        ),
         ({"steps": [{"step": "resize"}]}, r"steps\[0\], resize: .*expected either a scale or factors"),
         (
             {"steps": [{"step": "resize", "scale": [9, 9], "backend": "pillow", "interpolation": "area"}]},
             "interpolation: expected one of nearest, .* found 'area'",
         ),
         ({"load": {"color_type": "sepia"}}, "load: color_type: expected one of color, .* found 'sepia'"),
-        ({"load": []}, "malformed field .*load"),
+        ({"load": []}, r"malformed field \(load: expected an object, found \[\]\)"),
+        ({"load": {"colour": 1}}, r"load: expected the fields color_type, .*, found \['colour'\]"),
+        ({"steps": [{"step": []}]}, r"steps\[0\]: expected one of the steps .*, found \[\]"),
+        (
+            {"steps": [{"step": "center_crop", "crop": [9, 9], "pad": 1}]},
+            "pad: expected a pad or none, found 1",
+        ),
+        (
+            {"steps": [{"step": "center_crop", "crop": [9.5, 9]}]},
+            r"crop: expected two whole numbers, found \[9.5, 9\]",
+        ),
+        (
+            {"steps": [{"step": "resize_shortest_edge", "scale": None}]},
+            "scale: expected 1 or more, found None",
+        ),
+        (
+            {"steps": [{"step": "normalize", "mean": [1], "std": [1, 2]}]},
+            "mean, std: expected as many numbers of each",
+        ),
+        ({"mean": None}, "mean: expected a list, found NoneType"),
+        ({"pad_value": 10**400}, "pad_value: expected a finite number, found 1000"),
+        ({"size": [64, 10**6]}, r"size: expected 2 numbers of 1 or more, up to 65536, found \(64, 1000000\)"),
         ({"classes": 5}, "malformed field .*export the model again"),
     ],
 )
@@ -117,3 +144,27 @@ def test_a_malformed_rule_of_format_1_is_refused(resize: object) -> None:
     data = {**json.loads(fakes.metadata().to_json()), "format": 1, "resize": resize}
     with pytest.raises(ValueError, match="malformed field .*resize.*export the model again"):
         ModelMetadata.from_json(json.dumps(data))
+
+
+def test_a_step_that_would_take_all_memory_is_refused() -> None:
+    steps = (Resize(factors=(1e5, 1e5)),)
+    message = (
+        "steps, resize: expected up to 268435456 pixels, found 1000000x2000000 made of an image of 10x20 px"
+    )
+    with pytest.raises(ValueError, match=message):
+        final_size(10, 20, steps)
+
+
+def test_normalize_takes_an_array_in_any_layout() -> None:
+    image = fakes.random_image(20, 30)
+    step = Normalize(mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
+    turned = step.apply(image.transpose(1, 0, 2))
+    np.testing.assert_array_equal(turned, step.apply(np.ascontiguousarray(image.transpose(1, 0, 2))))
+
+
+def test_what_opencv_refuses_names_the_step() -> None:
+    image = fakes.random_image(20, 30)
+    with pytest.raises(
+        ValueError, match=r"steps, normalize: expected an image that OpenCV takes, found shape \(20, 30, 3\)"
+    ):
+        applied(image, [Normalize(mean=(1.0, 2.0), std=(4.0, 5.0))])

@@ -236,7 +236,7 @@ ENVIRONMENT: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("HOME", ("/nothing", "", "/dev/null")),
     ("OMP_NUM_THREADS", ("0", "-1", "x", "1")),
     ("PYTHONWARNINGS", ("error", "x")),
-    ("PYTHONOPTIMIZE", ("2",)),
+    ("PYTHONOPTIMIZE", ("1",)),
     ("PYTHONDONTWRITEBYTECODE", ("1",)),
     ("MASKRCNN_PLUGINS", ("/nothing", "", "/dev/zero")),
     ("XDG_CACHE_HOME", ("/nothing",)),
@@ -262,7 +262,7 @@ def arguments(folder: Path, random: np.random.Generator) -> Trial:
 
     out = folder / "out"
     out.mkdir()
-    return Trial(said, run, (), True, outputs=out)
+    return Trial(said, run, (), True, outputs=out, may_add=True)
 
 
 def _change(line: list[str], options: tuple[str, ...], random: np.random.Generator) -> None:

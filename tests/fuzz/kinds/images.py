@@ -121,7 +121,7 @@ def _with_size(kind: str, width: int, height: int) -> bytes:
 
 def _bomb(path: Path, random: np.random.Generator) -> str:
     """A few kilobytes that are hundreds of megapixels, and gigabytes in colour."""
-    side, depth = pick(random, ((8000, 8), (16_300, 8), (20_000, 8), (30_000, 1), (60_000, 1)))
+    side, depth = pick(random, ((8000, 8), (20_000, 8), (30_000, 1), (60_000, 1)))
     pixels = _black(side, depth)
     header = struct.pack(">IIBBBBB", side, side, depth, 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))

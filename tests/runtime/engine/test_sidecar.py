@@ -66,7 +66,26 @@ def test_a_missing_sidecar_is_said(tmp_path: Path) -> None:
         ({"config": None}, ""),
         ({"config": {"batch": [4, 2, 1]}}, "batch: expected three numbers"),
         ({"metadata": {"format": 9}}, "model metadata: expected format 1 or 2, found 9"),
-        ({"build": None}, ""),
+        ({"build": None}, "build: expected dict, found None"),
+        ({"build": {"bytes": 5}}, "seconds: expected int or float, found none"),
+        ({"build": {"seconds": 1, "bytes": [1]}}, r"bytes: expected int, found \[1\]"),
+        (
+            {"build": {"seconds": 1, "bytes": 5, "layers_by_precision": [1]}},
+            "layers_by_precision: expected dict",
+        ),
+        (
+            {"build": {"seconds": 1, "bytes": 5, "dense_flops_share": {"fp16": "x"}}},
+            "dense_flops_share: expected num",
+        ),
+        ({"engine_sha256": None}, "engine_sha256: expected str, found None"),
+        ({"config": {"batch": [1, 2, float("inf")]}}, "batch: expected three numbers"),
+        ({"config": {"batch": [1, 2, 2.5]}}, "batch: expected three numbers"),
+        (
+            {"config": {"tactic_sources": [1]}},
+            r"config.tactic_sources: expected a list of strings or null, found \[1\]",
+        ),
+        ({"config": {"shapes": [["a", [[1], [2], ["x"]]]]}}, "--shape a: expected shapes of whole numbers"),
+        ({"config": {"shapes": 5}}, "config.shapes: expected a list of names and shapes, found 5"),
     ],
 )
 def test_another_format_is_refused(change: dict, found: str, tmp_path: Path) -> None:
