@@ -1,6 +1,7 @@
-"""Checkpoint -> ONNX. Needs PyTorch and mmdet; what comes out needs neither.
+"""Checkpoint -> ONNX, which needs PyTorch and mmdet, and ONNX -> INT8, which does not.
 
-``export_model`` is the command ``python -m export.maskrcnn`` as a function.
+``export_model`` is the command ``python -m export.maskrcnn`` as a function, ``quantize_model`` that of
+``python -m export.quantize``.
 """
 
 import importlib
@@ -10,13 +11,18 @@ from export.siblings import check_siblings
 
 check_siblings(("patches", "plugins", "runtime"))
 
-import patches  # noqa: E402, F401  (before mmdet, which is importable only after it without mmcv's compiled operators)
-
-__all__ = ["ExportResult", "VerificationError", "export_model"]
+_MODULES = {
+    "ExportResult": "export.api",
+    "VerificationError": "export.api",
+    "export_model": "export.api",
+    "QuantizeResult": "export.quantization.api",
+    "quantize_model": "export.quantization.api",
+}
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    # When it is asked for: a command of this package that only prints its help loads no PyTorch.
-    if name in __all__:
-        return getattr(importlib.import_module("export.api"), name)
+    # When it is asked for: what quantizes a file runs without PyTorch and mmdet.
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
