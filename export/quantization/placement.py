@@ -49,11 +49,13 @@ class Placement:
         activations: ``int8`` or ``uint8``.
         nodes: names of the nodes whose inputs, and with ``uint8`` whose outputs, are.
         tensors: activations with a pair, in the graph's order.
+        float_nodes: names of nodes that the precision plan keeps in FP32.
     """
 
     activations: str
     nodes: tuple[str, ...]
     tensors: tuple[str, ...]
+    float_nodes: frozenset[str] = frozenset()
 
     @property
     def is_symmetric(self) -> bool:
@@ -76,6 +78,7 @@ def place(model: onnx.ModelProto, layers: Layers, plan: PrecisionPlan, activatio
         activations,
         tuple(graph.nodes[i].name for i in nodes),
         tuple(tensor for tensor in made if tensor in chosen and graph.is_float(tensor)),
+        plan.nodes,
     )
 
 
@@ -191,13 +194,15 @@ def quantized_model(
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     _declare_types(copy, model)
-    originals = _own_weights(copy, layers) if placement.is_symmetric else {}
+    originals = _own_weights(copy, layers, placement)
     add_infer_metadata(copy)
     quantizer = _Quantizer(copy, placement, _as_data(ranges, placement), reduce_range=reduce_range)
     for tensor in placement.tensors if placement.is_symmetric else ():
         quantizer.quantize_activation_tensor(tensor)  # residual inputs, which no layer asks for
     found = quantizer.quantize_model()
     _share_floats(found, originals)
+    if placement.is_symmetric:
+        _read_floats(found, model, placement)
     return _restored(found, model)
 
 
@@ -213,18 +218,29 @@ def _declare_types(copy: onnx.ModelProto, model: onnx.ModelProto) -> None:
     replace(copy.graph.value_info, values)
 
 
-def _own_weights(model: onnx.ModelProto, layers: Layers) -> dict[str, str]:
-    """Give each node of a layer a copy of the weight; return copy -> weight."""
+def _own_weights(model: onnx.ModelProto, layers: Layers, placement: Placement) -> dict[str, str]:
+    """Give nodes that must not share a weight copies of it; return copy -> weight.
+
+    Of a layer with ``int8`` each node has its own, as TensorRT wants it; with ``uint8`` all have the same. What stays
+    float keeps the weight itself.
+    """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    nodes = {node.name: node for node in model.graph.node}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input[1:2]:
+            readers.setdefault(name, []).append(node)
     originals = {}
     for layer in layers.quantized:
-        for number, name in enumerate(layer.nodes[1:], 2):
+        nodes = [node for node in readers[layer.weight] if node.name in layer.nodes]
+        is_shared = len(nodes) < len(readers[layer.weight])
+        groups = [[node] for node in nodes] if placement.is_symmetric else [nodes]
+        for number, group in enumerate(groups if is_shared else groups[1:], 1):
             copy = model.graph.initializer.add()
             copy.CopyFrom(tensors[layer.weight])
-            copy.name = f"{layer.weight}_of_node_{number}"
-            nodes[name].input[1] = copy.name
+            copy.name = f"{layer.weight}_copy_{number}"
             originals[copy.name] = layer.weight
+            for node in group:
+                node.input[1] = copy.name
     return originals
 
 
@@ -234,6 +250,16 @@ def _share_floats(model: onnx.ModelProto, originals: Mapping[str, str]) -> None:
         if node.op_type == "QuantizeLinear" and node.input[0] in originals:
             node.input[0] = originals[node.input[0]]
     replace(model.graph.initializer, [t for t in model.graph.initializer if t.name not in originals])
+
+
+def _read_floats(found: onnx.ModelProto, model: onnx.ModelProto, placement: Placement) -> None:
+    """Have layers that are left out, and what the plan keeps in FP32, read what is not quantized."""
+    quantized = set(placement.nodes)
+    sources = {node.name: node for node in model.graph.node}
+    for node in found.graph.node:
+        is_left_out = node.op_type in DENSE and node.name not in quantized
+        if node.name in sources and (is_left_out or node.name in placement.float_nodes):
+            node.input[:] = sources[node.name].input
 
 
 def _as_data(ranges: Mapping[str, Range], placement: Placement) -> TensorsData:
