@@ -131,11 +131,25 @@ def _lines(result: QuantizeResult) -> list[str]:
     if record.num_images:
         source = "from the cache" if result.from_cache else f"{result.num_detections} detections"
         ranges = f"{record.method} over {record.num_images} images, {source}"
+    if record.activations == "uint8" and not record.reduce_range and not _has_vnni():
+        lines.append(
+            "note: this processor has no VNNI: onnxruntime's 8-bit products may saturate on such, and results differ; "
+            "--reduce-range avoids that"
+        )
     return [
         *lines,
         f"{result.path}  {result.num_bytes / 1e6:.1f} MB, {record.activations}, {record.num_layers} layers "
         f"({result.num_nodes} nodes) quantized, {len(record.left_out)} float, {ranges}",
     ]
+
+
+def _has_vnni() -> bool:
+    """Return False on an x86 processor without it, as far as Linux says."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return True
+    return "avx2" not in flags or "vnni" in flags
 
 
 def _ranking_table(ranking: Sequence[LayerFigures]) -> Table:

@@ -11,7 +11,6 @@ from runtime.graphs.view import Graph
 from runtime.messages import listed
 from runtime.precision.geometry import dense_path
 from runtime.precision.plan import PrecisionPlan
-from runtime.quantization import is_quantized
 
 ASKED = "left out as asked"
 
@@ -72,13 +71,8 @@ def find_layers(model: onnx.ModelProto, plan: PrecisionPlan) -> Layers:
     """Return the layers with weights on the activations' way, without those that the plan keeps in FP32.
 
     Raises:
-        ValueError: the model is quantized already, or has no layer that can be.
+        ValueError: the model has no layer that can be.
     """
-    if is_quantized(model):
-        raise ValueError(
-            "model: expected a float model, found one that is quantized already; runtime.* takes it as it is, and "
-            "--as-is writes down that it is quantized"
-        )
     graph = Graph(model)
     weights = {
         tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT

@@ -5,12 +5,19 @@ from pathlib import Path
 import onnx
 import pytest
 
+from examples import IMAGES_DIR
 from examples.shapes import write_coco
 from export import quantize_model
 from export.quantization.api import QuantizeOptions, QuantizeResult
 from runtime.images import find_images
 
 SIZES = ((448, 640), (640, 448), (512, 512))
+
+
+@pytest.fixture(scope="session")
+def images() -> list[Path]:
+    """Two embedded images of different size, with many objects and with few."""
+    return [IMAGES_DIR / "landscape.jpg", IMAGES_DIR / "square.jpg"]
 
 
 @pytest.fixture(scope="session")
