@@ -48,6 +48,7 @@ EMBEDDED = [
 # Beside `python -m export.maskrcnn` and so on.
 COMMANDS = {
     "maskrcnn-export": "export.maskrcnn",
+    "maskrcnn-quantize": "export.quantize",
     "maskrcnn-reference": "export.reference",
     "maskrcnn-infer": "runtime.infer",
     "maskrcnn-build": "runtime.build",

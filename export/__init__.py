@@ -1,7 +1,7 @@
-"""Checkpoint -> ONNX. Needs PyTorch and mmdet; what comes out needs neither.
+"""Checkpoint -> ONNX, which needs PyTorch and mmdet, and ONNX -> INT8, which does not.
 
 The modules here that need mmdet import ``patches`` first. ``export_model`` is the command ``python -m export.maskrcnn``
-as a function.
+as a function, ``quantize_model`` that of ``python -m export.quantize``.
 """
 
 import importlib
@@ -13,11 +13,18 @@ check_siblings(("patches", "plugins", "runtime"))
 
 import runtime  # noqa: E402, F401  (first: it makes Ctrl-C end a command that has not begun)
 
-__all__ = ["ExportResult", "VerificationError", "export_model"]
+_MODULES = {
+    "ExportResult": "export.api",
+    "VerificationError": "export.api",
+    "export_model": "export.api",
+    "QuantizeResult": "export.quantization.api",
+    "quantize_model": "export.quantization.api",
+}
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    # When it is asked for: a command of this package that only prints its help loads no PyTorch.
-    if name in __all__:
-        return getattr(importlib.import_module("export.api"), name)
+    # When it is asked for: what quantizes a file runs without PyTorch and mmdet.
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

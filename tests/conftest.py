@@ -3,11 +3,16 @@
 import os
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from hypothesis import settings
 
 import patches  # noqa: F401  (makes mmcv.ops and mmdet importable, in whatever order a test imports them)
+from examples import CHECKPOINT_PATH, CONFIG_PATH
+from export.graph import GraphOptions, onnx_from_model, simplified, with_metadata
+from export.metadata import metadata_from_model
+from export.model import load_model
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores; two that use all of them each take longer than one after the other.
@@ -34,3 +39,19 @@ def test_data() -> Path:
         if not (root / needed).is_file():
             pytest.skip(f"{DATA_VARIABLE}={value}: no {needed} there")
     return root
+
+
+@pytest.fixture(scope="session")
+def embedded() -> onnx.ModelProto:
+    """The embedded trained model, with metadata."""
+    loaded = load_model(str(CONFIG_PATH), CHECKPOINT_PATH)
+    metadata = metadata_from_model(loaded, size=(448, 640))
+    return with_metadata(simplified(onnx_from_model(loaded.model, GraphOptions(metadata.size))), metadata)
+
+
+@pytest.fixture(scope="session")
+def embedded_path(embedded: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model in a file."""
+    path = tmp_path_factory.mktemp("embedded") / "embedded.onnx"
+    onnx.save(embedded, path)
+    return path

@@ -24,6 +24,7 @@ NOT_HERE = ("benchmarks.kernels", "tests.gpu.")
 # Commands whose options all stand in a table.
 WHOLE_TABLES = (
     "export.maskrcnn",
+    "export.quantize",
     "export.reference",
     "runtime.build",
     "runtime.compare",

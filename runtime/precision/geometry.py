@@ -102,8 +102,12 @@ def dense_path(graph: Graph) -> set[int]:
         if index in found:
             continue
         found.add(index)
+        # What is quantized between two layers is on the way: integers, from one operator to its counterpart.
+        is_dequantized = graph.nodes[index].op_type == "DequantizeLinear"
         activations = (
-            t for t in feature_inputs(graph, index) if t not in graph.constants and graph.is_float(t)
+            t
+            for t in feature_inputs(graph, index)
+            if t not in graph.constants and (is_dequantized or graph.is_float(t))
         )
         pending.extend(graph.producer[t] for t in activations if t in graph.producer)
     return found | {i for i in range(len(graph.nodes)) if _is_bias(graph, i)}

@@ -14,6 +14,7 @@ from runtime.graphs.operators import (
     is_nms,
 )
 from runtime.precision.plan import PrecisionPlan
+from runtime.quantization import is_quantized
 
 if TYPE_CHECKING:
     import onnx
@@ -53,11 +54,15 @@ def converter() -> ModuleType:
 
 
 def check_float32(model: "onnx.ModelProto") -> None:
-    """Refuse a model that is in half precision already.
+    """Refuse a model that is quantized, or in half precision already.
 
     Raises:
-        ValueError: names the first weight.
+        ValueError: names the first weight of half precision.
     """
+    if is_quantized(model):
+        raise ValueError(
+            "model: expected float32 weights, found a model that is quantized already; give the float32 export"
+        )
     kinds = import_onnx().TensorProto
     types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     for node in model.graph.node:

@@ -6,10 +6,8 @@ import onnx
 import pytest
 
 import patches  # noqa: F401  (makes mmdet importable, before any test module imports it)
-from examples import CHECKPOINT_PATH, CONFIG_PATH, IMAGES_DIR
-from export.graph import GraphOptions, onnx_from_model, simplified, with_metadata
-from export.metadata import metadata_from_model
-from export.model import load_model
+from examples import IMAGES_DIR
+from export.graph import GraphOptions, onnx_from_model, simplified
 from tests.models import tiny_model
 from tests.runtime import fakes
 
@@ -32,22 +30,6 @@ def tiny() -> onnx.ModelProto:
 def tiny_dynamic() -> onnx.ModelProto:
     """The same with dynamic size and pasted masks, as traced."""
     return onnx_from_model(tiny_model(), GraphOptions(SIZE, dynamic_size=True, masks="full"))
-
-
-@pytest.fixture(scope="session")
-def embedded() -> onnx.ModelProto:
-    """The embedded trained model, with metadata."""
-    loaded = load_model(str(CONFIG_PATH), CHECKPOINT_PATH)
-    metadata = metadata_from_model(loaded, size=(448, 640))
-    return with_metadata(simplified(onnx_from_model(loaded.model, GraphOptions(metadata.size))), metadata)
-
-
-@pytest.fixture(scope="session")
-def embedded_path(embedded: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model in a file."""
-    path = tmp_path_factory.mktemp("embedded") / "embedded.onnx"
-    onnx.save(embedded, path)
-    return path
 
 
 @pytest.fixture(scope="session")
