@@ -27,6 +27,7 @@ from runtime.comparison.detections import Progress, no_progress
 from runtime.contract import EXPORT_COMMAND
 from runtime.files import refuse_inputs, write_whole
 from runtime.graphs.load import OnnxFile, metadata_of, save_model
+from runtime.graphs.operators import DENSE
 from runtime.messages import listed
 from runtime.metadata import ModelMetadata
 from runtime.precision.choice import chosen_plan
@@ -186,14 +187,26 @@ def accept_quantized(model: PathLike, output: PathLike) -> QuantizeResult:
     path, output = Path(model), Path(output)
     _check_output(output, [path], QuantizeOptions())
     source = _open(path, None, quantized=True)
-    pairs = {name for node in source.model.graph.node if node.op_type in QDQ_OPS for name in node.output}
-    fed = [node for node in source.model.graph.node if len(pairs.intersection(node.input[:2])) == 2]
+    weights = _quantized_weights(source.model)
     record = quantization_of(source.model) or Quantization(
-        activations="as is", method="as is", num_layers=len(fed), source_sha256=source.sha256
+        activations="as is", method="as is", num_layers=len(set(weights)), source_sha256=source.sha256
     )
     set_quantization(source.model, record)
     _write(source.model, output, path, None)
-    return QuantizeResult(output, output.stat().st_size, record, len(fed))
+    return QuantizeResult(output, output.stat().st_size, record, len(weights))
+
+
+def _quantized_weights(model: onnx.ModelProto) -> list[str]:
+    """Return, for each layer that reads quantized activations and a quantized weight, the weight."""
+    makers = {name: node for node in model.graph.node if node.op_type in QDQ_OPS for name in node.output}
+    found = []
+    for node in model.graph.node:
+        if node.op_type in DENSE and all(name in makers for name in node.input[:2]):
+            weight = node.input[1]
+            while weight in makers:
+                weight = makers[weight].input[0]
+            found.append(weight)
+    return found
 
 
 class _Job:

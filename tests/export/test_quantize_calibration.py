@@ -15,7 +15,7 @@ from export.quantization.layers import find_layers
 from export.quantization.placement import Placement, place, quantized_model
 from export.quantization.sensitivity import rank_layers
 from runtime.comparison import evaluation
-from runtime.comparison.average_precision import CocoDataset, read_dataset
+from runtime.comparison.average_precision import METRICS, CocoDataset, read_dataset
 from runtime.comparison.sources import load_batch
 from runtime.graphs.load import metadata_of
 from runtime.graphs.session import open_session
@@ -131,7 +131,7 @@ def _with_drops(
 
     def evaluated(path: Path, request: AccuracyRequest) -> evaluation.Evaluation:
         drop = drops[asked[-1]] if asked else 0.0
-        values = {"AP": 0.8 - drop, "AP50": 0.9, "AP75": 0.9, "small": None, "medium": None, "large": None}
+        values = {**dict.fromkeys(METRICS), "AP": 0.8 - drop}
         return evaluation.Evaluation("m", 1, 1, {"box": values, "mask": dict(values, AP=0.8)}, 0.0, 0.0, ())
 
     def build(count: int) -> onnx.ModelProto:
