@@ -1,6 +1,7 @@
 """Checkpoint -> ONNX. Needs PyTorch and mmdet; what comes out needs neither.
 
-``export_model`` is the command ``python -m export.maskrcnn`` as a function.
+``export_model`` is the command ``python -m export.maskrcnn`` as a function. ``export.graft``, which completes the ONNX
+of another detector, needs neither: whatever imports mmdet imports ``patches`` first, by itself.
 """
 
 import importlib
@@ -9,8 +10,6 @@ from typing import Any
 from export.siblings import check_siblings
 
 check_siblings(("patches", "plugins", "runtime"))
-
-import patches  # noqa: E402, F401  (before mmdet, which is importable only after it without mmcv's compiled operators)
 
 __all__ = ["ExportResult", "VerificationError", "export_model"]
 

@@ -1,5 +1,7 @@
 """From what a user types to an mmdet config."""
 
+import patches  # isort: skip  # noqa: F401  makes mmdet importable without mmcv's compiled operators
+
 import ast
 import difflib
 import inspect

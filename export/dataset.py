@@ -1,5 +1,7 @@
 """What a config says about images and classes: its test pipeline, its test dataset and its class names."""
 
+import patches  # isort: skip  # noqa: F401  makes mmdet importable without mmcv's compiled operators
+
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,5 +1,7 @@
 """From a model to an ONNX graph: trace, add the operators' bodies, simplify, check."""
 
+import patches as patches_package  # isort: skip  makes mmdet importable without mmcv's compiled operators
+
 import io
 import warnings
 from collections.abc import Sequence
@@ -16,7 +18,6 @@ from mmdet.models.detectors import TwoStageDetector
 from onnxsim import simplify
 from torch import Tensor, nn
 
-import patches as patches_package
 from export.functions import DOMAIN_VERSION, functions_for
 from export.weights import DetachedWeights, detach
 from patches import applied, patches_for

@@ -1,5 +1,7 @@
 """An mmdet model, built from its config and filled from its checkpoint."""
 
+import patches  # isort: skip  # noqa: F401  makes mmdet importable without mmcv's compiled operators
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional

@@ -4,6 +4,8 @@ Every transform is built by mmdet and read from the object: its arguments have g
 defaults. A transform, or an argument, that the runtime does not repeat exactly is refused by name.
 """
 
+import patches  # isort: skip  # noqa: F401  makes mmdet importable without mmcv's compiled operators
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Number

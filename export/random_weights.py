@@ -1,5 +1,7 @@
 """Random weights for trying a config out, or for testing one without its checkpoint."""
 
+import patches  # isort: skip  # noqa: F401  makes mmdet importable without mmcv's compiled operators
+
 import logging
 from typing import Optional
 

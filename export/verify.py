@@ -4,6 +4,8 @@ mmdet's side is its own test pipeline, data preprocessor and model, unpatched. W
 ``runtime.infer`` runs.
 """
 
+import patches  # isort: skip  # noqa: F401  makes mmdet importable without mmcv's compiled operators
+
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

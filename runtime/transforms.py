@@ -8,7 +8,7 @@ the size that it makes without having pixels.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 import cv2
 import numpy as np
@@ -29,6 +29,12 @@ PADDING_MODES = {
     "edge": cv2.BORDER_REPLICATE,
     "reflect": cv2.BORDER_REFLECT_101,
     "symmetric": cv2.BORDER_REFLECT,
+}
+# Of edges to whole px: mmdet's, Python's round, and what int() leaves.
+ROUNDINGS: dict[str, Callable[[float], int]] = {
+    "half_up": lambda edge: int(edge + 0.5),
+    "half_even": round,
+    "floor": int,
 }
 # (height, width), px.
 Size = tuple[int, int]
@@ -70,6 +76,10 @@ class Step:
     def scale_factor(self, height: int, width: int) -> Optional[tuple[float, float]]:
         """Return mmdet's ``scale_factor``, (width, height), of a step that resizes; else None."""
         return None
+
+    def offset(self, height: int, width: int) -> tuple[int, int]:
+        """Return where the first pixel of an image of that size lies after the step: (x, y) px."""
+        return 0, 0
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """Return the image after the step; the argument is left as it is."""
@@ -222,22 +232,26 @@ class Fit(_ResizeStep):
     Attributes:
         box: (height, width) px.
         interpolation, backend: see ``INTERPOLATIONS``.
+        rounding: of the edges, one of ``ROUNDINGS``.
     """
 
     box: Size
     interpolation: str = "bilinear"
     backend: str = "cv2"
+    rounding: str = "half_up"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "box", _pair("box", self.box))
+        _check_choice("rounding", self.rounding, tuple(ROUNDINGS))
 
     def size(self, height: int, width: int) -> Size:
         """Return the (height, width) in px after the step: rounded, but never over the box."""
         scale = min(self.box[0] / height, self.box[1] / width)
+        rounded = ROUNDINGS[self.rounding]
         return (
-            min(self.box[0], max(1, int(height * scale + 0.5))),
-            min(self.box[1], max(1, int(width * scale + 0.5))),
+            min(self.box[0], max(1, rounded(height * scale))),
+            min(self.box[1], max(1, rounded(width * scale))),
         )
 
 
@@ -269,11 +283,7 @@ class Pad(Step):
             raise ValueError(f"size_divisor: expected 1 or more, found {self.size_divisor!r}")
         if self.shape is None and self.size_divisor is None and not self.to_square:
             raise ValueError("pad: expected a shape, a divisor or a square")
-        if isinstance(self.value, (list, tuple)):
-            object.__setattr__(self, "value", tuple(self.value))
-        values = self.value if isinstance(self.value, tuple) else (self.value,)
-        if not all(_is_number(v) for v in values) or not 1 <= len(values) <= 4:
-            raise ValueError(f"value: expected 1 to 4 numbers, found {self.value!r}")
+        object.__setattr__(self, "value", _pixel_value(self.value))
 
     def size(self, height: int, width: int) -> Size:
         """Return the (height, width) in px after the step."""
@@ -289,6 +299,43 @@ class Pad(Step):
         height, width = self.size(*image.shape[:2])
         bottom, right = height - image.shape[0], width - image.shape[1]
         return cv2.copyMakeBorder(image, 0, bottom, 0, right, PADDING_MODES[self.mode], value=self.value)
+
+
+@dataclass(frozen=True)
+class CenterPad(Step):
+    """Pad on all sides to a fixed size: with ``Fit`` before it, the letterbox of the YOLO detectors.
+
+    What it adds counts as image. Where the rest is odd, the larger half lies at the bottom and right: YOLOv5 and
+    Ultralytics take ``round(rest / 2 - 0.1)`` at the top and left.
+
+    Attributes:
+        box: (height, width) px.
+        value: of a pixel; see ``Pad``.
+    """
+
+    box: Size
+    value: Union[float, tuple[float, ...]] = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "box", _pair("box", self.box))
+        object.__setattr__(self, "value", _pixel_value(self.value))
+
+    def size(self, height: int, width: int) -> Size:
+        """Return the (height, width) in px after the step; an image that is larger stays so."""
+        return max(height, self.box[0]), max(width, self.box[1])
+
+    def offset(self, height: int, width: int) -> tuple[int, int]:
+        """Return what lies left of the image and above it, px."""
+        target = self.size(height, width)
+        return (target[1] - width) // 2, (target[0] - height) // 2
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """Pad."""
+        height, width = image.shape[:2]
+        target = self.size(height, width)
+        left, top = self.offset(height, width)
+        bottom, right = target[0] - height - top, target[1] - width - left
+        return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=self.value)
 
 
 @dataclass(frozen=True)
@@ -371,6 +418,7 @@ STEPS: dict[str, type] = {
     "fix_shape_resize": FixShapeResize,
     "fit": Fit,
     "pad": Pad,
+    "center_pad": CenterPad,
     "normalize": Normalize,
     "center_crop": CenterCrop,
 }
@@ -437,6 +485,17 @@ def final_scale_factor(height: int, width: int, steps: Iterable[Step]) -> tuple[
         found = step.scale_factor(height, width) or found
         height, width = step.size(height, width)
     return found
+
+
+def final_offset(height: int, width: int, steps: Iterable[Step]) -> tuple[float, float]:
+    """Return where an image's first pixel lies after all steps, (x, y) px; resizes move it as they do its pixels."""
+    x, y = 0.0, 0.0
+    for step in steps:
+        factor = step.scale_factor(height, width) or (1.0, 1.0)
+        added = step.offset(height, width)
+        x, y = x * factor[0] + added[0], y * factor[1] + added[1]
+        height, width = step.size(height, width)
+    return x, y
 
 
 def applied(image: np.ndarray, steps: Iterable[Step]) -> np.ndarray:
@@ -521,6 +580,14 @@ def _check_bool(name: str, value: Any) -> None:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _pixel_value(value: Any) -> Union[float, tuple[float, ...]]:
+    found = tuple(value) if isinstance(value, (list, tuple)) else value
+    values = found if isinstance(found, tuple) else (found,)
+    if not all(_is_number(v) for v in values) or not 1 <= len(values) <= 4:
+        raise ValueError(f"value: expected 1 to 4 numbers, found {value!r}")
+    return found
 
 
 def _numbers(name: str, values: Any) -> tuple[float, ...]:
