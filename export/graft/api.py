@@ -140,9 +140,9 @@ def _sizes(given: NetworkInput, head: Head, size: Optional[Size], dynamic: bool)
         raise ValueError(
             f"--size: expected multiples of {head.input.divisor}, found {size[0]} {size[1]}; take the next larger"
         )
-    # A declaration that is smaller than any image (CenterFace's 32x32) is an example of the exporter's.
+    # Of one cell at the deepest level (CenterFace's 32x32): an example of the exporter's, and no size to detect at.
     declared = given.size if None not in given.size else head.input.size
-    is_example = declared[0] * declared[1] * 16 < head.input.size[0] * head.input.size[1]
+    is_example = max(declared) <= head.input.divisor
     wanted = size or (head.input.size if is_example else declared)
     return (declared[0], declared[1]), (wanted[0], wanted[1])
 

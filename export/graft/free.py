@@ -115,6 +115,7 @@ def freed(model: onnx.ModelProto, given: NetworkInput, known: Size, size: Option
     changes_size = size is None or tuple(size) != tuple(known)
     rewriter = _Rewriter(model.graph, shapes, given.batch or 1, changes_size)
     rewriter.rewrite()
+    _drop_unused(model.graph)
     height, width = size or ("height", "width")
     _declare(model.graph.input[0], given.shape(BATCH, height, width))
     del model.graph.value_info[:]
@@ -122,6 +123,24 @@ def freed(model: onnx.ModelProto, given: NetworkInput, known: Size, size: Option
         rank = len(shapes.get(output.name) or output.type.tensor_type.shape.dim)
         _declare(output, [BATCH, *(None for _ in range(rank - 1))])
     return model
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove constants that nothing reads any more; onnxruntime names each of them in a warning."""
+    used = {value.name for value in graph.output} | _read_names(graph)
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
+def _read_names(graph: onnx.GraphProto) -> set[str]:
+    names: set[str] = set()
+    for node in graph.node:
+        names.update(node.input)
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *((attribute.g,) if attribute.HasField("g") else ())):
+                names |= _read_names(inner) | {value.name for value in inner.output}
+    return names
 
 
 def _with_plain_inputs(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -48,15 +48,33 @@ class Prepared:
     image_size: tuple[int, int]
 
 
-def prepare(image: np.ndarray, head: Any, size: tuple[int, int]) -> Prepared:
-    """Return a (H, W, 3) uint8 BGR image in an input of (height, width) px."""
+def content_size(image_size: tuple[int, int], head: Any, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) px that an image is brought to for an input of ``size``."""
+    if head.input.resize != "fit":
+        return size
+    ratio = min(size[0] / image_size[0], size[1] / image_size[1])
+    rounded = {"floor": np.floor, "half_even": np.rint, "half_up": lambda v: np.floor(v + 0.5)}
+    height, width = (max(1, int(rounded[head.input.rounding](v * ratio))) for v in image_size)
+    return height, width
+
+
+def batch_size(image_sizes: Sequence[tuple[int, int]], head: Any, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) px of the input of a batch, where the network takes any: whole cells around each."""
+    if head.input.place == "center":
+        return size
+    contents = np.array([content_size(image_size, head, size) for image_size in image_sizes])
+    height, width = (-(-contents.max(0) // head.input.divisor) * head.input.divisor).tolist()
+    return height, width
+
+
+def prepare(
+    image: np.ndarray, head: Any, size: tuple[int, int], canvas_size: Optional[tuple[int, int]] = None
+) -> Prepared:
+    """Return a (H, W, 3) uint8 BGR image, fitted into (height, width) px, in an input of ``canvas_size`` or that size."""
     given = head.input
     height, width = image.shape[:2]
-    new_height, new_width = size
-    if given.resize == "fit":
-        ratio = min(size[0] / height, size[1] / width)
-        rounded = {"floor": np.floor, "half_even": np.rint, "half_up": lambda v: np.floor(v + 0.5)}
-        new_height, new_width = (max(1, int(rounded[given.rounding](v * ratio))) for v in (height, width))
+    new_height, new_width = content_size((height, width), head, size)
+    canvas_size = canvas_size or size
     small = _resized(image, new_height, new_width, given.backend)
     top, left = 0, 0
     if given.place == "center":
@@ -64,7 +82,7 @@ def prepare(image: np.ndarray, head: Any, size: tuple[int, int]) -> Prepared:
     values = small[..., ::-1] if given.color_order == "rgb" else small
     normal = (values.astype(np.float32) - np.float32(given.mean)) / np.float32(given.std)
     pad = np.zeros(3) if given.pad is None else (np.array(given.pad) - given.mean) / given.std
-    canvas = np.empty((*size, 3), np.float32)
+    canvas = np.empty((*canvas_size, 3), np.float32)
     canvas[:] = pad.astype(np.float32)
     canvas[top : top + new_height, left : left + new_width] = normal
     return Prepared(
@@ -130,6 +148,8 @@ def _distances(outputs: Mapping[str, list], head: Any, size: tuple[int, int]) ->
     for level, stride in enumerate(form.strides):
         scores = _activated(outputs["scores"][level], form.activation)
         for row, place in enumerate(_places(size, stride, form.per_cell)):
+            if not _counts(scores[row], head):
+                continue
             x, y = ((v + form.center) * stride for v in place)
             left, top, right, bottom = outputs["boxes"][level][row] * stride
             points = None
@@ -140,10 +160,13 @@ def _distances(outputs: Mapping[str, list], head: Any, size: tuple[int, int]) ->
 
 
 def _priors(outputs: Mapping[str, list], head: Any, size: tuple[int, int]) -> Found:
-    form, parts, row = head.form, [], 0
+    form, parts, row = head.form, [], -1
     scores = _activated(outputs["scores"][0], form.activation)[:, form.first_class :]
     for stride, anchors in zip(form.strides, form.anchors):
         for index, (x, y) in enumerate(_places(size, stride, len(anchors))):
+            row += 1
+            if not _counts(scores[row], head):
+                continue
             prior = np.array(anchors[index % len(anchors)], np.float32)
             center = np.array(((x + 0.5) * stride, (y + 0.5) * stride), np.float32)
             offsets = outputs["boxes"][0][row]
@@ -153,7 +176,6 @@ def _priors(outputs: Mapping[str, list], head: Any, size: tuple[int, int]) -> Fo
             if head.keypoints:
                 points = center + outputs["keypoints"][0][row].reshape(-1, 2) * form.variances[0] * prior
             parts.append(((*(middle - half), *(middle + half)), scores[row], points))
-            row += 1
     return _found(parts)
 
 
@@ -164,6 +186,8 @@ def _centers(outputs: Mapping[str, list], head: Any, size: tuple[int, int]) -> F
     first, second = (1, 0) if form.order == "yx" else (0, 1)
     for y in range(heat.shape[1]):
         for x in range(heat.shape[2]):
+            if not _counts(heat[:, y, x], head):
+                continue
             width, height = (np.exp(scale[i, y, x]) * form.stride for i in (first, second))
             middle = (
                 (x + offset[first, y, x] + 0.5) * form.stride,
@@ -216,7 +240,8 @@ def _maps(outputs: Mapping[str, list], head: Any, size: tuple[int, int]) -> Foun
         for y in range(values.shape[0]):
             for x in range(values.shape[1]):
                 for anchor, row in zip(anchors, values[y, x]):
-                    parts.append(_map_row(row, (x, y), anchor, stride, form, form.scales[level]))
+                    found = _map_row(row, (x, y), anchor, stride, form, form.scales[level])
+                    parts += [found] if _counts(found[1], head) else []
     return _found(parts)
 
 
@@ -236,7 +261,14 @@ def _places(size: tuple[int, int], stride: int, per_cell: int) -> list[tuple[int
     return [(x, y) for y in range(height) for x in range(width) for _ in range(per_cell)]
 
 
+def _counts(scores: np.ndarray, head: Any) -> bool:
+    """Whether a candidate is one: NaN is not."""
+    return bool((scores > head.score_threshold).any())
+
+
 def _found(parts: list) -> Found:
+    if not parts:
+        return Found(np.zeros((0, 4), np.float32), np.zeros((0, 1), np.float32), np.zeros(0))
     boxes, scores, points = zip(*parts)
     keypoints = None if points[0] is None else np.array(points, np.float32)
     return Found(np.array(boxes, np.float32), np.array(scores, np.float32), np.zeros(0), keypoints)
@@ -268,14 +300,14 @@ def _suppressed(found: Found, head: Any) -> Found:
         found.boxes[kept],
         best[kept].astype(np.float32),
         labels[kept],
-        _kept_points(found, kept, best),
+        _kept_points(found, kept, best, len(head.keypoints)),
         _grids(found, kept),
     )
 
 
-def _kept_points(found: Found, kept: list[int], best: np.ndarray) -> Optional[np.ndarray]:
+def _kept_points(found: Found, kept: list[int], best: np.ndarray, num_keypoints: int) -> Optional[np.ndarray]:
     if found.keypoints is None:
-        return None
+        return np.zeros((0, num_keypoints, 3), np.float32) if num_keypoints else None
     points = found.keypoints[kept]
     if points.shape[-1] == 3:
         return points

@@ -52,7 +52,7 @@ def append_tail(b: Builder, found: Candidates, head: Head, num_classes: int, num
     rows = _taken(b, rows, chosen, columns.width)
     indices, count = b.own(
         "GroupedNMS",
-        [b.columns(rows, 0, 4), values, _groups(b, rows, columns, head, num_selected)],
+        [_finite(b, b.columns(rows, 0, 4)), values, _groups(b, rows, columns, head, num_selected)],
         2,
         iou_threshold=float(head.iou_threshold),
         score_threshold=float(head.score_threshold),
@@ -104,6 +104,15 @@ def _taken(b: Builder, rows: str, indices: str, width: int) -> str:
     """Return (B, k, width) rows at (B, k) indices."""
     repeated = b.op("Expand", b.op("Unsqueeze", indices, b.ints(2)), b.ints(1, 1, width))
     return b.op("GatherElements", rows, repeated, axis=1)
+
+
+def _finite(b: Builder, boxes: str) -> str:
+    """Return boxes for the NMS, an empty one for each that is not finite: NaN spreads over all boxes of an image.
+
+    The detection keeps its own box, so that the runtime sees what happened.
+    """
+    total = b.op("ReduceSum", boxes, b.ints(2), keepdims=1)
+    return b.op("Where", b.op("Less", b.op("Abs", total), 1e30), boxes, 0.0)
 
 
 def _groups(b: Builder, rows: str, columns: _Columns, head: Head, num_selected: int) -> str:

@@ -15,6 +15,7 @@ import onnx
 from export.graft import reference
 from export.graft.api import Grafted
 from export.graft.assemble import assembled
+from export.graft.grid import Size
 from export.graft.head import Head
 from export.graft.proof import Network
 from runtime.comparison.detections import arrays_from_detections
@@ -46,6 +47,7 @@ class Case:
     box_px: float
     score: float
     mask: Optional[float] = None
+    keypoint_px: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -76,45 +78,79 @@ def verify(made: Grafted, path: Path, images: Sequence[Path]) -> Verification:
     Raises:
         OSError, ValueError: an image cannot be read.
     """
-    pictures = [read_image(image) for image in images]
-    outputs, prepared = _network_outputs(made, pictures)
+    side = _Decoder(made, [read_image(image) for image in images])
     head, notes = made.head, []
-    if not any(len(reference.decode(o, head, made.size).boxes) for o in outputs):
-        head = _lowered(made, outputs)
+    if not any(len(side.found(index, side.alone(index)).boxes) for index in range(len(images))):
+        head = side.head = _lowered(side, len(images))
         notes.append(
             f"nothing is found at {made.head.score_threshold:g} in these images; compared at "
             f"{head.score_threshold:.3g} instead. Name images with such objects: --images"
         )
         path = _written(made, head, path.with_name("lowered.onnx"))
-    expected = [_expected(o, p, head, made.size) for o, p in zip(outputs, prepared)]
     cases, differences = [], []
     for batch in BATCHES:
         with Detector(path, "onnxruntime", batch_size=batch) as detector:
-            found = detector(pictures)
-        for image, want, have in zip(images, expected, found):
-            case, words = _compared(image.name, batch, want, have)
+            found = detector(side.pictures)
+        for index, (image, have) in enumerate(zip(images, found)):
+            case, words = _compared(image.name, batch, side.expected(index, batch), have)
             cases.append(case)
             differences += [f"{image.name} at batch {batch}: {w}" for w in words]
     return Verification(tuple(cases), tuple(differences), head.score_threshold, tuple(notes))
 
 
-def _network_outputs(made: Grafted, pictures: Sequence[np.ndarray]) -> tuple[list, list]:
-    network = Network(made.network, made.given, "the network")
-    prepared = [reference.prepare(picture, made.head, made.size) for picture in pictures]
-    outputs = []
-    for image in prepared:
-        arrays = network(image.pixels[None])
-        outputs.append({role: [arrays[n][0] for n in names] for role, names in made.match.tensors.items()})
-    return outputs, prepared
+class _Decoder:
+    """The network alone, and the decoder in NumPy, on the same images."""
+
+    def __init__(self, made: Grafted, pictures: Sequence[np.ndarray]) -> None:
+        self.pictures = pictures
+        self.head = made.head
+        self._made = made
+        self._network = Network(made.network, made.given, "the network")
+        self._outputs: dict[tuple[int, Size], tuple[reference.Prepared, dict]] = {}
+
+    def alone(self, index: int) -> Size:
+        """Return the size of the network's input for one image."""
+        return self._input_size([index])
+
+    def _input_size(self, indices: Sequence[int]) -> Size:
+        if self._made.metadata.size is not None:
+            return self._made.size
+        shapes = [self.pictures[i].shape[:2] for i in indices]
+        return reference.batch_size(shapes, self.head, self._made.head.input.size)
+
+    def _run(self, index: int, size: Size) -> tuple[reference.Prepared, dict]:
+        key = (index, size)
+        if key not in self._outputs:
+            made = self._made
+            into = size if made.metadata.size is not None else made.head.input.size
+            prepared = reference.prepare(self.pictures[index], made.head, into, size)
+            arrays = self._network(prepared.pixels[None])
+            outputs = {role: [arrays[n][0] for n in names] for role, names in made.match.tensors.items()}
+            self._outputs[key] = prepared, outputs
+        return self._outputs[key]
+
+    def found(self, index: int, size: Size) -> reference.Found:
+        """Return what is in an image in an input of a size, px of the input."""
+        return reference.decode(self._run(index, size)[1], self.head, size)
+
+    def expected(self, index: int, batch: int) -> DetectionArrays:
+        """Return what is in an image in its batch, px of the image."""
+        start = index // batch * batch
+        size = self._input_size(range(start, min(start + batch, len(self.pictures))))
+        prepared, _ = self._run(index, size)
+        found = reference.in_image(self.found(index, size), prepared, self.head)
+        masks = None
+        if found.grids is not None:
+            masks = reference.masks_in_image(found, prepared, size, self.head.mask_threshold)
+        return DetectionArrays(found.boxes, found.scores, found.labels, masks, found.keypoints)
 
 
-def _lowered(made: Grafted, outputs: Sequence) -> Head:
+def _lowered(side: _Decoder, num_images: int) -> Head:
     """Return the head with a threshold that something passes."""
-    lowest = replace(made.head, score_threshold=0.0, max_per_img=1)
-    best = max(
-        (float(s) for o in outputs for s in reference.decode(o, lowest, made.size).scores), default=0.0
-    )
-    return replace(made.head, score_threshold=best * _SHARE)
+    head = side.head
+    side.head = replace(head, score_threshold=0.0, max_per_img=1)
+    scores = [s for i in range(num_images) for s in side.found(i, side.alone(i)).scores.tolist()]
+    return replace(head, score_threshold=max(scores, default=0.0) * _SHARE)
 
 
 def _written(made: Grafted, head: Head, path: Path) -> Path:
@@ -123,22 +159,8 @@ def _written(made: Grafted, head: Head, path: Path) -> Path:
     return path
 
 
-@dataclass(frozen=True, eq=False)
-class _Expected:
-    arrays: DetectionArrays
-    keypoints: Optional[np.ndarray]
-
-
-def _expected(outputs: dict, prepared: reference.Prepared, head: Head, size: tuple[int, int]) -> _Expected:
-    found = reference.in_image(reference.decode(outputs, head, size), prepared, head)
-    masks = None
-    if found.grids is not None:
-        masks = reference.masks_in_image(found, prepared, size, head.mask_threshold)
-    return _Expected(DetectionArrays(found.boxes, found.scores, found.labels, masks), found.keypoints)
-
-
-def _compared(name: str, batch: int, want: _Expected, have: Detections) -> tuple[Case, list[str]]:
-    difference = compare_image(want.arrays, arrays_from_detections(have))
+def _compared(name: str, batch: int, want: DetectionArrays, have: Detections) -> tuple[Case, list[str]]:
+    difference = compare_image(want, arrays_from_detections(have))
     words = difference.violations(TOLERANCE)
     case = Case(
         name,
@@ -148,18 +170,6 @@ def _compared(name: str, batch: int, want: _Expected, have: Detections) -> tuple
         difference.box_px,
         difference.score,
         difference.mask,
+        difference.keypoint_px,
     )
-    if not words and want.keypoints is not None and have.keypoints is not None:
-        words = _keypoint_words(want, have)
     return case, words
-
-
-def _keypoint_words(want: _Expected, have: Detections) -> list[str]:
-    from runtime.comparison.difference import match_detections
-
-    pairs = match_detections(want.arrays, arrays_from_detections(have))
-    for i, j in pairs:
-        apart = np.abs(want.keypoints[i] - have.keypoints[j])
-        if not (apart[:, :2].max() <= TOLERANCE.box_px and apart[:, 2].max() <= TOLERANCE.score):
-            return [f"key points of #{i}: {want.keypoints[i].tolist()} and {have.keypoints[j].tolist()}"]
-    return []

@@ -258,10 +258,16 @@ def _moved(boxes: np.ndarray, offset: tuple[float, float]) -> np.ndarray:
 def _keypoints(
     outputs: Mapping[str, Any], index: int, num_dets: int, batch: BatchGeometry, metadata: ModelMetadata
 ) -> Optional[np.ndarray]:
-    """Return (n, P, 3) float32 in original px; one that is not finite is left as it is, with its box beside it."""
+    """Return (n, P, 3) float32 in original px."""
     if not metadata.keypoints:
         return None
     points = outputs["keypoints"][index, :num_dets].astype(np.float32)
+    if not np.isfinite(points).all():
+        row, point, _ = (int(v) for v in np.argwhere(~np.isfinite(points))[0])
+        raise RuntimeError(
+            f"model output keypoints[{row}]: expected finite key points, found {points[row, point].tolist()}; "
+            "a half-precision model has overflowed: run it in FP32"
+        )
     offset = final_offset(*batch.original_sizes[index], metadata.steps)
     points[..., :2] -= np.array(offset, np.float32)
     points[..., :2] /= batch.scale_factors[index].astype(np.float32)
