@@ -111,7 +111,7 @@ class Head:
     def __post_init__(self) -> None:
         for name in ("classes", "keypoints"):
             object.__setattr__(self, name, _strings(name, getattr(self, name)))
-        object.__setattr__(self, "skeleton", tuple(tuple(pair) for pair in self.skeleton))
+        object.__setattr__(self, "skeleton", _skeleton(self.skeleton, len(self.keypoints)))
         object.__setattr__(self, "names", {k: _strings(f"names.{k}", v) for k, v in self.names.items()})
         for name in ("score_threshold", "iou_threshold", "mask_threshold"):
             value = getattr(self, name)
@@ -201,6 +201,18 @@ def _strings(name: str, values: Sequence[Any]) -> tuple[str, ...]:
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, str) for v in values):
         raise ValueError(f"{name}: expected a list of names, found {values!r}")
     return tuple(values)
+
+
+def _skeleton(lines: Any, num_keypoints: int) -> tuple[tuple[int, int], ...]:
+    points = range(num_keypoints)
+    good = isinstance(lines, (list, tuple)) and all(isinstance(line, (list, tuple)) for line in lines)
+    if not good or not all(
+        len(line) == 2 and all(type(v) is int and v in points for v in line) for line in lines
+    ):
+        raise ValueError(
+            f"skeleton: expected pairs of indices of {num_keypoints} key points, found {lines!r}"
+        )
+    return tuple((line[0], line[1]) for line in lines)
 
 
 def _is_number(value: Any) -> bool:

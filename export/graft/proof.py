@@ -13,6 +13,10 @@ from runtime.graphs.session import import_onnxruntime, one_line, run_errors
 Arrays = dict[str, np.ndarray]
 # Of the largest value of a tensor: kernels that add in another order at another batch.
 TOLERANCE = 1e-4
+_REMEDY = (
+    "constants in it hold another batch or size: export the network with dynamic axes, or at that size, or leave "
+    "--size and --dynamic-size out"
+)
 
 
 class Network:
@@ -35,7 +39,8 @@ class Network:
             )
         except run_errors() as error:
             raise ValueError(
-                f"{name}: expected a network that onnxruntime loads, found: {one_line(error)}; correct the file"
+                f"{name}: expected a graph that onnxruntime loads with its batch free{_at(model)}, found: "
+                f"{one_line(error)}; {_REMEDY}"
             ) from error
 
     def __call__(self, images: np.ndarray) -> Arrays:
@@ -50,10 +55,14 @@ class Network:
             batch, _, height, width = images.shape
             raise ValueError(
                 f"{self._name}: expected a graph that runs at batch {batch} and {height}x{width} px, found that "
-                f"onnxruntime fails: {one_line(error)}; constants in it hold another batch or size: export the network "
-                "with dynamic axes, or at that size"
+                f"onnxruntime fails: {one_line(error)}; {_REMEDY}"
             ) from error
         return dict(zip(self.outputs, found))
+
+
+def _at(model: onnx.ModelProto) -> str:
+    lengths = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
+    return f" at an input of {'x'.join(str(n or '?') for n in lengths)}"
 
 
 def noise(count: int, size: tuple[int, int], head: Any) -> np.ndarray:

@@ -70,7 +70,7 @@ def batch_size(image_sizes: Sequence[tuple[int, int]], head: Any, size: tuple[in
 def prepare(
     image: np.ndarray, head: Any, size: tuple[int, int], canvas_size: Optional[tuple[int, int]] = None
 ) -> Prepared:
-    """Return a (H, W, 3) uint8 BGR image, fitted into (height, width) px, in an input of ``canvas_size`` or that size."""
+    """Return a (H, W, 3) uint8 BGR image, fitted into ``size``, in an input of ``canvas_size``; (height, width)."""
     given = head.input
     height, width = image.shape[:2]
     new_height, new_width = content_size((height, width), head, size)

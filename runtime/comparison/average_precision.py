@@ -324,10 +324,10 @@ def _evaluated(
         evaluation = COCOeval(expected, found, iou_type)
         evaluation.params.imgIds = problem.chosen_numbers("images")
         evaluation.params.catIds = problem.chosen_numbers("categories")
-        if num_keypoints not in (0, len(evaluation.params.kpt_oks_sigmas)):
-            evaluation.params.kpt_oks_sigmas = np.full(num_keypoints, KEYPOINT_SIGMA)
         if not num_keypoints:  # of key points COCO counts 20
             evaluation.params.maxDets = [1, 10, _MAX_DETECTIONS]
+        elif num_keypoints != NUM_COCO_KEYPOINTS:
+            evaluation.params.kpt_oks_sigmas = np.full(num_keypoints, KEYPOINT_SIGMA)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

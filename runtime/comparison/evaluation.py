@@ -154,7 +154,8 @@ def _measured(
 
 def _note_on_keypoints(num_keypoints: int, others: int, num_objects: int) -> str:
     if others:
-        return f"no AP of key points: {others} of {num_objects} objects are annotated without the model's {num_keypoints}"
+        missing = f"{others} of {num_objects} objects"
+        return f"no AP of key points: {missing} are annotated without the model's {num_keypoints}"
     if num_keypoints == NUM_COCO_KEYPOINTS:
         return "AP of key points by COCO's own tolerances of 17 joints"
     return f"AP of key points with a tolerance of {KEYPOINT_SIGMA:g} of the object's size for each"
