@@ -50,6 +50,7 @@ COMMANDS = {
     "maskrcnn-export": "export.maskrcnn",
     "maskrcnn-quantize": "export.quantize",
     "maskrcnn-reference": "export.reference",
+    "maskrcnn-graft": "export.graft.__main__",
     "maskrcnn-infer": "runtime.infer",
     "maskrcnn-build": "runtime.build",
     "maskrcnn-compare": "runtime.compare",
@@ -154,7 +155,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.9",
     packages=find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)]),
-    package_data={"": ["py.typed"]},
+    package_data={"": ["py.typed"], "export.graft": ["heads/*.json"]},
     ext_modules=[reference],
     cmdclass={"build_py": BuildModules, "build_ext": BuildAll},
     # build/ itself is CMake's, where `make plugins` puts the plugin library.

@@ -2,6 +2,7 @@
 
 The modules here that need mmdet import ``patches`` first. ``export_model`` is the command ``python -m export.maskrcnn``
 as a function, ``quantize_model`` that of ``python -m export.quantize``.
+``export.graft`` completes the ONNX of another detector, without either.
 """
 
 import importlib

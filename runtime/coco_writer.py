@@ -26,7 +26,10 @@ RESULTS, IMAGES = "results.json", "images.json"
 
 
 def coco_results(detections: Detections, image_id: int, file_name: str) -> list[dict]:
-    """Return one COCO result per detection, with ``segmentation`` where the model has masks."""
+    """Return one COCO result per detection, with ``segmentation`` and ``keypoints`` where the model has them.
+
+    The third number of a key point, which COCO leaves open in results, is its score.
+    """
     corners = detections.boxes.astype(float)
     sizes = corners[:, 2:] - corners[:, :2]
     results = [
@@ -42,6 +45,9 @@ def coco_results(detections: Detections, image_id: int, file_name: str) -> list[
     if detections.has_masks:
         for result, segmentation in zip(results, detections.rle()):
             result["segmentation"] = segmentation
+    if detections.keypoints is not None:
+        for result, points in zip(results, detections.keypoints.astype(float)):
+            result["keypoints"] = [round(v, 3) for v in points.ravel().tolist()]
     return results
 
 
@@ -63,6 +69,7 @@ class ResultsWriter:
         self._images: list[dict] = []
         self._num_results = 0
         self._last = (0, 0)
+        self._keypoints: dict[str, list] = {}
         self._stack = ExitStack()
         self._file: Optional[IO[bytes]] = None
 
@@ -81,6 +88,10 @@ class ResultsWriter:
         )
         end = append_whole(self._file, rows.encode("ascii"), self._folder / RESULTS)
         self._last = (end, self._num_results)
+        if detections.keypoint_names:
+            # COCO's skeletons count from 1.
+            lines = [[a + 1, b + 1] for a, b in detections.skeleton]
+            self._keypoints = {"keypoints": list(detections.keypoint_names), "skeleton": lines}
         self._images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
         self._num_results += len(results)
         return results
@@ -113,6 +124,8 @@ class ResultsWriter:
             images.flush()
 
     def _dataset(self) -> str:
-        categories = [{"id": label + 1, "name": name} for label, name in enumerate(self._classes)]
+        categories = [
+            {"id": label + 1, "name": name, **self._keypoints} for label, name in enumerate(self._classes)
+        ]
         dataset = {"info": {}, "images": self._images, "categories": categories, "annotations": []}
         return json.dumps(dataset, indent=1) + "\n"

@@ -40,7 +40,9 @@ def contract_outputs(metadata: ModelMetadata) -> dict[str, Tensor]:
         "dets": Tensor("float32", (None, num_rows, 5)),
         "labels": Tensor("int32", (None, num_rows)),
     }
-    if metadata.masks == "crop":
+    if metadata.keypoints:
+        outputs["keypoints"] = Tensor("float32", (None, num_rows, len(metadata.keypoints), 3))
+    if metadata.masks in ("crop", "grid"):
         outputs["masks"] = Tensor("float32", (None, num_rows, None, None))
     if metadata.masks == "full":
         outputs["masks"] = Tensor("uint8", (None, num_rows, *(metadata.size or (None, None))))

@@ -1,7 +1,7 @@
 """The one result type: what was found in one image, in that image's own pixels."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Optional
 
@@ -22,6 +22,9 @@ class Detections:
         image_size: (height, width) of the original image, px.
         classes: every class name of the model.
         mask_source: makes the masks on demand; None for a model without a mask head.
+        keypoints: (n, P, 3) float32, x and y in original px and a score; None for a model without key points.
+        keypoint_names: of the P.
+        skeleton: pairs of them, as indices, between which a line is drawn.
     """
 
     boxes: np.ndarray
@@ -30,6 +33,9 @@ class Detections:
     image_size: tuple[int, int]
     classes: tuple[str, ...]
     mask_source: Optional[MaskSource] = None
+    keypoints: Optional[np.ndarray] = None
+    keypoint_names: tuple[str, ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         num_dets = len(self.boxes)
@@ -37,6 +43,10 @@ class Detections:
             found = getattr(self, name).shape
             if found != shape:
                 raise ValueError(f"{name}: expected shape {shape} for {num_dets} boxes, found {found}")
+        points = None if self.keypoints is None else self.keypoints.shape
+        expected = (num_dets, len(self.keypoint_names), 3)
+        if points not in (None, expected):
+            raise ValueError(f"keypoints: expected shape {expected} for {num_dets} boxes, found {points}")
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -104,12 +114,12 @@ class Detections:
 
     def select(self, keep: np.ndarray) -> "Detections":
         """Return the detections at ``keep``, (n,) bool or indices."""
-        source = self.mask_source
-        return Detections(
+        source, points = self.mask_source, self.keypoints
+        return replace(
+            self,
             boxes=self.boxes[keep],
             scores=self.scores[keep],
             labels=self.labels[keep],
-            image_size=self.image_size,
-            classes=self.classes,
             mask_source=None if source is None else source.select(keep),
+            keypoints=None if points is None else points[keep],
         )

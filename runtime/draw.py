@@ -18,6 +18,8 @@ _MIN_TEXT_SCALE, _MAX_TEXT_SCALE = 0.42, 1.6
 _HERSHEY_HEIGHT_PX = 22
 # Small images are enlarged before they are drawn on, or their labels would cover them.
 _MIN_DRAWN_EDGE_PX = 480
+# Key points of a lower score are not drawn: those of hidden joints lie anywhere.
+_MIN_KEYPOINT_SCORE = 0.25
 
 Color = tuple[int, int, int]
 
@@ -54,7 +56,7 @@ def class_color(label: int) -> Color:
 
 
 def draw_detections(image: np.ndarray, detections: Detections) -> np.ndarray:
-    """Return the image with masks, contours, boxes, and class and score of every detection.
+    """Return the image with masks, contours, boxes, key points, and class and score of every detection.
 
     The best detections are drawn last, so that they stay visible; labels are moved to where they hide no
     better one's label, if there is such a place.
@@ -84,6 +86,9 @@ def draw_detections(image: np.ndarray, detections: Detections) -> np.ndarray:
             _draw_mask(canvas, crop, class_color(int(label)), factor, pen)
     for box, label in zip(worst_first.boxes * factor, worst_first.labels):
         _draw_box(canvas, box, class_color(int(label)), pen)
+    if worst_first.keypoints is not None:
+        for points, label in zip(worst_first.keypoints, worst_first.labels):
+            _draw_keypoints(canvas, points, worst_first.skeleton, class_color(int(label)), factor, pen)
     for label in reversed(_placed_labels(worst_first, factor, canvas.shape, pen)):
         _draw_label(canvas, label, pen)
     return canvas
@@ -125,6 +130,29 @@ def _draw_box(canvas: np.ndarray, box: np.ndarray, color: Color, pen: _Pen) -> N
     # A dark edge keeps the line visible on a background of its own colour.
     cv2.rectangle(canvas, (x1, y1), (x2, y2), (0, 0, 0), pen.line_thickness + 2)
     cv2.rectangle(canvas, (x1, y1), (x2, y2), color, pen.line_thickness)
+
+
+def _draw_keypoints(
+    canvas: np.ndarray,
+    points: np.ndarray,
+    skeleton: tuple[tuple[int, int], ...],
+    color: Color,
+    factor: int,
+    pen: _Pen,
+) -> None:
+    """Draw one detection's key points, (P, 3), and the lines between them; thinner where the object is small."""
+    limits = np.array(canvas.shape[1::-1])
+    places = np.rint(np.clip(points[:, :2] * factor, -limits, 2 * limits)).astype(int).tolist()
+    shown = points[:, 2] >= _MIN_KEYPOINT_SCORE
+    extent = np.ptp(points[shown, :2], axis=0).max(initial=0.0) * factor if shown.any() else 0.0
+    thickness = max(1, min(pen.line_thickness, round(float(extent) / 24)))
+    for a, b in skeleton:
+        if shown[a] and shown[b]:
+            cv2.line(canvas, places[a], places[b], color, thickness, cv2.LINE_AA)
+    for place, is_shown in zip(places, shown):
+        if is_shown:
+            cv2.circle(canvas, place, thickness + 2, (0, 0, 0), cv2.FILLED, cv2.LINE_AA)
+            cv2.circle(canvas, place, thickness + 1, (255, 255, 255), cv2.FILLED, cv2.LINE_AA)
 
 
 def _inside(box: np.ndarray, shape: tuple[int, ...]) -> tuple[int, int, int, int]:

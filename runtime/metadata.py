@@ -6,7 +6,7 @@ carries the same object.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Optional
 
 from runtime.documents import parsed
@@ -31,7 +31,7 @@ KEY = "maskrcnn"
 FORMAT = 2
 FORMATS = (1, 2)
 
-MASK_MODES = ("crop", "full", "none")
+MASK_MODES = ("crop", "full", "grid", "none")
 MAX_CHANNELS = 4
 # Of the outputs.
 MAX_ROWS = 1 << 20
@@ -50,13 +50,17 @@ class ModelMetadata:
         pad_value: of the network's input outside an image.
         size: fixed (height, width) of the network's input in px, or None where both are dynamic.
         size_divisor: the padded height and width are multiples of this (dynamic size only).
-        masks: ``crop``, ``full`` or ``none`` (a detector without a mask head).
+        masks: ``crop``, ``full``, ``grid`` (probabilities on a grid over the whole input) or ``none`` (a detector
+            without a mask head).
         mask_threshold: probability at and above which a pixel belongs to the object.
         score_threshold: detections at or below this score are not in the output.
         max_per_img: rows per image in the outputs, K.
         config: name of the mmdet config.
         checkpoint_sha256: of the checkpoint's file, or None for random weights.
         versions: package name -> version at export time.
+        keypoints: names of the key points that each detection has, in the order of the output; empty without any.
+        skeleton: pairs of key points, as indices into their names, between which a line is drawn.
+        clip: boxes are cut to the original image.
     """
 
     classes: tuple[str, ...]
@@ -75,17 +79,21 @@ class ModelMetadata:
     config: str = ""
     checkpoint_sha256: Optional[str] = None
     versions: dict = field(default_factory=dict)
+    keypoints: tuple[str, ...] = ()
+    skeleton: tuple[tuple[int, int], ...] = ()
+    clip: bool = False
 
     def __post_init__(self) -> None:
         if self.color_order not in ("rgb", "bgr"):
             raise ValueError(f"color_order: expected rgb or bgr, found {shown(self.color_order)}")
         if self.masks not in MASK_MODES:
             raise ValueError(f"masks: expected one of {', '.join(MASK_MODES)}, found {shown(self.masks)}")
-        for name in ("classes", "mean", "std", "size", "steps"):
+        for name in ("classes", "mean", "std", "size", "steps", "keypoints", "skeleton"):
             value = getattr(self, name)
             is_none = value is None and name == "size"
             object.__setattr__(self, name, None if is_none else _tuple(name, value))
         self._check_classes()
+        self._check_keypoints()
         self._check_channels()
         self._check_size()
         self._check_thresholds()
@@ -103,6 +111,19 @@ class ModelMetadata:
     def _check_classes(self) -> None:
         if not self.classes or not all(isinstance(name, str) for name in self.classes):
             raise ValueError(f"classes: expected one name or more, found {shown(self.classes)}")
+
+    def _check_keypoints(self) -> None:
+        if not all(isinstance(name, str) for name in self.keypoints or ()) or self.keypoints is None:
+            raise ValueError(f"keypoints: expected names, found {shown(self.keypoints)}")
+        lines = tuple(_tuple("skeleton", line) for line in self.skeleton or ())
+        valid = range(len(self.keypoints))
+        if not all(len(line) == 2 and all(type(v) is int and v in valid for v in line) for line in lines):
+            raise ValueError(
+                f"skeleton: expected pairs of indices of the {len(valid)} key points, found {shown(self.skeleton)}"
+            )
+        object.__setattr__(self, "skeleton", lines)
+        if not isinstance(self.clip, bool):
+            raise ValueError(f"clip: expected true or false, found {shown(self.clip)}")
 
     def _check_channels(self) -> None:
         if not 1 <= len(self.mean) <= MAX_CHANNELS or len(self.mean) != len(self.std):
@@ -174,7 +195,7 @@ class ModelMetadata:
         if data["format"] == 1:
             data = _from_format_1(data)
         known = {f.name for f in fields(cls)}
-        optional = {"config", "checkpoint_sha256", "versions", "load", "pad_value"}
+        optional = {f.name for f in fields(cls) if f.default is not MISSING} | {"versions"}
         missing = sorted(known - optional - set(data))
         if missing:
             raise ValueError(

@@ -7,7 +7,7 @@ the size that it makes without having pixels.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 import cv2
 import numpy as np
@@ -34,6 +34,12 @@ PADDING_MODES = {
 }
 # Of an image on its way to the network: 3 GB as float32.
 MAX_PIXELS = 1 << 28
+# Of edges to whole px: mmdet's, Python's round, and what int() leaves.
+ROUNDINGS: dict[str, Callable[[float], int]] = {
+    "half_up": lambda edge: int(edge + 0.5),
+    "half_even": round,
+    "floor": int,
+}
 # (height, width), px.
 Size = tuple[int, int]
 
@@ -74,6 +80,10 @@ class Step:
     def scale_factor(self, height: int, width: int) -> Optional[tuple[float, float]]:
         """Return mmdet's ``scale_factor``, (width, height), of a step that resizes; else None."""
         return None
+
+    def offset(self, height: int, width: int) -> tuple[int, int]:
+        """Return where the first pixel of an image of that size lies after the step: (x, y) px."""
+        return 0, 0
 
     def apply(self, image: np.ndarray) -> np.ndarray:
         """Return the image after the step; the argument is left as it is."""
@@ -227,22 +237,26 @@ class Fit(_ResizeStep):
     Attributes:
         box: (height, width) px.
         interpolation, backend: see ``INTERPOLATIONS``.
+        rounding: of the edges, one of ``ROUNDINGS``.
     """
 
     box: Size
     interpolation: str = "bilinear"
     backend: str = "cv2"
+    rounding: str = "half_up"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "box", whole_pair("box", self.box))
+        check_choice("rounding", self.rounding, tuple(ROUNDINGS))
 
     def size(self, height: int, width: int) -> Size:
         """Return the (height, width) in px after the step: rounded, but never over the box."""
         scale = min(self.box[0] / height, self.box[1] / width)
+        rounded = ROUNDINGS[self.rounding]
         return (
-            min(self.box[0], max(1, int(height * scale + 0.5))),
-            min(self.box[1], max(1, int(width * scale + 0.5))),
+            min(self.box[0], max(1, rounded(height * scale))),
+            min(self.box[1], max(1, rounded(width * scale))),
         )
 
 
@@ -274,11 +288,7 @@ class Pad(Step):
             raise ValueError(f"size_divisor: expected 1 or more, found {self.size_divisor!r}")
         if self.shape is None and self.size_divisor is None and not self.to_square:
             raise ValueError("pad: expected a shape, a divisor or a square")
-        if isinstance(self.value, (list, tuple)):
-            object.__setattr__(self, "value", tuple(self.value))
-        values = self.value if isinstance(self.value, tuple) else (self.value,)
-        if not all(is_number(v) for v in values) or not 1 <= len(values) <= 4:
-            raise ValueError(f"value: expected 1 to 4 numbers, found {self.value!r}")
+        object.__setattr__(self, "value", _pixel_value(self.value))
 
     def size(self, height: int, width: int) -> Size:
         """Return the (height, width) in px after the step."""
@@ -294,6 +304,43 @@ class Pad(Step):
         height, width = self.size(*image.shape[:2])
         bottom, right = height - image.shape[0], width - image.shape[1]
         return cv2.copyMakeBorder(image, 0, bottom, 0, right, PADDING_MODES[self.mode], value=self.value)
+
+
+@dataclass(frozen=True)
+class CenterPad(Step):
+    """Pad on all sides to a fixed size: with ``Fit`` before it, the letterbox of the YOLO detectors.
+
+    What it adds counts as image. Where the rest is odd, the larger half lies at the bottom and right: YOLOv5 and
+    Ultralytics take ``round(rest / 2 - 0.1)`` at the top and left.
+
+    Attributes:
+        box: (height, width) px.
+        value: of a pixel; see ``Pad``.
+    """
+
+    box: Size
+    value: Union[float, tuple[float, ...]] = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "box", whole_pair("box", self.box))
+        object.__setattr__(self, "value", _pixel_value(self.value))
+
+    def size(self, height: int, width: int) -> Size:
+        """Return the (height, width) in px after the step; an image that is larger stays so."""
+        return max(height, self.box[0]), max(width, self.box[1])
+
+    def offset(self, height: int, width: int) -> tuple[int, int]:
+        """Return what lies left of the image and above it, px."""
+        target = self.size(height, width)
+        return (target[1] - width) // 2, (target[0] - height) // 2
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """Pad."""
+        height, width = image.shape[:2]
+        target = self.size(height, width)
+        left, top = self.offset(height, width)
+        bottom, right = target[0] - height - top, target[1] - width - left
+        return cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=self.value)
 
 
 @dataclass(frozen=True)
@@ -382,6 +429,7 @@ STEPS: dict[str, type] = {
     "fix_shape_resize": FixShapeResize,
     "fit": Fit,
     "pad": Pad,
+    "center_pad": CenterPad,
     "normalize": Normalize,
     "center_crop": CenterCrop,
 }
@@ -476,6 +524,17 @@ def final_scale_factor(height: int, width: int, steps: Iterable[Step]) -> tuple[
     return found
 
 
+def final_offset(height: int, width: int, steps: Iterable[Step]) -> tuple[float, float]:
+    """Return where an image's first pixel lies after all steps, (x, y) px; resizes move it as they do its pixels."""
+    x, y = 0.0, 0.0
+    for step in steps:
+        factor = step.scale_factor(height, width) or (1.0, 1.0)
+        added = step.offset(height, width)
+        x, y = x * factor[0] + added[0], y * factor[1] + added[1]
+        height, width = step.size(height, width)
+    return x, y
+
+
 def applied(image: np.ndarray, steps: Iterable[Step]) -> np.ndarray:
     """Return the image after all steps.
 
@@ -554,3 +613,11 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
             raise ValueError(f"{name}: expected finite numbers, found {tuple(values)}")
     if 0 in std:
         raise ValueError(f"std: expected numbers other than 0, found {tuple(std)}")
+
+
+def _pixel_value(value: Any) -> Union[float, tuple[float, ...]]:
+    found = tuple(value) if isinstance(value, (list, tuple)) else value
+    values = found if isinstance(found, tuple) else (found,)
+    if not all(is_number(v) for v in values) or not 1 <= len(values) <= 4:
+        raise ValueError(f"value: expected 1 to 4 numbers, found {shown(value)}")
+    return found

@@ -23,6 +23,7 @@ README_BYTES = 10_240
 NOT_HERE = ("benchmarks.kernels", "tests.gpu.")
 # Commands whose options all stand in a table.
 WHOLE_TABLES = (
+    "export.graft",
     "export.maskrcnn",
     "export.quantize",
     "export.reference",

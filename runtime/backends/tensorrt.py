@@ -202,9 +202,10 @@ class TensorRTBackend:
         return notes
 
     def _image_kernels(self) -> ImageKernels:
-        if self.metadata.masks == "full":
+        if self.metadata.masks in ("full", "grid"):
             raise RuntimeError(
-                "masks: expected crop or none, found full: what the graph pastes is only copied"
+                f"masks: expected crop or none, found {self.metadata.masks}: masks of the "
+                "network's size are only copied"
             )
         if self._plugins is None:
             raise RuntimeError("plugin library: expected the functions of images, found no library")

@@ -55,8 +55,8 @@ def read_annotations(path: Path) -> dict[str, list[dict]]:
     Returns:
         ``images``: ``id``, ``file_name``, and ``height`` and ``width`` (None where they are not said);
         ``categories``: ``id``, ``name``; ``annotations``: ``id`` (may be None), ``image_id``, ``category_id``,
-        ``bbox``, ``iscrowd``, ``area`` (None where it is not said), and ``segmentation`` as it was found, which
-        ``with_masks`` checks.
+        ``bbox``, ``iscrowd``, ``area`` (None where it is not said), ``segmentation`` as it was found, which
+        ``with_masks`` checks, and ``keypoints`` and ``num_keypoints`` where there are any.
 
     Raises:
         OSError: it cannot be read.
@@ -191,7 +191,19 @@ def _annotation(entry: dict, images: Collection[Identity], categories: Collectio
         "area": None if area is None else _number(area, "area", 0, float(_LARGEST) ** 2),
         "iscrowd": _crowd(entry),
         "segmentation": entry.get("segmentation"),
+        **_keypoints(entry),
     }
+
+
+def _keypoints(entry: dict) -> dict:
+    """Return an object's key points, [x, y, v, ...] with v above 0 where one is annotated; none where it has none."""
+    points = entry.get("keypoints")
+    if points is None or points == []:
+        return {}
+    if not isinstance(points, list) or len(points) % 3:
+        raise _Wrong("keypoints", "[x, y, v, ...]", points)
+    numbers = [_number(v, f"keypoints[{i}]", -_LARGEST, _LARGEST) for i, v in enumerate(points)]
+    return {"keypoints": numbers, "num_keypoints": sum(v > 0 for v in numbers[2::3])}
 
 
 def _identity(entry: dict, key: str) -> Identity:

@@ -21,6 +21,10 @@ from runtime.rle import load_pycocotools
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 # COCO's number of detections per image; those of the lowest scores beyond it do not count.
 _MAX_DETECTIONS = 100
+# COCO has measured how far annotators of its 17 joints are apart, in shares of the object's size; of other key points
+# this stands for that, which is between its eyes (0.025) and its wrists (0.062).
+KEYPOINT_SIGMA = 0.05
+NUM_COCO_KEYPOINTS = 17
 
 
 @dataclass(frozen=True)
@@ -222,6 +226,9 @@ def result_rows(
     if detections.has_masks:
         for row, lengths in zip(rows, detections.rle()):
             row["segmentation"] = lengths
+    if detections.keypoints is not None:
+        for row, points in zip(rows, detections.keypoints.astype(float)):
+            row["keypoints"] = points.ravel().tolist()
     return rows
 
 
@@ -230,6 +237,7 @@ def average_precision(
     rows: Sequence[Mapping[str, Any]],
     *,
     masks: bool = True,
+    num_keypoints: int = 0,
     image_ids: Optional[Sequence[Identity]] = None,
     category_ids: Optional[Sequence[Identity]] = None,
 ) -> dict[str, dict[str, Optional[float]]]:
@@ -239,12 +247,13 @@ def average_precision(
         truth: annotations in COCO's format. They are not changed.
         rows: detections in COCO's results format, with ``bbox`` and, for masks, ``segmentation``.
         masks: measure masks too.
+        num_keypoints: measure so many key points of each object too; 0 for none.
         image_ids: evaluate these images only; None for all.
         category_ids: evaluate these categories only; None for all.
 
     Returns:
-        ``METRICS`` under ``box`` and ``mask``; None where the dataset has no object of that size. Sizes are areas:
-        of boxes for ``box``, of masks for ``mask``, as mmdet and detectron2 count them.
+        ``METRICS`` under ``box``, ``mask`` and ``keypoints``; None where the dataset has no object of that size. Sizes
+        are areas: of boxes for ``box``, of masks for ``mask``, as mmdet and detectron2 count them.
 
     Raises:
         ValueError: a row of an image or a category that the truth has not.
@@ -261,10 +270,12 @@ def average_precision(
         "categories": list(numbers["categories"]) if category_ids is None else category_ids,
     }
     problem = _Problem(truth, rows, numbers, chosen)
-    values = {"box": _evaluated(problem, "bbox", "segmentation")}
+    values = {"box": _evaluated(problem, "bbox", ("segmentation", "keypoints"))}
     if masks:
         # Given a box, pycocotools would take the box's area for the mask's.
-        values["mask"] = _evaluated(problem, "segm", "bbox")
+        values["mask"] = _evaluated(problem, "segm", ("bbox", "keypoints"))
+    if num_keypoints:
+        values["keypoints"] = _evaluated(problem, "keypoints", ("bbox", "segmentation"), num_keypoints)
     return values
 
 
@@ -298,23 +309,32 @@ def _numbers(ids: Iterable[Identity]) -> dict[Identity, int]:
     return {identity: n for n, identity in enumerate(sorted(ids, key=lambda i: (isinstance(i, str), i)), 1)}
 
 
-def _evaluated(problem: _Problem, iou_type: str, without: str) -> dict[str, Optional[float]]:
+def _evaluated(
+    problem: _Problem, iou_type: str, without: Collection[str], num_keypoints: int = 0
+) -> dict[str, Optional[float]]:
     from pycocotools.cocoeval import COCOeval
 
     # COCOeval prints its progress and its tables.
     with contextlib.redirect_stdout(io.StringIO()):
         expected = _indexed(problem, problem.truth["annotations"])
-        results = [{k: v for k, v in problem.numbered(row).items() if k != without} for row in problem.rows]
+        results = [
+            {k: v for k, v in problem.numbered(row).items() if k not in without} for row in problem.rows
+        ]
         found = expected.loadRes(results) if results else _indexed(problem, [])
         evaluation = COCOeval(expected, found, iou_type)
         evaluation.params.imgIds = problem.chosen_numbers("images")
         evaluation.params.catIds = problem.chosen_numbers("categories")
-        evaluation.params.maxDets = [1, 10, _MAX_DETECTIONS]
+        if not num_keypoints:  # of key points COCO counts 20
+            evaluation.params.maxDets = [1, 10, _MAX_DETECTIONS]
+        elif num_keypoints != NUM_COCO_KEYPOINTS:
+            evaluation.params.kpt_oks_sigmas = np.full(num_keypoints, KEYPOINT_SIGMA)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
+    names = [name for name in METRICS if not (num_keypoints and name == "AP_small")]
     # -1 stands for "no object of that size".
-    return {name: float(v) if v >= 0 else None for name, v in zip(METRICS, evaluation.stats)}
+    found = {name: float(v) if v >= 0 else None for name, v in zip(names, evaluation.stats)}
+    return {name: found.get(name) for name in METRICS}
 
 
 def _indexed(problem: _Problem, annotations: Sequence[Mapping[str, Any]]) -> Any:

@@ -114,7 +114,9 @@ def compare_artifacts(
 def arrays_from_detections(detections: Detections) -> DetectionArrays:
     """Return detections as ``compare_image`` takes them; masks are pasted one at a time."""
     masks = _PastedMasks(detections) if detections.has_masks else None
-    return DetectionArrays(detections.boxes, detections.scores, detections.labels, masks)
+    return DetectionArrays(
+        detections.boxes, detections.scores, detections.labels, masks, detections.keypoints
+    )
 
 
 class _PastedMasks:

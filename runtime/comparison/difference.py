@@ -15,7 +15,7 @@ class Tolerance:
     """How far results may differ.
 
     Attributes:
-        box_px: largest difference of a coordinate, px.
+        box_px: largest difference of a coordinate, of boxes and key points, px.
         score: largest difference of a score.
         mask: largest share of an image's mask pixels (union of both sides) that differ.
         mask_px: this many pixels per image may differ in any case: in a small object one pixel, whose probability
@@ -49,12 +49,14 @@ class DetectionArrays:
         labels: (n,) int.
         masks: (n, H, W) bool or uint8, or a sequence that makes each (H, W) mask when it is asked for; None
             without masks.
+        keypoints: (n, P, 3) float32, x and y in px and a score; None without.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
     masks: Optional[Masks] = None
+    keypoints: Optional[np.ndarray] = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +74,8 @@ class Difference:
         worst_missing, worst_extra, worst_box, worst_score, worst_mask: where each kind of difference is
             largest, in words; empty where there is none.
         not_finite: the first detection with NaN or an infinity, in words; empty where there is none.
+        keypoint_px: largest difference of a key point's coordinate among the matched; None without key points.
+        worst_keypoint: where that is, in words.
     """
 
     expected: int
@@ -91,6 +95,8 @@ class Difference:
     worst_score: str
     worst_mask: str
     not_finite: str
+    keypoint_px: Optional[float] = None
+    worst_keypoint: str = ""
 
     @property
     def worst(self) -> str:
@@ -111,6 +117,10 @@ class Difference:
             (self.box_px <= tolerance.box_px, f"box {self.box_px:.3g} px: {self.worst_box}"),
             (self.score <= tolerance.score, f"score {self.score:.2g}: {self.worst_score}"),
             (mask_agrees, f"masks: {self.worst_mask}"),
+            (
+                self.keypoint_px is None or self.keypoint_px <= tolerance.box_px,
+                f"key point {self.keypoint_px or 0:.3g} px: {self.worst_keypoint}",
+            ),
         )
         return [words for agrees, words in checks if not agrees]
 
@@ -148,6 +158,7 @@ def compare_image(expected: DetectionArrays, found: DetectionArrays) -> Differen
     masks = _mask_differences(expected, found, pairs)
     different = int(masks[:, 0].sum())
     has_masks = expected.masks is not None and found.masks is not None
+    points = _keypoint_differences(expected, found, pairs)
     return Difference(
         expected=len(expected.boxes),
         found=len(found.boxes),
@@ -166,6 +177,8 @@ def compare_image(expected: DetectionArrays, found: DetectionArrays) -> Differen
         worst_score=_worst_pair(expected, found, pairs, scores),
         worst_mask=_worst_mask(expected, found, pairs, masks),
         not_finite=_not_finite("expected", expected) or _not_finite("found", found),
+        keypoint_px=None if points is None else float(points.max(initial=0.0)),
+        worst_keypoint="" if points is None else _worst_pair(expected, found, pairs, points),
     )
 
 
@@ -199,6 +212,17 @@ def _mask_differences(
         a, b = expected.masks[i].astype(bool, copy=False), found.masks[j].astype(bool, copy=False)
         row[:] = np.count_nonzero(a ^ b), np.count_nonzero(a | b), a.size
     return counts
+
+
+def _keypoint_differences(
+    expected: DetectionArrays, found: DetectionArrays, pairs: Sequence[tuple[int, int]]
+) -> Optional[np.ndarray]:
+    """Return (pairs,) the largest difference of a coordinate, px; None where a side has no key points."""
+    if expected.keypoints is None or found.keypoints is None:
+        return None
+    left, right = [i for i, _ in pairs], [j for _, j in pairs]
+    apart = np.abs(expected.keypoints[left, :, :2] - found.keypoints[right, :, :2])
+    return apart.reshape(len(pairs), -1).max(axis=1, initial=0.0)
 
 
 def _worst_pair(

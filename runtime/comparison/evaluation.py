@@ -8,7 +8,9 @@ from typing import Any, Optional, Union
 
 from runtime.comparison.annotations import Identity
 from runtime.comparison.average_precision import (
+    KEYPOINT_SIGMA,
     METRICS,
+    NUM_COCO_KEYPOINTS,
     CocoDataset,
     average_precision,
     category_ids,
@@ -27,7 +29,8 @@ class Evaluation:
     Attributes:
         name: the artifact's.
         num_images, num_detections: evaluated.
-        average_precision: ``METRICS`` under ``box`` and, with masks, ``mask``; 0 to 1, None without objects.
+        average_precision: ``METRICS`` under ``box`` and, where there are any, ``mask`` and ``keypoints``; 0 to 1, None
+            without objects.
         path, path_reason: which way its results were made, and why it was not the device's; see ``MadeBy``.
         seconds: from reading images to run lengths.
         model_seconds: of which in the model itself; None for a recording.
@@ -150,17 +153,31 @@ def _measured(
     objects = dataset.annotations_of(set(shared))
     num_without = sum("segmentation" not in annotation for annotation in objects)
     has_masks = artifact.metadata.masks != "none"
+    num_keypoints = len(artifact.metadata.keypoints)
+    other_points = sum(len(a.get("keypoints", ())) != 3 * num_keypoints for a in objects)
     values = average_precision(
         dataset.truth,
         rows,
         masks=has_masks and not num_without,
+        num_keypoints=0 if other_points else num_keypoints,
         image_ids=[image.image_id for image in dataset.images],
         category_ids=shared,
     )
     notes = list(_notes_on_classes(artifact, dataset, categories))
     if has_masks and num_without:
         notes.append(f"no AP of masks: {num_without} of {len(objects)} objects are annotated without one")
+    if num_keypoints:
+        notes.append(_note_on_keypoints(num_keypoints, other_points, len(objects)))
     return values, tuple(notes)
+
+
+def _note_on_keypoints(num_keypoints: int, others: int, num_objects: int) -> str:
+    if others:
+        missing = f"{others} of {num_objects} objects"
+        return f"no AP of key points: {missing} are annotated without the model's {num_keypoints}"
+    if num_keypoints == NUM_COCO_KEYPOINTS:
+        return "AP of key points by COCO's own tolerances of 17 joints"
+    return f"AP of key points with a tolerance of {KEYPOINT_SIGMA:g} of the object's size for each"
 
 
 def _notes_on_classes(

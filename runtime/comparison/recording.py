@@ -11,14 +11,15 @@ The arrays, all images one after the other (n detections in total):
 ``labels``          (n,) int32
 ``mask_bytes``      (n,) int64, lengths in ``masks``; empty for a model without masks
 ``masks``           uint8, COCO's compressed run lengths at original resolution, one after the other
+``keypoints``       (n, P, 3) float32, x and y in original px and a score; of a model with P key points only
 
 Every value is checked when a recording is read, and nothing is decompressed before the sizes that it declares are:
 ``MASKRCNN_MAX_RECORDING_BYTES`` in the environment raises their limit.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -145,14 +146,14 @@ class RecordingWriter:
         self._detections: list[Detections] = []
         self._counts: list[bytes] = []
         self._has_masks = metadata.masks != "none"
+        self._num_keypoints = len(metadata.keypoints)
 
     def add(self, image: Path, detections: Detections) -> None:
         """Append one image's detections; their masks are run-length encoded here and not kept otherwise."""
         self._images.append(RecordedImage(image.name, sha256_of(image), *detections.image_size))
         if self._has_masks:
             self._counts.extend(lengths["counts"].encode("ascii") for lengths in detections.rle())
-        kept = (detections.boxes, detections.scores, detections.labels)
-        self._detections.append(Detections(*kept, detections.image_size, detections.classes))
+        self._detections.append(replace(detections, mask_source=None))
 
     def __enter__(self) -> "RecordingWriter":
         return self
@@ -172,7 +173,12 @@ class RecordingWriter:
     def _arrays(self) -> dict[str, np.ndarray]:
         found = self._detections
         header = json.dumps({**self._header, "images": [asdict(image) for image in self._images]})
+        points = {}
+        if self._num_keypoints:
+            parts = [d.keypoints for d in found if d.keypoints is not None]
+            points = {"keypoints": _joined(parts, np.float32, (0, self._num_keypoints, 3))}
         return {
+            **points,
             "header": np.frombuffer(header.encode("utf-8"), np.uint8),
             "num_detections": np.array([len(d) for d in found], np.int64),
             "boxes": _joined([d.boxes for d in found], np.float32, (0, 4)),
@@ -196,12 +202,16 @@ def read_recording(path: Path, max_bytes: Optional[int] = None) -> Recording:
         ValueError: not a recording, another format number, or a damaged one; names the file and the place.
         RuntimeError: it has masks, and pycocotools is not installed.
     """
-    arrays = _load_arrays(path, limit(LIMIT_VARIABLE, MAX_BYTES) if max_bytes is None else max_bytes)
+    most = limit(LIMIT_VARIABLE, MAX_BYTES) if max_bytes is None else max_bytes
+    arrays = _load_arrays(path, _ARRAYS, most)
     header = _header(path, arrays["header"])
     try:
         metadata = _metadata(header)
         images = _images(header)
         source, made_with = _typed(header, "source", str), _typed(header, "made_with", dict)
+        if metadata.keypoints:
+            expected = {"keypoints": Expected("float32", (None, len(metadata.keypoints), 3))}
+            arrays |= _load_arrays(path, expected, most - sum(array.nbytes for array in arrays.values()))
         detections = tuple(_split(arrays, images, metadata))
     except ValueError as error:
         raise ValueError(
@@ -220,11 +230,11 @@ def check_image_file(path: Path) -> None:
         raise FileNotFoundError(f"image {path}: expected a file, found nothing there; check the path")
 
 
-def _load_arrays(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
+def _load_arrays(path: Path, expected: Mapping[str, Expected], max_bytes: int) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"recording {path}: expected a file, found nothing; make it with {_COMMANDS}")
     try:
-        return read_arrays(path, _ARRAYS, max_bytes, f"if that is meant, set {LIMIT_VARIABLE} to as much")
+        return read_arrays(path, expected, max_bytes, f"if that is meant, set {LIMIT_VARIABLE} to as much")
     except ValueError as error:
         raise ValueError(
             f"recording {path}: expected an .npz of plain arrays, found a file that cannot be read so: {error}; "
@@ -289,7 +299,9 @@ def _split(
     """Yield the detections of each image."""
     counts = _checked_lengths(arrays, len(images))
     total = sum(counts)
-    for name in ("boxes", "scores"):
+    for name in ("boxes", "scores", "keypoints"):
+        if name not in arrays:
+            continue
         _check_rows(name, np.isfinite(arrays[name]).reshape(total, -1).all(axis=1), arrays, images)
     labels = arrays["labels"]
     _check_rows("labels", (labels >= 0) & (labels < len(metadata.classes)), arrays, images)
@@ -300,7 +312,8 @@ def _split(
         size = (image.height, image.width)
         source = None if masks is None else _mask_source(masks[part], image, start)
         rows = (arrays["boxes"][part], arrays["scores"][part], labels[part])
-        yield Detections(*rows, size, metadata.classes, source)
+        points = arrays["keypoints"][part] if metadata.keypoints else None
+        yield Detections(*rows, size, metadata.classes, source, points, metadata.keypoints, metadata.skeleton)
         start += count
 
 
@@ -312,7 +325,7 @@ def _checked_lengths(arrays: dict[str, np.ndarray], num_images: int) -> list[int
             f"num_detections[{counts.index(min(counts))}]: expected 0 or more, found {min(counts)}"
         )
     total = sum(counts)
-    found = {name: len(arrays[name]) for name in ("boxes", "scores", "labels")}
+    found = {name: len(arrays[name]) for name in ("boxes", "scores", "labels", "keypoints") if name in arrays}
     if len(counts) != num_images or set(found.values()) != {total}:
         lengths = ", ".join(f"{name} {length}" for name, length in found.items())
         raise ValueError(

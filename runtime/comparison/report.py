@@ -35,6 +35,7 @@ def statistics(differences: Sequence[Difference]) -> dict[str, Any]:
         "score": float(np.max([d.score for d in differences], initial=0.0)),
         "mask": max(masks) if masks else None,
         "mask_px": sum(d.mask_px for d in differences),
+        "keypoint_px": max((d.keypoint_px for d in differences if d.keypoint_px is not None), default=None),
     }
 
 

@@ -6,6 +6,7 @@ from typing import Any, Optional
 
 import numpy as np
 
+from runtime.contract import contract_outputs
 from runtime.cuda.binding import wait
 from runtime.cuda.memory import Block, DeviceMemory, PinnedMemory, PinnedPool, aligned
 from runtime.device.kernels import (
@@ -121,6 +122,7 @@ class Slot:
         self._plan, self._tables = plan, tables
         self._cuda = cuda = session.cuda
         self._encodes = metadata.masks == "crop"
+        self._names = tuple(name for name in contract_outputs(metadata) if name != "masks")
         self._least, _, self._most = (shape[0] for shape in session.inputs["images"].profile)
         self._job: Optional[Job] = None
         with ExitStack() as stack:
@@ -145,8 +147,7 @@ class Slot:
             self._memory = stack.pop_all()
 
     def _result_arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        names = ("num_dets", "dets", "labels")
-        arrays = {n: (self._session.largest_outputs[n], self._session.outputs[n].dtype) for n in names}
+        arrays = {n: (self._session.largest_outputs[n], self._session.outputs[n].dtype) for n in self._names}
         if self._encodes:
             rows = (self._most, self._metadata.max_per_img)
             arrays.update(offsets=(rows, "int64"), lengths=(rows, "int32"), used=((1,), "int64"))
@@ -232,7 +233,7 @@ class Slot:
         self._kernels.prepare_images(arguments, self._cuda.stream_address(compute))
 
     def _addresses(self) -> dict[str, int]:
-        addresses = {name: self._results.address(name) for name in ("num_dets", "dets", "labels")}
+        addresses = {name: self._results.address(name) for name in self._names}
         addresses["image_sizes"] = self._sizes.address("image_sizes")
         if self._encodes:
             addresses["masks"] = self._masks.address
@@ -297,8 +298,7 @@ class Slot:
         num_images = len(job.frames)
         largest = self._session.largest_outputs
         outputs = {
-            name: self._results.host(name, (num_images, *largest[name][1:])).copy()
-            for name in ("num_dets", "dets", "labels")
+            name: self._results.host(name, (num_images, *largest[name][1:])).copy() for name in self._names
         }
         if job.check_masks:
             masks = self._host_masks.bytes(0, self._num_mask_bytes(job)).view("float32")

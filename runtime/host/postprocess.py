@@ -13,14 +13,13 @@ import cv2
 import numpy as np
 
 from runtime.detections import Detections
-from runtime.host.preprocess import BatchGeometry
+from runtime.host.grid_masks import GridMasks, Placement
+from runtime.host.preprocess import BatchGeometry, padded_size
+from runtime.host.products import thin_product
 from runtime.masks import MaskCrop
 from runtime.metadata import ModelMetadata
 from runtime.rle import RunLengthMasks
-
-# OpenBLAS multiplies (n, k) by (k, m) in one thread up to this n * k * m (its interface/gemm.c:
-# SMP_THRESHOLD_MIN * GEMM_MULTITHREAD_THRESHOLD).
-_BLAS_SINGLE_THREAD_LIMIT = 65536 * 4
+from runtime.transforms import final_offset
 
 
 def detections_from_outputs(
@@ -36,7 +35,8 @@ def detections_from_outputs(
     Args:
         outputs: what the graph returns: ``num_dets`` (B,) int32, ``dets`` (B, K, 5) float32, ``labels`` (B,
             K) int32, and by ``metadata.masks`` ``masks`` (B, K, m, m) float32 or (B, K, H, W) uint8. Masks that were
-            pasted on the device come as ``counts``: of each image, of each row, COCO's run lengths as bytes.
+            pasted on the device come as ``counts``: of each image, of each row, COCO's run lengths as bytes. With
+            key points in the metadata ``keypoints`` (B, K, P, 3) float32.
         batch: what the graph was given.
         metadata: the model's facts.
         problems: if given, an image whose outputs are no result counts as one without detections, and its index gets
@@ -57,7 +57,7 @@ def detections_from_outputs(
             if problems is None:
                 raise
             problems[index] = str(error)
-            found[index:] = [_no_detections(batch.original_sizes[index], metadata.classes)]
+            found[index:] = [_no_detections(batch.original_sizes[index], metadata)]
     return found
 
 
@@ -73,9 +73,16 @@ def _check_masks(outputs: Mapping[str, Any], index: int, num_dets: int) -> None:
     )
 
 
-def _no_detections(image_size: tuple[int, int], classes: tuple[str, ...]) -> Detections:
+def _no_detections(image_size: tuple[int, int], metadata: ModelMetadata) -> Detections:
     return Detections(
-        np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32), image_size, classes
+        boxes=np.zeros((0, 4), np.float32),
+        scores=np.zeros(0, np.float32),
+        labels=np.zeros(0, np.int32),
+        image_size=image_size,
+        classes=metadata.classes,
+        keypoints=np.zeros((0, len(metadata.keypoints), 3), np.float32) if metadata.keypoints else None,
+        keypoint_names=metadata.keypoints,
+        skeleton=metadata.skeleton,
     )
 
 
@@ -125,27 +132,8 @@ def paste_probabilities(
     rows = _sampling_weights(y0, y1, top, bottom, mask.shape[0])
     columns = _sampling_weights(x0, x1, left, right, mask.shape[1])
     with np.errstate(invalid="ignore"):
-        stretched = _product(columns, np.asarray(mask, np.float32).T)
-        return _product(rows, stretched.T), top, left
-
-
-def _product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return ``left @ right`` ((n, k) and (k, m) float32), in pieces that BLAS does in the calling thread.
-
-    There is no gain in threads for products this thin, and much to lose: OpenBLAS's threads wait for each
-    other in a busy loop, so that where other processes want the cores too, pasting three masks of 720x1280 px
-    took 130 ms instead of 4.
-    """
-    step = max(1, _BLAS_SINGLE_THREAD_LIMIT // max(1, right.size))
-    if len(left) <= step:
-        return left @ right
-    # Every piece reads all of `right`: row by row that is five times as fast as from a transposed view.
-    right = np.ascontiguousarray(right)
-    num_pieces = -(-len(left) // step)
-    pieces = np.zeros((num_pieces * step, left.shape[1]), np.float32)
-    pieces[: len(left)] = left
-    product = pieces.reshape(num_pieces, step, left.shape[1]) @ right
-    return product.reshape(num_pieces * step, right.shape[1])[: len(left)]
+        stretched = thin_product(columns, np.asarray(mask, np.float32).T)
+        return thin_product(rows, stretched.T), top, left
 
 
 def _window(low: np.float32, high: np.float32, limit: int) -> tuple[int, int]:
@@ -244,7 +232,11 @@ def _detections_of_image(
     rows = outputs["dets"][index, :num_dets].astype(np.float32, copy=False)
     labels = outputs["labels"][index, :num_dets].astype(np.int32)
     _check_rows(rows, labels, place, metadata)
-    boxes = rescale_boxes(rows[:, :4], batch.scale_factors[index])
+    size = batch.original_sizes[index]
+    offset = final_offset(*size, metadata.steps)
+    boxes = rescale_boxes(_moved(rows[:, :4], offset), batch.scale_factors[index])
+    if metadata.clip:
+        boxes = np.clip(boxes, 0, np.tile(np.array(size[::-1], np.float32), 2))
     return Detections(
         boxes=boxes,
         scores=rows[:, 4].copy(),
@@ -252,7 +244,34 @@ def _detections_of_image(
         image_size=batch.original_sizes[index],
         classes=metadata.classes,
         mask_source=_mask_source(outputs, index, boxes, batch, metadata),
+        keypoints=_keypoints(outputs, index, num_dets, batch, metadata),
+        keypoint_names=metadata.keypoints,
+        skeleton=metadata.skeleton,
     )
+
+
+def _moved(boxes: np.ndarray, offset: tuple[float, float]) -> np.ndarray:
+    """Return boxes from the image's first pixel on; bit for bit the same where that is the input's."""
+    return boxes - np.tile(np.array(offset, np.float32), 2) if any(offset) else boxes
+
+
+def _keypoints(
+    outputs: Mapping[str, Any], index: int, num_dets: int, batch: BatchGeometry, metadata: ModelMetadata
+) -> Optional[np.ndarray]:
+    """Return (n, P, 3) float32 in original px."""
+    if not metadata.keypoints:
+        return None
+    points = outputs["keypoints"][index, :num_dets].astype(np.float32)
+    if not np.isfinite(points).all():
+        row, point, _ = (int(v) for v in np.argwhere(~np.isfinite(points))[0])
+        raise RuntimeError(
+            f"model output keypoints[{row}]: expected finite key points, found {points[row, point].tolist()}; "
+            "a half-precision model has overflowed: run it in FP32"
+        )
+    offset = final_offset(*batch.original_sizes[index], metadata.steps)
+    points[..., :2] -= np.array(offset, np.float32)
+    points[..., :2] /= batch.scale_factors[index].astype(np.float32)
+    return points
 
 
 def _check_rows(rows: np.ndarray, labels: np.ndarray, index: int, metadata: ModelMetadata) -> None:
@@ -277,7 +296,7 @@ def _mask_source(
     boxes: np.ndarray,
     batch: BatchGeometry,
     metadata: ModelMetadata,
-) -> Optional[Union[CroppedMasks, FullMasks, RunLengthMasks]]:
+) -> Optional[Union[CroppedMasks, FullMasks, GridMasks, RunLengthMasks]]:
     if metadata.masks == "none":
         return None
     if "counts" in outputs:
@@ -287,5 +306,14 @@ def _mask_source(
     image_size = batch.original_sizes[index]
     if metadata.masks == "crop":
         return CroppedMasks(masks.astype(np.float32), boxes, image_size, metadata.mask_threshold)
+    if metadata.masks == "grid":
+        placement = _placement(batch, index, metadata)
+        return GridMasks(masks.astype(np.float32), boxes, image_size, placement, metadata.mask_threshold)
     height, width = (int(v) for v in batch.image_sizes[index])
     return FullMasks(masks[:, :height, :width].astype(np.uint8), image_size)
+
+
+def _placement(batch: BatchGeometry, index: int, metadata: ModelMetadata) -> Placement:
+    x, y = (float(v) for v in batch.scale_factors[index])
+    padded = padded_size([(int(height), int(width)) for height, width in batch.image_sizes], metadata)
+    return Placement((x, y), final_offset(*batch.original_sizes[index], metadata.steps), padded)

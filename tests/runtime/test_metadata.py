@@ -29,7 +29,7 @@ def test_json_brings_back_the_same_metadata() -> None:
     ("changes", "message"),
     [
         ({"format": 99}, "expected format 1 or 2, found 99; export the model again"),
-        ({"masks": "polygons"}, "masks: expected one of crop, full, none, found 'polygons'"),
+        ({"masks": "polygons"}, "masks: expected one of crop, full, grid, none, found 'polygons'"),
         ({"color_order": "grb"}, "color_order: expected rgb or bgr, found 'grb'"),
         ({"mean": [1.0, 2.0]}, r"mean, std: expected as many numbers of each, 1 to 4, found \(1.0, 2.0\)"),
         ({"size": [64]}, r"size: expected 2 numbers of 1 or more, up to 65536, found \(64,\)"),

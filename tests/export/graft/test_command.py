@@ -1,0 +1,188 @@
+"""The command: proposals, refusals, names, a head of one's own, verification, and what it does not import."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from export.graft import reference
+from export.graft.__main__ import main
+from export.graft.head import FOLDER, head_names, load_head
+from export.graft.match import fitting, proposal
+from runtime import Detector
+from tests.export.graft.networks import NETWORKS, Recipe
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> Path:
+    path = tmp_path / "network.onnx"
+    onnx.save(NETWORKS["yolov8"](Recipe(classes=2, score=-2.0)), path)
+    return path
+
+
+def test_without_a_head_it_says_which_fits(
+    network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(network), "-o", str(tmp_path / "out.onnx")]) == 2
+    said = capsys.readouterr().err
+    assert "--head: expected one, found none" in said
+    assert "if that is what it is, --head yolov8" in said
+    assert not (tmp_path / "out.onnx").exists()
+
+
+@pytest.mark.parametrize("name", head_names())
+def test_each_head_fits_its_network_alone(name: str, tmp_path: Path) -> None:
+    from export.graft.api import _output_shapes
+    from export.graft.free import network_input
+
+    model = NETWORKS[name](Recipe(classes=1))
+    given = network_input(model, name)
+    shapes = _output_shapes(model, given, (64, 96), name)
+    assert [head.name for head in fitting(shapes, (64, 96))] == [name]
+    assert f"--head {name}" in proposal(shapes, (64, 96))
+
+
+def test_a_wrong_head_is_refused_with_expected_and_found(
+    network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(network), "--head", "yolov5", "-o", str(tmp_path / "out.onnx")]) == 2
+    said = capsys.readouterr().err
+    assert "head yolov5: expected the outputs rows (B, 378, F) at 64x96 px" in said
+    assert "found output0 (B, 6, 126)" in said
+    assert "--head yolov8" in said
+
+
+def test_it_verifies_lowers_the_threshold_where_nothing_is_found_and_writes(
+    network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out.onnx"
+    assert main([str(network), "--head", "yolov8", "-o", str(output), "--score", "0.999"]) == 0
+    printed = capsys.readouterr()
+    assert "nothing is found at 0.999 in these images" in printed.err
+    assert "class names are invented" in printed.err
+    assert "head yolov8, batch dynamic, 64x96, 2 classes" in printed.out
+    with Detector(output, "onnxruntime") as detector:
+        assert detector.metadata.classes == ("class_0", "class_1")
+        assert detector.metadata.score_threshold == 0.999
+
+
+def test_a_file_that_differs_is_kept_under_another_name(
+    network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = reference.decode
+
+    def shifted(outputs: dict, head: object, size: tuple) -> reference.Found:
+        found = whole(outputs, head, size)
+        return reference.Found(found.boxes + 1, found.scores, found.labels, found.keypoints, found.grids)
+
+    monkeypatch.setattr(reference, "decode", shifted)
+    assert main([str(network), "--head", "yolov8", "-o", str(tmp_path / "out.onnx")]) == 1
+    assert "found a file that differs" in capsys.readouterr().err
+    assert (tmp_path / "out.failed.onnx").is_file()
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_names_of_classes(network: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = onnx.load(network)
+    onnx.helper.set_model_props(model, {"names": "{0: 'cat', 1: 'dog'}"})
+    onnx.save(model, network)
+    output = tmp_path / "out.onnx"
+    base = [str(network), "--head", "yolov8", "-o", str(output), "--no-verify"]
+    listed = tmp_path / "names.txt"
+    listed.write_text("a\nb\n")
+    for extra, expected in (([], ("cat", "dog")), (["--classes", "x,y"], ("x", "y"))):
+        assert main([*base, *extra]) == 0
+        with Detector(output, "onnxruntime") as detector:
+            assert detector.metadata.classes == expected
+    assert main([*base, "--classes", str(listed)]) == 0
+    assert main([*base, "--classes", "one"]) == 2
+    assert "--classes: expected 2 names, found 1" in capsys.readouterr().err
+
+
+def test_names_in_a_file_are_data_and_never_run(network: Path, tmp_path: Path) -> None:
+    model = onnx.load(network)
+    onnx.helper.set_model_props(model, {"names": "__import__('os').abort()"})
+    onnx.save(model, network)
+    assert main([str(network), "--head", "yolov8", "-o", str(tmp_path / "out.onnx"), "--no-verify"]) == 0
+
+
+def test_a_head_of_ones_own(tmp_path: Path) -> None:
+    """Another threshold, other anchors per cell, and outputs by name; the form is a known one."""
+    onnx.save(NETWORKS["scrfd"](Recipe(size=(64, 64))), tmp_path / "network.onnx")
+    data = json.loads((FOLDER / "scrfd.json").read_text())
+    data["score_threshold"] = 0.3
+    data["names"] = {"boxes": ["bbox_8", "bbox_16", "bbox_32"]}
+    (tmp_path / "mine.json").write_text(json.dumps(data))
+    argv = [str(tmp_path / "network.onnx"), "--head", str(tmp_path / "mine.json")]
+    assert main([*argv, "-o", str(tmp_path / "out.onnx")]) == 0
+    with Detector(tmp_path / "out.onnx", "onnxruntime") as detector:
+        assert detector.metadata.score_threshold == 0.3
+        assert detector.metadata.config == "network.onnx with head mine"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decoding": {"form": "magic"}}, "decoding.form: expected one of distances"),
+        ({"decoding": {"form": "distances", "strides": []}}, "strides: expected numbers above 0"),
+        (
+            {"decoding": {"form": "distances", "strides": [8], "anchors": 2}},
+            "decoding.anchors: expected one of",
+        ),
+        ({"score_threshold": 2}, "score_threshold: expected 0 to 1, found 2"),
+        ({"pre_nms": 5000}, "pre_nms: expected 1 to 4096, found 5000"),
+        ({"colour": "rgb"}, "colour: expected one of"),
+        ({"input": None}, "input: expected an object"),
+        ({"clip": 1}, "clip: expected true or false"),
+        ({"skeleton": [[0, 9]]}, "skeleton"),
+    ],
+)
+def test_a_bad_head_is_refused_with_the_place(change: dict, message: str, tmp_path: Path) -> None:
+    data = {**json.loads((FOLDER / "scrfd.json").read_text()), **change}
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=message):
+        load_head(str(path))
+
+
+def test_no_such_head() -> None:
+    with pytest.raises(
+        ValueError, match="--head: expected one of centerface, .*, or a JSON file, found 'yolov9'"
+    ):
+        load_head("yolov9")
+
+
+def test_it_needs_neither_pytorch_nor_mmdet(network: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'mmdet', 'mmcv', 'mmengine', 'onnxsim'])); "
+    )
+    program += (
+        f"from export.graft import graft; graft({str(network)!r}, 'yolov8', {str(tmp_path / 'o.onnx')!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "o.onnx").is_file()
+
+
+def test_the_output_must_be_another_file(network: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = network.read_bytes()
+    assert main([str(network), "--head", "yolov8", "-o", str(network)]) == 2
+    assert "expected a file that is not read" in capsys.readouterr().err
+    assert network.read_bytes() == before
+    assert main([str(network), "--head", "yolov8", "-o", str(network.with_suffix(".pb"))]) == 2
+
+
+def test_infer_draws_what_a_graft_finds(network: Path, tmp_path: Path) -> None:
+    from runtime.infer import main as infer
+
+    output = tmp_path / "out.onnx"
+    assert main([str(network), "--head", "yolov8", "-o", str(output), "--no-verify", "--score", "0.01"]) == 0
+    assert infer(["--model", str(output), "--out", str(tmp_path / "seen"), "--score", "0.01"]) == 0
+    rows = json.loads((tmp_path / "seen" / "results.json").read_text())
+    assert np.isfinite([row["bbox"] for row in rows]).all()
