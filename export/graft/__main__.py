@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from runtime.cli import positive, score
-
-EXIT_OK, EXIT_DIFFERENT, EXIT_REFUSED = 0, 1, 2
+from runtime.cli import EXIT_DIFFERENT, EXIT_OK, command, positive, run_as_program, score
 
 
+@command
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; return its exit status."""
     args = _parser().parse_args(argv)
@@ -42,9 +41,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         _print_cases(error.verification)
         print(f"error: {error}", file=sys.stderr)
         return EXIT_DIFFERENT
-    except (OSError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_REFUSED
     notes = list(made.notes)
     if verification is not None:
         _print_cases(verification)
@@ -133,4 +129,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_as_program(main)
