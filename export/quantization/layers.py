@@ -111,7 +111,7 @@ def _obstacle(node: onnx.NodeProto, weights: Collection[str]) -> Optional[str]:
     if node.domain == DOMAIN:
         return "the operator has no INT8 form"
     if node.input[1] not in weights:
-        return "its weight is computed in the graph, or is its first input; export without --no-simplify"
+        return "its weight is computed in the graph, or is its first input"
     groups = next((a.i for a in node.attribute if a.name == "group"), 1)
     if node.op_type == "ConvTranspose" and groups != 1:
         return "a transposed convolution in groups has no scale for each output channel"
