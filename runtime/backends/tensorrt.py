@@ -42,6 +42,7 @@ from runtime.host.preprocess import device_plan
 from runtime.host.runner import HostRunner
 from runtime.precision.choice import chosen_plan
 from runtime.precision.plan import plan_sha256
+from runtime.quantization import is_quantized
 from runtime.runner import Feeds, LayerRunner, LayerRunnerFactory, Runner, add_timings
 
 if TYPE_CHECKING:
@@ -366,7 +367,8 @@ def _layers_from_onnx(path: Path, batch: int) -> tuple["onnx.ModelProto", LayerR
     """Engines as ``Detector(path, backend="tensorrt")`` would build them."""
     model = load_onnx(path)
     metadata = metadata_of(model, path)
-    config = EngineConfig(batch=(1, batch, batch))
+    precision = "int8" if is_quantized(model) else EngineConfig.precision
+    config = EngineConfig(batch=(1, batch, batch), precision=precision)
     if metadata is not None:
         config = with_default_sizes(config, metadata)
     return model, _engine_runner(path, model, config)
@@ -390,7 +392,7 @@ def _layers_from_engine(path: Path, other: Path) -> tuple["onnx.ModelProto", Lay
 
 
 def _engine_runner(onnx: Path, model: Any, config: Any, sidecar: Any = None) -> LayerRunnerFactory:
-    with_plan = config.precision == "fp16" and (sidecar is None or sidecar.plan_sha256 is not None)
+    with_plan = config.follows_plan and (sidecar is None or sidecar.plan_sha256 is not None)
     plan = chosen_plan(onnx, model) if with_plan else None
     found = plan_sha256(plan)
     if sidecar is not None and found != sidecar.plan_sha256:

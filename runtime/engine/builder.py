@@ -13,6 +13,7 @@ from runtime.engine.profiles import profile_shapes
 from runtime.engine.progress import BuildLog, Monitor
 from runtime.precision.geometry import default_plan
 from runtime.precision.plan import PrecisionGroup, PrecisionPlan
+from runtime.quantization import is_quantized
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def build_engine(
     log = BuildLog(None if library.tensorrt.has_progress_monitor else monitor, echo)
     start = time.monotonic()
     with library.listening(log):
+        check_precision(model, config)
         builder = library.tensorrt.trt.Builder(library.logger)
         graph = engine_model(model, plugins.ops if plugins else (), library.tensorrt)
         if plan is not None:
@@ -77,7 +79,7 @@ def build_engine(
         network, parser = _parsed(graph, builder, library, log)
         builder_config = _builder_config(builder, network, config, library)
         num_float32 = 0
-        if config.precision == "fp16" and plan is not None and not library.tensorrt.strongly_typed:
+        if config.follows_plan and plan is not None and not library.tensorrt.strongly_typed:
             num_float32 = constrain_layers(network, graph, plan, library.tensorrt)
         library.tensorrt.set_precision(builder_config, config.precision, constrained=num_float32 > 0)
         library.tensorrt.set_timing_cache(builder_config, timing_cache)
@@ -100,6 +102,25 @@ def build_engine(
             num_float32=num_float32,
             warnings=tuple(log.warnings),
         )
+
+
+def check_precision(model: Any, config: EngineConfig) -> None:
+    """Refuse a precision that the file does not have.
+
+    Raises:
+        ValueError: INT8 of a float file, or another precision of a quantized one.
+    """
+    if is_quantized(model) == (config.precision == "int8"):
+        return
+    if config.precision == "int8":
+        raise ValueError(
+            "--precision int8: expected an ONNX with QuantizeLinear and DequantizeLinear, found a float one; make one "
+            "with `python -m export.quantize`"
+        )
+    raise ValueError(
+        f"--precision {config.precision}: expected a float ONNX, found a quantized one; give `--precision int8`, or "
+        "the file before it was quantized"
+    )
 
 
 def with_inlined_nodes(plan: PrecisionPlan, model: Any, graph: Any) -> PrecisionPlan:

@@ -109,7 +109,7 @@ def _inspected(resolved: ResolvedRequest, machine: Machine, engine: ReadyEngine)
         if limits
     }
     flops = dense_flops(resolved.model, best)
-    shares = {p: round(dense_share(layers, flops, p), 4) for p in ("fp16", "fp32")}
+    shares = {p: round(dense_share(layers, flops, p), 4) for p in ("int8", "fp16", "fp32")}
     figures = {
         "layers": len(layers),
         "layers_by_precision": count_by_precision(layers),

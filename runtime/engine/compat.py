@@ -95,7 +95,7 @@ class TensorRT:
 
         Args:
             config: an ``IBuilderConfig``.
-            precision: ``fp32``, ``tf32`` or ``fp16``.
+            precision: ``fp32``, ``tf32``, ``fp16`` or ``int8``.
             constrained: some layers have a precision of their own, which is then obeyed.
         """
         flags = self.trt.BuilderFlag
@@ -103,8 +103,10 @@ class TensorRT:
             config.clear_flag(flags.TF32)
         else:
             config.set_flag(flags.TF32)
-        if precision == "fp16" and not self.strongly_typed:
+        if precision in ("fp16", "int8") and not self.strongly_typed:
             config.set_flag(flags.FP16)
+            if precision == "int8":
+                config.set_flag(flags.INT8)
             if constrained:
                 config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS)
 

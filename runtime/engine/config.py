@@ -8,7 +8,7 @@ from typing import Any, Optional
 from runtime.messages import shown
 from runtime.ranges import MAX_BATCH, MAX_SIZE, MAX_WORKSPACE_MIB
 
-PRECISIONS = ("fp32", "tf32", "fp16")
+PRECISIONS = ("fp32", "tf32", "fp16", "int8")
 # What to do about an ONNX without a good engine: build it, refuse it, or build in any case.
 REBUILD = ("auto", "never", "always")
 MIB = 1 << 20
@@ -29,7 +29,8 @@ class EngineConfig:
             whole range where they are given, with the best of the last.
         height, width: the same in px for a model of dynamic size; None for a fixed size.
         shapes: least, best and largest shape of inputs by name, instead of ``batch``, ``height`` and ``width``.
-        precision: ``fp32``, ``tf32`` (FP32 whose convolutions round their inputs to 10 bits) or ``fp16``.
+        precision: ``fp32``, ``tf32`` (FP32 whose convolutions round their inputs to 10 bits), ``fp16``, or ``int8``:
+            what the file has in INT8, and the rest in FP16.
         workspace_mib: most memory that layers may use while they run, MiB; None leaves it to TensorRT.
         tactic_sources: libraries that kernels may come from, e.g. ``("cublas", "cudnn")``; None leaves it to
             TensorRT, ``()`` are its own kernels alone.
@@ -64,6 +65,11 @@ class EngineConfig:
             object.__setattr__(self, "tactic_sources", tuple(sorted(s.lower() for s in self.tactic_sources)))
         shapes = tuple((name, _checked_shapes(name, value)) for name, value in self.shapes)
         object.__setattr__(self, "shapes", shapes)
+
+    @property
+    def follows_plan(self) -> bool:
+        """Whether a precision plan says what stays FP32."""
+        return self.precision in ("fp16", "int8")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``from_dict`` reads; JSON can hold it."""

@@ -23,6 +23,7 @@ from runtime.graphs.load import OnnxFile, declared_tensors, graph_errors, metada
 from runtime.metadata import ModelMetadata
 from runtime.precision.choice import chosen_plan
 from runtime.precision.plan import PrecisionPlan, plan_sha256
+from runtime.quantization import is_quantized
 
 SUFFIX = ".engine"
 
@@ -75,7 +76,7 @@ class ResolvedRequest:
     @cached_property
     def config(self) -> EngineConfig:
         """What is built: the request's config or the default, with the sizes that the model needs."""
-        config = self.request.config or _default_config(self.request.batch)
+        config = self.request.config or _default_config(self.request.batch, self.model)
         return config if self.metadata is None else with_default_sizes(config, self.metadata)
 
     @cached_property
@@ -255,7 +256,7 @@ def _unasked(resolved: ResolvedRequest, sidecar: Sidecar, *, may_read: bool) -> 
         if sidecar.metadata is not None:
             wanted = with_default_sizes(wanted, sidecar.metadata)
         reasons = _config_differences(wanted, sidecar.config)
-        reads_plan = wanted.precision == "fp16" and may_read and not reasons
+        reads_plan = wanted.follows_plan and may_read and not reasons
         if reads_plan and plan_sha256(resolved.plan) != sidecar.plan_sha256:
             return ["precision plan: expected the one asked for, found another"]
         return reasons
@@ -272,7 +273,7 @@ def _build(
     echo: Optional[Callable[[str], None]],
 ) -> ReadyEngine:
     request, config = resolved.request, resolved.config
-    plan = resolved.plan if config.precision == "fp16" else None
+    plan = resolved.plan if config.follows_plan else None
     cache = request.timing_cache
     timing_cache = cache.read_bytes() if cache and cache.is_file() else b""
     with graph_errors(request.onnx, resolved.model):
@@ -315,12 +316,12 @@ def _identity(engine: Path) -> list[Optional[tuple[int, ...]]]:
     return [file_identity(path) for path in (engine, sidecar_path(engine))]
 
 
-def _default_config(batch: Optional[int]) -> EngineConfig:
-    return (
-        EngineConfig()
-        if batch is None
-        else EngineConfig(batch=(1, batch, max(batch, EngineConfig().batch[2])))
-    )
+def _default_config(batch: Optional[int], model: Any) -> EngineConfig:
+    """Return what a model gets that is not asked for in another way: INT8 where the file has it."""
+    precision = "int8" if is_quantized(model) else EngineConfig.precision
+    if batch is None:
+        return EngineConfig(precision=precision)
+    return EngineConfig(batch=(1, batch, max(batch, EngineConfig.batch[2])), precision=precision)
 
 
 def _damage(engine: Path, data: bytes, sidecar: Sidecar) -> list[str]:

@@ -182,7 +182,7 @@ def test_what_cannot_be_built_exits_with_two(
     [
         ["--batch", "0", "1", "2"],
         ["--batch", "1", "2"],
-        ["--precision", "int8"],
+        ["--precision", "int4"],
         ["--workspace", "0"],
         ["--rebuild", "maybe"],
         ["--plan", "p.json", "--no-plan"],
@@ -308,6 +308,7 @@ def test_the_share_of_the_arithmetic_in_fp16_is_reported(
     assert re.search(r"dense FLOPs +│ 66\.7% fp16, 33\.3% fp32 ", printed)
     assert re.search(r"layers +│ 2 \(1 fp16, 1 fp32\)", printed)
     assert Sidecar.load(tmp_path / "dense.engine").build["dense_flops_share"] == {
+        "int8": 0.0,
         "fp16": 0.6667,
         "fp32": 0.3333,
     }

@@ -21,6 +21,15 @@ net (float[B, 4] x, int32[4] shift) => (float[B, 4] y, int32[4] z, bool[B, 4] fl
 }"""
 
 
+QUANTIZED = """<ir_version: 8, opset_import: ["": 17]>
+net (float[B, 4] x) => (float[B, 4] y) {
+    scale = Constant<value = float {0.1}>()
+    zero = Constant<value = int8 {0}>()
+    q = QuantizeLinear(x, scale, zero)
+    y = DequantizeLinear(q, scale, zero)
+}"""
+
+
 def _model() -> onnx.ModelProto:
     return parser.parse_model(MODEL)
 
@@ -107,6 +116,25 @@ def test_precisions_are_flags_where_there_are_flags(precision: str, flags: list,
     )
     weak = version in fakes.WEAKLY_TYPED
     assert fakes.opened(built.data)["flags"] == (flags if weak else [f for f in flags if f != "FP16"])
+
+
+@pytest.mark.parametrize("version", fakes.RELEASES)
+def test_int8_is_a_flag_beside_fp16(version: str) -> None:
+    model = onnx.parser.parse_model(QUANTIZED)
+    built = build_engine(model, EngineConfig(precision="int8"), library=fakes.library(version))
+    weak = version in fakes.WEAKLY_TYPED
+    assert fakes.opened(built.data)["flags"] == (["FP16", "INT8", "TF32"] if weak else ["TF32"])
+
+
+def test_a_precision_that_the_file_has_not_is_refused() -> None:
+    quantized = onnx.parser.parse_model(QUANTIZED)
+    with pytest.raises(ValueError, match="--precision int8: expected an ONNX with QuantizeLinear"):
+        build_engine(_model(), EngineConfig(precision="int8"), library=fakes.library())
+    for precision in ("fp32", "tf32", "fp16"):
+        with pytest.raises(
+            ValueError, match=f"--precision {precision}: expected a float ONNX, found a quantized one"
+        ):
+            build_engine(quantized, EngineConfig(precision=precision), library=fakes.library())
 
 
 @pytest.mark.parametrize("version", fakes.RELEASES)
