@@ -404,6 +404,8 @@ def environments(folder: Path, random: np.random.Generator) -> Trial:
     def run() -> int:
         done = subprocess.run(command, capture_output=True, env=environment, timeout=60)
         print((done.stdout + done.stderr).decode(errors="replace"), file=sys.stderr)
+        if "2>" in stream and done.returncode == 2:
+            print("error: cannot say what it is", file=sys.stderr)
         return 0 if done.returncode == 141 and "head" in stream else done.returncode
 
     def check() -> str:
