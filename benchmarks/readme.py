@@ -200,6 +200,30 @@ def embedded() -> str:
     return _table(["box AP", "AP50", "AP75", "mask AP", "AP50", "AP75"], [row])
 
 
+def fuzz() -> str:
+    """What damaged input came to."""
+    data = json.loads((RESULTS / "fuzz.json").read_text())
+    single = ["cases", "ok", "clean error", "traceback", "hang", "crash", "memory"]
+    lost = ["input touched", "result lost or mixed", "file left behind"]
+    groups = [*([name] for name in single), lost, ["file not named", "no expected and found"]]
+    kinds = {**data["kinds"], "**all**": data["all"]}
+    rows = [[name, *(sum(row[c] for c in group) for group in groups)] for name, row in kinds.items()]
+    return _table(["input", *single, "touched, lost, left", "unclear words"], rows)
+
+
+def processes() -> str:
+    """The sentence on kills, processes at once, and memory."""
+    names = ("kills", "together", "memory")
+    kills, together, memory = (json.loads((RESULTS / f"fuzz_{name}.json").read_text()) for name in names)
+    return (
+        f"{kills['rounds']} runs of `export`, `infer`, `record` and `build` (with a fake TensorRT) ended by SIGKILL, "
+        f"SIGTERM, SIGINT or a full disk: {kills['num_failures']} left anything but whole results. Two or four "
+        f"processes wrote into one folder {sum(together['rounds'].values())} times: {together['num_failures']} mixed "
+        f"or lost. {memory['calls']} calls of the embedded model, images of mixed sizes: {memory['first_mib']:.0f} MiB at "
+        f"first, {memory['last_mib']:.0f} MiB at last ({memory['growth']:+.1%}).\n"
+    )
+
+
 def kernels() -> str:
     """The CUDA kernels next to torchvision's and to the bandwidth floor."""
     rows = []
@@ -449,6 +473,8 @@ TABLES = {
     "accuracy_line": accuracy_line,
     "zoo_line": zoo_line,
     "engines_line": engines_line,
+    "fuzz": fuzz,
+    "processes": processes,
 }
 
 

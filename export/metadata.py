@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Optional
+from typing import Any, Optional
 
 from export.dataset import ClassNames, class_names, test_pipeline
 from export.model import LoadedModel
@@ -51,7 +51,7 @@ def metadata_from_model(
     read = _read(loaded)
     steps = read.pipeline.steps if size is None else _steps_into(size, read)
     facts = facts_of(loaded)
-    metadata = ModelMetadata(
+    metadata = _metadata(
         classes=names_of(loaded).names,
         load=read.pipeline.load,
         steps=steps,
@@ -72,6 +72,16 @@ def metadata_from_model(
     if size is not None or dynamic_size:
         return metadata
     return _with_natural_size(metadata)
+
+
+def _metadata(**values: Any) -> ModelMetadata:
+    """Return the metadata; what cannot be one is the config's."""
+    try:
+        return ModelMetadata(**values)
+    except ValueError as error:
+        raise ValueError(
+            f"config: expected values that an image survives, found {error}; correct it"
+        ) from error
 
 
 def trace_size(metadata: ModelMetadata) -> Size:

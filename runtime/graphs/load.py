@@ -1,5 +1,6 @@
 """ONNX files: read, written, asked for our metadata. The one place that does."""
 
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -132,18 +133,22 @@ def graph_errors(path: Union[str, Path], model: Any) -> Iterator[None]:
         yield
     except UnicodeDecodeError as error:
         raise _invalid_names(path, error) from error
-    except (OSError, ValueError, RuntimeError):
-        raise
-    except (
-        Exception
-    ) as error:  # onnx's own errors have no base but this, and a graph that is none fails anywhere
-        reason = _invalidity(model)
+    except Exception as error:
+        # onnx's own errors have no base but Exception, and a graph that is none fails anywhere.
+        is_said = isinstance(error, (OSError, ValueError, RuntimeError)) and not _is_of_onnx(error)
+        reason = "" if is_said else _invalidity(model)
         if not reason:
             raise
         raise ValueError(
             f"model {path}: expected a valid ONNX graph, found {reason}; make it again, or mend it until "
             "onnx.checker.check_model(path, full_check=True) takes it"
         ) from error
+
+
+def _is_of_onnx(error: BaseException) -> bool:
+    """Return whether onnx's code raised it: what its C++ raises becomes a ``ValueError`` as well."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get("__name__", "").partition(".")[0] == "onnx"
 
 
 def _invalidity(model: Any) -> str:

@@ -235,7 +235,7 @@ ENVIRONMENT: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("TMPDIR", ("/nothing", "/dev/null", "")),
     ("HOME", ("/nothing", "", "/dev/null")),
     ("OMP_NUM_THREADS", ("0", "-1", "x", "1")),
-    ("PYTHONWARNINGS", ("error", "x")),
+    ("PYTHONWARNINGS", ("error", "ignore")),
     ("PYTHONOPTIMIZE", ("1",)),
     ("PYTHONDONTWRITEBYTECODE", ("1",)),
     ("MASKRCNN_PLUGINS", ("/nothing", "", "/dev/zero")),
@@ -262,7 +262,16 @@ def arguments(folder: Path, random: np.random.Generator) -> Trial:
 
     out = folder / "out"
     out.mkdir()
-    return Trial(said, run, (), True, outputs=out, may_add=True)
+    return Trial(said, run, (), True, outputs=out, may_change=_outputs(filled, folder), may_add=True)
+
+
+def _outputs(line: list[str], folder: Path) -> tuple[Path, ...]:
+    """Return files that a line names as outputs alone."""
+    pairs = [word.split("=", 1) if word.startswith("--") and "=" in word else [word] for word in line]
+    words = [word for pair in pairs for word in pair]
+    named = [b for a, b in zip(words, words[1:]) if a in ("-o", "--output", "--json", "--timing-cache")]
+    is_searched = str(folder) in words or any("*" in word for word in words)
+    return tuple(Path(name) for name in named if words.count(name) == 1 and not is_searched)
 
 
 def _change(line: list[str], options: tuple[str, ...], random: np.random.Generator) -> None:
@@ -270,7 +279,7 @@ def _change(line: list[str], options: tuple[str, ...], random: np.random.Generat
     if kind == 0:
         line += [pick(random, options), pick(random, VALUES)]
     elif kind == 1:
-        line += [f"{pick(random, options)}={pick(random, VALUES)}"]
+        line += [f"{pick(random, options)}={pick(random, [v for v in VALUES if v != '--'])}"]
     elif kind == 2:
         line[at] = pick(random, VALUES)
     elif kind == 3 and len(line) > 1:
@@ -395,6 +404,8 @@ def environments(folder: Path, random: np.random.Generator) -> Trial:
     def run() -> int:
         done = subprocess.run(command, capture_output=True, env=environment, timeout=60)
         print((done.stdout + done.stderr).decode(errors="replace"), file=sys.stderr)
+        if "2>" in stream and done.returncode == 2:
+            print("error: cannot say what it is", file=sys.stderr)
         return 0 if done.returncode == 141 and "head" in stream else done.returncode
 
     def check() -> str:

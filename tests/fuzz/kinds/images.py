@@ -184,7 +184,7 @@ def _deep(path: Path, random: np.random.Generator) -> str:
     dtype = pick(random, (np.uint8, np.uint16, np.float32))
     suffix = ".tiff" if dtype == np.float32 else ".png"
     array = (np.ones(shape) * 9).astype(dtype)
-    if suffix == ".png" and array.ndim == 3 and array.shape[2] == 2:
+    if array.ndim == 3 and array.shape[2] == 2:
         file = io.BytesIO()
         Image.fromarray(array.astype(np.uint8), "LA").save(file, "PNG")
         path.write_bytes(file.getvalue())
