@@ -38,8 +38,11 @@ def append_tail(b: Builder, found: Candidates, head: Head, num_classes: int, num
         num_rows: N; None where it depends on the size of the input.
     """
     scores, label = _best_class(b, found.scores, num_classes)
-    # NaN fails the comparison: it is nobody's detection.
-    scores = b.op("Where", b.op("Greater", scores, head.score_threshold), scores, -1.0)
+    # NaN fails the comparison: it is nobody's detection. An image without a size has none; TensorRT would take an input
+    # that nothing reads out of the engine.
+    is_image = b.op("Greater", b.columns("image_sizes", 0, 1, 1), 0.0)
+    is_candidate = b.op("And", b.op("Greater", scores, head.score_threshold), is_image)
+    scores = b.op("Where", is_candidate, scores, -1.0)
     parts = [found.boxes, label, found.keypoints, found.coefficients]
     rows = b.concat([part for part in parts if part is not None], 2)
     columns = _columns(found, head, label is not None)

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from runtime.comparison.annotations import read_annotations
 from runtime.comparison.average_precision import average_precision, result_rows
 from runtime.comparison.detections import arrays_from_detections
 from runtime.comparison.difference import Tolerance, compare_image
+from runtime.comparison.evaluation import evaluate
 from runtime.comparison.recording import RecordingWriter, read_recording
 from runtime.contract import contract_outputs
 from runtime.detections import Detections
@@ -245,3 +247,20 @@ def test_annotated_key_points_are_checked(tmp_path: Path) -> None:
         content["annotations"][0]["keypoints"] = bad
         with pytest.raises(ValueError, match=r"annotations\[0\].keypoints"):
             read_truth(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("annotated", "noted"),
+    [(3, "AP of key points with a tolerance of 0.05"), (2, "no AP of key points: 1 of 1")],
+)
+def test_evaluate_measures_a_recording(annotated: int, noted: str, tmp_path: Path) -> None:
+    image = tmp_path / "a.jpg"
+    cv2.imwrite(str(image), np.zeros((80, 120, 3), np.uint8))
+    (tmp_path / "annotations.json").write_text(json.dumps(truth(annotated)))
+    path = tmp_path / "found.npz"
+    with RecordingWriter(path, metadata(), source="test", made_with={}) as writer:
+        writer.add(image, detections(1))
+    found = evaluate(path, tmp_path / "annotations.json", tmp_path)
+    assert found.average_precision["box"]["AP"] == pytest.approx(1.0)
+    assert ("keypoints" in found.average_precision) == (annotated == 3)
+    assert any(note.startswith(noted) for note in found.notes), found.notes

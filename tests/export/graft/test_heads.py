@@ -156,6 +156,20 @@ def test_any_size(name: str, tmp_path: Path) -> None:
             check_rows(found, index, expected_of(made, image), made, size)
 
 
+@pytest.mark.parametrize("name", ["scrfd", "yolov8-seg"])
+def test_an_image_without_a_size_is_filling(name: str, tmp_path: Path) -> None:
+    """And no head leaves ``image_sizes`` unread: TensorRT takes such an input out of the engine."""
+    made = graft_of(name, tmp_path, Recipe(score=3.0))
+    images = images_of(2)
+    session = onnxruntime.InferenceSession(made.model.SerializeToString(), providers=["CPUExecutionProvider"])
+    sizes = np.array([[0, 0], SIZE], np.float32)
+    counts, dets, labels, *_ = session.run(None, {"images": images, "image_sizes": sizes})
+    assert counts[0] == 0
+    assert counts[1] > 0
+    assert not dets[0].any()
+    assert (labels[0] == -1).all()
+
+
 def test_boxes_of_classes_suppress_each_other_where_that_is_asked_for(tmp_path: Path) -> None:
     recipe = Recipe(classes=3, score=0.0)
     made = graft_of("yolov8", tmp_path, recipe, iou_threshold=0.1)
