@@ -11,7 +11,7 @@ import pytest
 from export.graft import reference
 from export.graft.api import Grafted, grafted
 from export.graft.head import head_names, load_head
-from tests.export.graft.networks import FACES, NETWORKS, SIZE, Recipe
+from tests.export.graft.networks import FACES, NETWORKS, SIZE, Recipe, yolov8
 
 # float32 through exp and sums in another order; px of boxes up to some hundreds.
 BOX_PX, SCORE = 2e-3, 1e-5
@@ -179,3 +179,18 @@ def test_boxes_of_classes_suppress_each_other_where_that_is_asked_for(tmp_path: 
     assert counts[0] > counts[1] > 0
     for each in (made, agnostic):
         check_rows(run(each, image), 0, expected_of(each, image[0]), each, SIZE)
+
+
+def test_key_points_with_scores_of_their_own(tmp_path: Path) -> None:
+    """As YOLOv8-pose has them, behind the scores; with masks behind these."""
+    for coefficients in (0, 32):
+        path = tmp_path / f"pose_{coefficients}.onnx"
+        onnx.save(yolov8(Recipe(classes=2, score=0.0), coefficients, keypoints=4), path)
+        head = load_head("yolov8-seg" if coefficients else "yolov8")
+        made = grafted(path, head.changed(keypoints=("a", "b", "c", "d"), skeleton=((0, 3),)))
+        assert made.match.num_classes == 2
+        images = images_of(2)
+        found = run(made, images)
+        assert found["num_dets"].min() > 0
+        for index, image in enumerate(images):
+            check_rows(found, index, expected_of(made, image), made, SIZE)
