@@ -157,7 +157,9 @@ def test_a_model_whose_path_is_not_utf_8_says_so(fake_model: Path, tmp_path: Pat
     """onnxruntime takes text alone."""
     model = tmp_path / os.fsdecode(b"\xff.onnx")
     model.write_bytes(fake_model.read_bytes())
-    code, _, said = run("runtime.infer", "--model", bytes(model), "--out", tmp_path / "out")
+    code, _, said = run(
+        "runtime.infer", "--backend", "onnxruntime", "--model", bytes(model), "--out", tmp_path / "out"
+    )
     assert code == 2
     assert "expected a path in UTF-8, which onnxruntime takes, found other bytes; rename it" in said
 
