@@ -199,7 +199,7 @@ def processes() -> str:
         f"{kills['rounds']} runs of `export`, `infer`, `record` and `build` (with a fake TensorRT) ended by SIGKILL, "
         f"SIGTERM, SIGINT or a full disk: {kills['num_failures']} left anything but whole results. Two or four "
         f"processes wrote into one folder {sum(together['rounds'].values())} times: {together['num_failures']} mixed "
-        f"or lost. {memory['calls']} calls of the embedded model, images of mixed sizes: {memory['first_mib']:.0f} MiB at "
+        f"or lost. {memory['calls']} calls of the embedded model, mixed sizes: {memory['first_mib']:.0f} MiB at "
         f"first, {memory['last_mib']:.0f} MiB at last ({memory['growth']:+.1%}).\n"
     )
 
