@@ -11,6 +11,8 @@ from export.siblings import check_siblings
 
 check_siblings(("patches", "plugins", "runtime"))
 
+import runtime  # noqa: E402, F401  (first: it makes Ctrl-C end a command that has not begun)
+
 __all__ = ["ExportResult", "VerificationError", "export_model"]
 
 

@@ -148,11 +148,11 @@ def export_model(
         opset=opset,
         max_per_img=max_per_img,
         device=device,
+        images=images,
+        verify=verify,
     )
     check_output(output)
     check_device(device)
-    if images is not None and not verify:
-        raise ValueError("--images, --no-verify: expected one of them, found both; leave either out")
     paths = _verification_images(images)
     refuse_inputs(output, [p for p in (config, checkpoint, *paths) if p is not None and Path(p).exists()])
     check_writable(output)
@@ -499,11 +499,6 @@ def _verification_images(images: Optional[Sequence[PathLike]]) -> list[Path]:
     """Return the files to verify with, at most ``MAX_IMAGES``, spread over all that are named."""
     if images is None:
         return list(VERIFICATION_IMAGES)
-    for image in images:
-        if Path(image).exists() and not (Path(image).is_file() or Path(image).is_dir()):
-            raise ValueError(
-                f"--images {image}: expected files and folders, found a device or pipe; name a file"
-            )
     found = find_images([str(image) for image in images])
     step = max(1, -(-len(found) // MAX_IMAGES))
     chosen = found[::step]

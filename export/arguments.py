@@ -28,6 +28,8 @@ def check_request(
     opset: int,
     max_per_img: Optional[int],
     device: str,
+    images: Any = None,
+    verify: bool = True,
 ) -> None:
     """Refuse what no export can be.
 
@@ -50,6 +52,8 @@ def check_request(
         )
     if max_per_img is not None and not 1 <= max_per_img <= MAX_PER_IMG:
         raise ValueError(f"--max-per-img: expected 1 to {MAX_PER_IMG}, found {max_per_img}")
+    if images is not None and not verify:
+        raise ValueError("--images, --no-verify: expected one of them, found both; leave either out")
     check_opset(opset)
     check_device_name(device)
 

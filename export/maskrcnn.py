@@ -56,12 +56,14 @@ def _ended(args: argparse.Namespace, console: Console) -> int:
     try:
         _check(args)
         return _run(args, console)
-    except REFUSALS as error:
-        return _failed(error, console, EXIT_REFUSED)
     except interrupts.Interrupted as error:
-        console.print(f"{error}; nothing was written", highlight=False)
-        return error.exit_status
+        return _interrupted(error, console)
     except Exception as error:
+        number = interrupts.received()
+        if number is not None:  # what an interrupted library made of it
+            return _interrupted(interrupts.Interrupted(number), console)
+        if isinstance(error, REFUSALS):
+            return _failed(error, console, EXIT_REFUSED)
         traceback.print_exc()
         what = f"{type(error).__name__}: {error}"
         console.print(
@@ -71,6 +73,11 @@ def _ended(args: argparse.Namespace, console: Console) -> int:
             soft_wrap=True,
         )
         return EXIT_FAILED
+
+
+def _interrupted(error: interrupts.Interrupted, console: Console) -> int:
+    console.print(f"{error}; nothing was written", highlight=False)
+    return error.exit_status
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -83,12 +90,15 @@ def _check(args: argparse.Namespace) -> None:
         opset=args.opset,
         max_per_img=args.max_per_img,
         device=args.device,
+        images=args.images,
+        verify=not args.no_verify,
     )
     check_output(args.output)
 
 
 def _run(args: argparse.Namespace, console: Console) -> int:
-    from export.api import PixelsDifferError, VerificationError, export_model
+    with interrupts.loading():
+        from export.api import PixelsDifferError, VerificationError, export_model
 
     try:
         result = export_model(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Optional
 from export.arguments import MIN_OPSET, add_model, add_shape, check_request
 from runtime.cli import EXIT_OK, add_images, batch, command, run_as_program, selected_images
 from runtime.files import refuse_inputs
+from runtime.interrupts import loading
 from runtime.messages import printable
 
 if TYPE_CHECKING:
@@ -36,10 +37,11 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     )
     images = selected_images(args.images)
     refuse_inputs(args.output, [p for p in (args.config, args.checkpoint, *images) if p is not None])
-    # Only now: signals are handled, and arguments known to be good.
-    from export.api import check_device
-    from export.metadata import metadata_from_model
-    from export.recorded import record_reference
+    # Only now: signals are handled, and the arguments are known to be good.
+    with loading():
+        from export.api import check_device
+        from export.metadata import metadata_from_model
+        from export.recorded import record_reference
 
     check_device(args.device)
     loaded = _load(args)

@@ -6,6 +6,8 @@ from typing import Optional
 
 from rich.console import Console
 
+from runtime.console import status
+
 
 class Step:
     """A running step, as a context manager; ``note`` adds a word to its line."""
@@ -21,8 +23,8 @@ class Step:
 
     def __enter__(self) -> "Step":
         self._start = time.perf_counter()
-        self._status = self._console.status(f"{self._title} ...")
-        self._status.start()
+        self._status = status(f"{self._title} ...")
+        self._status.__enter__()
         return self
 
     def __exit__(
@@ -31,7 +33,7 @@ class Step:
         error: Optional[BaseException],
         trace: Optional[TracebackType],
     ) -> None:
-        self._status.stop()
+        self._status.__exit__(kind, error, trace)
         if error is None:
             seconds = time.perf_counter() - self._start
             notes = "".join(f"  {note}" for note in self._notes)

@@ -5,6 +5,7 @@ loaded when it is used.
 """
 
 import importlib
+import signal
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,18 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
+
+
+def _is_command() -> bool:
+    """Return whether Python is about to run a module of ours as a program, ``python -m runtime.infer``."""
+    words = getattr(sys, "orig_argv", [])
+    named = words[words.index("-m") + 1 :][:1] if "-m" in words else []
+    return sys.argv[:1] == ["-m"] and any(name.startswith(("runtime.", "export.")) for name in named)
+
+
+if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Until the command handles its signals, Ctrl-C ends it without a traceback: it has not begun.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class _Package(ModuleType):

@@ -12,7 +12,8 @@ from typing import Any, Optional
 
 from runtime.cli import EXIT_OK, batch, command, count, run_as_program
 from runtime.engine.config import PRECISIONS, REBUILD, EngineConfig
-from runtime.limits import MAX_DEVICE_INDEX, MAX_WORKSPACE_MIB
+from runtime.interrupts import loading
+from runtime.ranges import MAX_DEVICE_INDEX, MAX_WORKSPACE_MIB
 
 
 @command
@@ -20,12 +21,13 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; return its exit status."""
     args = _parser().parse_args(argv)
     keywords = _keywords(args)
-    # Only now: signals are handled, and arguments known to be good.
-    from runtime.console import say
-    from runtime.engine.builds import build_engine
-    from runtime.engine.files import engine_path
-    from runtime.engine.report import print_engine, shown_progress
-    from runtime.files import refuse_inputs
+    # Only now: signals are handled, and the arguments are known to be good.
+    with loading():
+        from runtime.console import say
+        from runtime.engine.builds import build_engine
+        from runtime.engine.files import engine_path
+        from runtime.engine.report import print_engine, shown_progress
+        from runtime.files import refuse_inputs
 
     inputs = [path for path in (args.model, args.plan, args.plugins) if path is not None]
     for output in (args.output or engine_path(args.model), args.timing_cache):

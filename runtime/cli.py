@@ -16,9 +16,9 @@ from typing import Any, Callable, Optional, Union
 from runtime.backends import BACKENDS, backend_name, supported_options
 from runtime.embedded import IMAGES_DIR as DEFAULT_IMAGES
 from runtime.files import remove_partial_files
-from runtime.interrupts import Interrupted, handled
-from runtime.limits import MAX_BATCH, MAX_THREADS
+from runtime.interrupts import Interrupted, handled, received
 from runtime.messages import printable
+from runtime.ranges import MAX_BATCH, MAX_THREADS
 from runtime.streams import safe_streams
 
 EXIT_OK, EXIT_DIFFERENT, EXIT_REFUSED, EXIT_FAILED = 0, 1, 2, 3
@@ -46,23 +46,34 @@ def _ended(main: Main, argv: Optional[Sequence[str]]) -> int:
     try:
         return main(argv)
     except KeyboardInterrupt as error:
-        remove_partial_files()
-        ended = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
-        print(f"{ended}; what was not finished is not written", file=sys.stderr)
-        return ended.exit_status
-    except MemoryError as error:
+        return _interrupted(error.number if isinstance(error, Interrupted) else signal.SIGINT)
+    except Exception as error:
+        number = received()
+        # After a signal: what an interrupted library made of it.
+        return _failed(error) if number is None else _interrupted(number)
+
+
+def _interrupted(number: int) -> int:
+    remove_partial_files()
+    error = Interrupted(number)
+    print(f"{error}; what was not finished is not written", file=sys.stderr)
+    return error.exit_status
+
+
+def _failed(error: Exception) -> int:
+    """Say what a command failed of."""
+    if isinstance(error, MemoryError):
         print(f"error: memory ran out; use a smaller batch or fewer images {error}".rstrip(), file=sys.stderr)
-    except (OSError, ValueError, RuntimeError) as error:
+        return EXIT_REFUSED
+    if isinstance(error, (OSError, ValueError, RuntimeError)):
         print(f"error: {printable(str(error))}", file=sys.stderr)
-    except Exception:
-        traceback.print_exc()
-        print(
-            "error: the command itself failed; please report the lines above, with the versions that `pip freeze` "
-            "prints",
-            file=sys.stderr,
-        )
-        return EXIT_FAILED
-    return EXIT_REFUSED
+        return EXIT_REFUSED
+    traceback.print_exception(type(error), error, error.__traceback__)
+    print(
+        "error: the command itself failed; please report the lines above, with the versions that `pip freeze` prints",
+        file=sys.stderr,
+    )
+    return EXIT_FAILED
 
 
 def run_as_program(main: Main) -> None:
@@ -138,7 +149,7 @@ def selected_images(sources: Sequence[str]) -> list[Path]:
 
     selection = select_images(sources)
     for line in selection.ignored:
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
     return list(selection.paths)
 
 

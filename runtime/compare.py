@@ -27,7 +27,8 @@ from runtime.cli import (
     selected_images,
 )
 from runtime.files import refuse_inputs
-from runtime.limits import MAX_CHUNK
+from runtime.interrupts import loading
+from runtime.ranges import MAX_CHUNK
 
 
 @command
@@ -41,12 +42,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return EXIT_OK if agree else EXIT_DIFFERENT
 
 
-# Libraries are loaded when signals are handled and arguments are known to be good.
 def _compare_detections(images: Sequence[Path], args: argparse.Namespace) -> bool:
-    from runtime.comparison.detections import compare
-    from runtime.comparison.difference import Tolerance
-    from runtime.comparison.report import comparison_report, print_comparison
-    from runtime.console import tracked, write_json
+    with loading():
+        from runtime.comparison.detections import compare
+        from runtime.comparison.difference import Tolerance
+        from runtime.comparison.report import comparison_report, print_comparison
+        from runtime.console import tracked, write_json
 
     tolerance = Tolerance(args.box_px, args.score, args.mask, min_score=args.min_score)
     comparison = compare(
@@ -74,8 +75,9 @@ def _compare_detections(images: Sequence[Path], args: argparse.Namespace) -> boo
 
 
 def _compare_layers(images: Sequence[Path], args: argparse.Namespace) -> bool:
-    from runtime.comparison.layer_table import LayerOptions, compare_files, print_layers
-    from runtime.console import write_json
+    with loading():
+        from runtime.comparison.layer_table import LayerOptions, compare_files, print_layers
+        from runtime.console import write_json
 
     options = LayerOptions(
         backends=(args.backend_a, args.backend_b),
@@ -93,7 +95,8 @@ def _compare_layers(images: Sequence[Path], args: argparse.Namespace) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from runtime.comparison.difference import Tolerance
+    with loading():
+        from runtime.comparison.difference import Tolerance
 
     limits = Tolerance()
     parser = argparse.ArgumentParser(prog="python -m runtime.compare", description=__doc__.split("\n\n")[0])
@@ -104,18 +107,15 @@ def _parser() -> argparse.ArgumentParser:
         add_backend(parser, f"--backend-{side}")
     add_run_options(parser)
     tolerance = parser.add_argument_group("tolerance")
-    tolerance.add_argument(
-        "--box-px", type=not_negative, default=limits.box_px, help="px of a corner (default: %(default)s)"
-    )
-    tolerance.add_argument(
-        "--score", type=not_negative, default=limits.score, help="of a score (default: %(default)s)"
-    )
-    tolerance.add_argument(
-        "--mask",
-        type=not_negative,
-        default=limits.mask,
-        help="share of an image's mask pixels (default: %(default)s)",
-    )
+    for name, words in (
+        ("box_px", "px of a corner"),
+        ("score", "of a score"),
+        ("mask", "share of mask pixels"),
+    ):
+        option, default = f"--{name.replace('_', '-')}", getattr(limits, name)
+        tolerance.add_argument(
+            option, type=not_negative, default=default, help=f"{words} (default: %(default)s)"
+        )
     tolerance.add_argument(
         "--min-score",
         type=score,
@@ -143,9 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="tensors marked at once (default: %(default)s)",
     )
-    parser.add_argument(
-        "--json", type=Path, metavar="OUT", help="write the figures of every image, or tensor"
-    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write every image's, or tensor's, figures")
     return parser
 
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from runtime.files import write_whole
 from runtime.interrupts import check
+from runtime.messages import printable
 
 Item = TypeVar("Item")
 
@@ -85,7 +86,7 @@ def heartbeat(beat: Callable[[float], None], seconds: Optional[float] = None) ->
 
 def say(line: str) -> None:
     """Print a line to standard error at once."""
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def table_console() -> Console:

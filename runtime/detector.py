@@ -11,9 +11,9 @@ import numpy as np
 from runtime.backends import load_backend
 from runtime.detections import Detections
 from runtime.host.preprocess import check_image
-from runtime.limits import MAX_BATCH, checked_count
 from runtime.metadata import ModelMetadata
 from runtime.pipeline import FileResult, detect_files, in_threads, run_batches
+from runtime.ranges import MAX_BATCH, checked_count
 from runtime.runner import Timings
 
 

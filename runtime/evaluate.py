@@ -26,6 +26,7 @@ from runtime.cli import (
     run_as_program,
 )
 from runtime.files import refuse_inputs
+from runtime.interrupts import loading
 
 if TYPE_CHECKING:
     from runtime.comparison.average_precision import CocoDataset
@@ -38,10 +39,11 @@ ANNOTATIONS = "annotations.json"
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; return its exit status."""
     args = _parser().parse_args(argv)
-    # Only now: signals are handled, and arguments known to be good.
-    from runtime.comparison.evaluation import evaluate_in_order
-    from runtime.comparison.evaluation_report import evaluation_report, print_evaluations
-    from runtime.console import tracked, write_json
+    # Only now: signals are handled, and the arguments are known to be good.
+    with loading():
+        from runtime.comparison.evaluation import evaluate_in_order
+        from runtime.comparison.evaluation_report import evaluation_report, print_evaluations
+        from runtime.console import tracked, write_json
 
     dataset = _dataset(args)
     if args.json:
@@ -58,10 +60,11 @@ def _open_all(args: argparse.Namespace, stack: ExitStack) -> "list[Artifact]":
     """Open the artifacts; recordings first, so that a damaged one is refused before a model is loaded or built."""
     from runtime.comparison.recording import SUFFIX
     from runtime.comparison.sources import open_artifact
+    from runtime.console import tracked
 
     order = sorted(enumerate(args.artifacts), key=lambda item: Path(item[1]).suffix.lower() != SUFFIX)
     opened = {}
-    for index, path in order:
+    for index, path in tracked(order, len(order), "loading"):
         options = backend_options(path, args.backend, args)
         artifact = open_artifact(path, args.backend, args.batch, host=args.host, **options)
         opened[index] = stack.enter_context(artifact)

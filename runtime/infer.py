@@ -24,7 +24,7 @@ from runtime.cli import (
     threads,
 )
 from runtime.engine.config import REBUILD
-from runtime.interrupts import PATIENCE_SECONDS, held, released
+from runtime.interrupts import PATIENCE_SECONDS, held, loading, released
 
 DEFAULT_MODEL = Path("out") / "maskrcnn.onnx"
 
@@ -33,17 +33,19 @@ DEFAULT_MODEL = Path("out") / "maskrcnn.onnx"
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; return its exit status."""
     args = _parser().parse_args(argv)
-    # Only now: signals are handled, and arguments known to be good.
-    from runtime.detector import Detector
-    from runtime.inference.options import InferenceOptions
-    from runtime.inference.report import print_report
-    from runtime.inference.run import check_outputs, detect_and_write
+    # Only now: signals are handled, and the arguments are known to be good.
+    with loading():
+        from runtime.console import status
+        from runtime.detector import Detector
+        from runtime.inference.options import InferenceOptions
+        from runtime.inference.report import print_report
+        from runtime.inference.run import check_outputs, detect_and_write
 
     paths = selected_images(args.sources or [str(DEFAULT_IMAGES)])
     check_outputs(args.out, [args.model, *paths])
     options = InferenceOptions(args.out, args.score, args.json_score, args.overlays)
     with held():
-        with released(PATIENCE_SECONDS):
+        with released(PATIENCE_SECONDS), status(f"loading {args.model}"):
             detector = Detector(args.model, args.backend, batch_size=args.batch, **_backend_options(args))
         with detector:
             report = detect_and_write(paths, detector, options)

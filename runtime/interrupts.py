@@ -48,6 +48,7 @@ class _State:
         self.received: Optional[int] = None
         self.is_raised = False
         self.num_holds = 0
+        self.is_loading = False
         self.patience = patience
 
 
@@ -110,6 +111,20 @@ def held() -> Iterator[None]:
 
 
 @contextmanager
+def loading() -> Iterator[None]:
+    """Have a signal end the process at once: nothing has begun, and libraries do not survive an exception.
+
+    An exception while they are imported makes ``ImportError`` of some, and ``abort`` of others.
+    """
+    before = (_state.is_loading, _state.patience)
+    _state.is_loading, _state.patience = True, 0.0
+    try:
+        yield
+    finally:
+        _state.is_loading, _state.patience = before
+
+
+@contextmanager
 def released(patience: Optional[float] = None) -> Iterator[None]:
     """Inside ``held``: let signals raise again.
 
@@ -131,6 +146,8 @@ def released(patience: Optional[float] = None) -> Iterator[None]:
 
 def _interrupt(number: int, frame: Optional[FrameType]) -> None:
     del frame
+    if _state.is_loading:
+        _end(number)
     if _state.received is None:
         _state.received = number
     # Once: what is cleaned up after the first is not cut by the next.

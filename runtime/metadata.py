@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Optional
 
 from runtime.documents import parsed
-from runtime.limits import MAX_SIZE
 from runtime.messages import shown
+from runtime.ranges import MAX_SIZE
 from runtime.transforms import (
     Fit,
     Load,

@@ -14,7 +14,7 @@ import numpy as np
 
 from runtime.detections import Detections
 from runtime.images import IN_COLOR, read_image
-from runtime.limits import MAX_BATCH, MAX_THREADS, checked_count
+from runtime.ranges import MAX_BATCH, MAX_THREADS, checked_count
 from runtime.runner import Pending, Runner, Timings, add_timings
 from runtime.transforms import Load
 

@@ -20,21 +20,25 @@ from runtime.cli import (
     run_as_program,
     selected_images,
 )
+from runtime.interrupts import loading
 
 
 @command
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; return its exit status."""
     args = _parser().parse_args(argv)
-    # Only now: signals are handled, and arguments known to be good.
-    from runtime.comparison.sources import open_artifact, record
-    from runtime.console import tracked
-    from runtime.files import refuse_inputs
+    # Only now: signals are handled, and the arguments are known to be good.
+    with loading():
+        from runtime.comparison.sources import open_artifact, record
+        from runtime.console import status, tracked
+        from runtime.files import refuse_inputs
 
     images = selected_images(args.images)
     refuse_inputs(args.output, [args.model, *images])
     options = backend_options(args.model, args.backend, args)
-    with open_artifact(args.model, args.backend, args.batch, host=args.host, **options) as artifact:
+    with status(f"loading {args.model}"):
+        opened = open_artifact(args.model, args.backend, args.batch, host=args.host, **options)
+    with opened as artifact:
         results = record(artifact, images, args.output)
         num_detections = sum(len(r.detections) for r in tracked(results, len(images), "recording"))
     print(f"{args.output}: {num_detections} detections in {len(images)} images of {args.model}")

@@ -87,7 +87,7 @@ def compare(
     with ExitStack() as stack:
         a, b = (
             stack.enter_context(open_artifact(path, backend, batch, host=host, **own))
-            for path, backend, own in zip((expected, found), backends, options)
+            for path, backend, own in progress(zip((expected, found), backends, options), 2, "loading")
         )
         compared = compare_artifacts(a, b, images, tolerance, progress)
         return Comparison(tuple(compared), a.made_by, b.made_by)

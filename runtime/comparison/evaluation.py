@@ -108,7 +108,8 @@ def evaluate_artifact(
         kept = result.detections.filter(artifact.metadata.score_threshold)
         rows += result_rows(kept, image.image_id, categories)
     seconds = time.perf_counter() - start
-    values, notes = _measured(artifact, dataset, categories, rows)
+    measured = (_measured(artifact, dataset, categories, rows) for _ in range(1))
+    ((values, notes),) = progress(measured, 1, f"average precision of {artifact.name}")
     return Evaluation(
         name=artifact.name,
         num_images=len(dataset.images),

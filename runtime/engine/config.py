@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, fields
 from numbers import Integral
 from typing import Any, Optional
 
-from runtime.limits import MAX_BATCH, MAX_SIZE, MAX_WORKSPACE_MIB
 from runtime.messages import shown
+from runtime.ranges import MAX_BATCH, MAX_SIZE, MAX_WORKSPACE_MIB
 
 PRECISIONS = ("fp32", "tf32", "fp16")
 # What to do about an ONNX without a good engine: build it, refuse it, or build in any case.

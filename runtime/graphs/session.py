@@ -12,7 +12,7 @@ import numpy as np
 from runtime.contract import EXPORT_COMMAND
 from runtime.graphs.attributes import check_attributes
 from runtime.graphs.load import save_model
-from runtime.limits import MAX_THREADS, checked_count
+from runtime.ranges import MAX_THREADS, checked_count
 
 if TYPE_CHECKING:
     import onnx

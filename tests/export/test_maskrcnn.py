@@ -386,9 +386,9 @@ def test_the_function_raises_what_the_command_prints(files, tmp_path, monkeypatc
 
 def test_images_that_would_be_waited_for_are_refused(files, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe.jpg")
-    for image in (tmp_path / "pipe.jpg", "/dev/zero"):
+    for image, kind in ((tmp_path / "pipe.jpg", "named pipe"), ("/dev/zero", "device")):
         message = refusal(capsys, files["config"], files["checkpoint"], "--images", image)
-        assert f"--images {image}: expected files and folders, found a device or pipe" in message
+        assert f"{image}: expected an image, a folder or a glob pattern, found a {kind}" in message
 
 
 def test_images_without_verification_are_a_contradiction(files, capsys):

@@ -82,6 +82,23 @@ def test_a_command_ends_in_one_line(
     assert capsys.readouterr() == ("", words)
 
 
+@pytest.mark.parametrize(
+    "error", [ImportError("half loaded"), RuntimeError("native code was cut"), KeyError()]
+)
+def test_what_an_interrupted_library_says_is_no_error(
+    error: Exception, capsys: pytest.CaptureFixture
+) -> None:
+    @command
+    def main(argv: object) -> int:
+        with suppress(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+        raise error
+
+    assert main() == 143
+    assert capsys.readouterr().err == "interrupted by SIGTERM; what was not finished is not written\n"
+
+
 def test_a_defect_of_ours_says_how_to_report_it(capsys: pytest.CaptureFixture) -> None:
     @command
     def main(argv: object) -> int:

@@ -49,8 +49,7 @@ def whole(embedded_path: Path, images: Path, tmp_path_factory: pytest.TempPathFa
     return coco_of(out)[1]
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize(("number", "batch"), [(signal.SIGINT, 1), (signal.SIGTERM, 4)])
 def test_what_was_finished_is_written(
     number: signal.Signals, batch: int, embedded_path: Path, images: Path, whole: list[dict], tmp_path: Path
 ) -> None:
@@ -141,8 +140,7 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(("name", "number"), list(zip(COMMANDS, SIGNALS * 2)))
 def test_nothing_partial_is_published(
     name: str, number: signal.Signals, embedded_path: Path, images: Path, tmp_path: Path
 ) -> None:
@@ -208,8 +206,14 @@ def _in_native_code(path: Path, patience: object) -> subprocess.Popen:
         stderr=subprocess.PIPE,
     )
     assert process.stdout.readline() == b"begun\n"
-    wait_for(lambda: leftovers(path.parent), process)
+    begun = _ticks(process)
+    wait_for(lambda: _ticks(process) > begun + 20, process)
     return process
+
+
+def _ticks(process: subprocess.Popen) -> int:
+    """Return the process's time on the CPU, in hundredths of a second."""
+    return int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[11])
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -256,3 +260,38 @@ def test_a_small_disk_ends_the_run_with_what_was_finished(
     assert f"ended early: {len(lines)} of {NUM_IMAGES} images finished, in " in said
     assert [i["id"] for i in coco_of(tmp_path)[0]["images"]] == [line["image_id"] for line in lines] != []
     assert leftovers(tmp_path) == []
+
+
+BUILD = """
+import sys
+import pytest
+from runtime import build
+from tests.runtime.engine import fakes
+fakes.install(pytest.MonkeyPatch(), build_seconds=600)
+sys.exit(build.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_build_ends_in_time_and_leaves_what_was_there(
+    number: signal.Signals, fake_model: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(fake_model.read_bytes())
+    (tmp_path / "m.engine").write_bytes(b"of an earlier build")
+    with (tmp_path / "said").open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", BUILD, str(model), "--rebuild", "always"],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=file,
+        )
+        wait_for(lambda: b" s  " in (tmp_path / "said").read_bytes(), process)  # how far it is
+        code, _, _, seconds = interrupt(process, number)
+    said = (tmp_path / "said").read_text()
+    assert code == 128 + number
+    assert seconds < IN_TIME_SECONDS
+    assert said.endswith(f"interrupted by {number.name}; what was not finished is not written\n")
+    assert "Traceback" not in said
+    assert (tmp_path / "m.engine").read_bytes() == b"of an earlier build"
+    assert {p.name for p in tmp_path.iterdir()} - {"m.engine.lock"} == {"m.onnx", "m.engine", "said"}

@@ -2,14 +2,18 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from runtime import interrupts
 from runtime.interrupts import Interrupted, check, handled, held, received, released
+from tests.runtime.processes import ROOT, interrupt, start
 
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -77,6 +81,58 @@ def test_an_ignored_signal_stays_ignored() -> None:
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+LOADING = """
+import time
+from runtime.interrupts import handled, loading
+from runtime.files import whole_file
+with handled(None), whole_file({path!r}):
+    try:
+        with loading():
+            print("loading", flush=True)
+            {wait}
+    finally:
+        print("an exception", flush=True)
+"""
+WAITS = {
+    "in Python": "time.sleep(600)",
+    "in native code": "__import__('hashlib').pbkdf2_hmac('md5', b'', b'', 10**9)",
+}
+
+
+@pytest.mark.parametrize("where", WAITS)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_while_libraries_load_the_process_ends_without_an_exception(
+    number: signal.Signals, where: str, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOADING.format(path=str(tmp_path / "file"), wait=WAITS[where])],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout.readline() == b"loading\n"
+    code, printed, said, _ = interrupt(process, number)
+    assert (code, printed, said) == (128 + number, "", f"interrupted by {number.name}: ended at once\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("module", ["runtime.infer", "export.maskrcnn"])
+def test_a_command_that_has_not_begun_ends_without_a_traceback(module: str, tmp_path: Path) -> None:
+    """Its module is imported, and waits there."""
+    (tmp_path / "argparse.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(600)\n")
+    process = start(module, env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"importing\n"
+    code, _, said, _ = interrupt(process, signal.SIGINT)
+    assert (code, said) == (-signal.SIGINT, "")
+
+
+def test_importing_the_package_leaves_signals_alone() -> None:
+    """Also where another program is run with -m, and where it is no program."""
+    program = "import signal, runtime; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    subprocess.run([sys.executable, "-c", program, "-m", "runtime.infer"], cwd=ROOT, check=True)
 
 
 def test_another_thread_leaves_signals_alone() -> None:

@@ -1,4 +1,4 @@
-"""How much may be asked for: more is a slip, and would take the memory or the threads of the machine."""
+"""The numbers that may be asked for: more is a slip, and would take the memory or the threads of the machine."""
 
 import operator
 from typing import Any
