@@ -8,11 +8,11 @@ from typing import Any, Callable
 import numpy as np
 
 from benchmarks.latency.measure import Stopwatch, gpu_load, repeated
-from runtime.backends import Backend
 from runtime.detections import Detections
 from runtime.host.postprocess import detections_from_outputs
 from runtime.host.preprocess import prepare
 from runtime.images import read_image
+from runtime.runner import Backend
 
 
 def stages(backend: Backend, paths: Sequence[Path], *, repeat: int, seconds: float) -> dict[str, Any]:

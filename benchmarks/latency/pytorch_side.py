@@ -26,7 +26,7 @@ from benchmarks.latency.measure import Stopwatch, repeated
 from benchmarks.latency.outputs import compared_outputs, record_detections
 from export.metadata import metadata_from_model
 from export.model import load_model
-from export.reference import WholeMasks
+from export.recorded import WholeMasks
 from patches.mmcv_ops import ensure_mmcv_ops
 from runtime.comparison.sources import load_batch
 from runtime.detections import Detections

@@ -182,11 +182,14 @@ def typical_sizes(metadata: ModelMetadata) -> Optional[tuple[tuple[Size, Size], 
         (the least and the largest height and width of images of any shape, the size of a wide photograph); None where
         the steps do not bound them. Found by asking the steps, over aspect ratios from 1:100 to 100:1.
     """
-    sizes = {padded_size([final_size(*size, metadata.steps)], metadata) for size in _ANY_SHAPE}
-    largest = [
-        padded_size([final_size(e, e, metadata.steps)], metadata) for e in (_LARGE_EDGE, 2 * _LARGE_EDGE)
-    ]
-    if largest[0] != largest[1]:
+    edges = [(edge, edge) for edge in (_LARGE_EDGE, 2 * _LARGE_EDGE)]
+    try:
+        *sizes, large, larger = [
+            padded_size([final_size(*size, metadata.steps)], metadata) for size in (*_ANY_SHAPE, *edges)
+        ]
+    except ValueError:  # more pixels than an image may have
+        return None
+    if large != larger:
         return None
     low = (min(s[0] for s in sizes), min(s[1] for s in sizes))
     high = (max(s[0] for s in sizes), max(s[1] for s in sizes))

@@ -16,7 +16,7 @@ from tests.fuzz.kinds import KINDS, Kind
 from tests.fuzz.pool import outcomes
 from tests.fuzz.trial import Case, Trial
 
-NUM_CASES = 2500
+NUM_CASES = 1500
 SEED = 14
 
 

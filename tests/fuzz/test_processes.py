@@ -21,7 +21,7 @@ def _run(module: str, *arguments: object) -> None:
 
 
 def test_killed_commands_leave_what_is_whole(tmp_path: Path) -> None:
-    _run("tests.fuzz.kills", "--rounds", 24, "--seed", 3, "--folder", tmp_path)
+    _run("tests.fuzz.kills", "--rounds", 12, "--seed", 3, "--folder", tmp_path)
 
 
 def test_processes_at_once_have_results_of_their_own(tmp_path: Path) -> None:
