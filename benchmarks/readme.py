@@ -212,14 +212,22 @@ def fuzz() -> str:
 
 
 def processes() -> str:
-    """The sentence on kills, processes at once, and memory."""
-    names = ("kills", "together", "memory")
-    kills, together, memory = (json.loads((RESULTS / f"fuzz_{name}.json").read_text()) for name in names)
-    return (
+    """The sentences on kills, processes at once, and memory where that has been measured."""
+    kills, together = (
+        json.loads((RESULTS / f"fuzz_{name}.json").read_text()) for name in ("kills", "together")
+    )
+    text = (
         f"{kills['rounds']} runs of `export`, `infer`, `record` and `build` (with a fake TensorRT) ended by SIGKILL, "
         f"SIGTERM, SIGINT or a full disk: {kills['num_failures']} left anything but whole results. Two or four "
         f"processes wrote into one folder {sum(together['rounds'].values())} times: {together['num_failures']} mixed "
-        f"or lost. {memory['calls']} calls of the embedded model, images of mixed sizes: {memory['first_mib']:.0f} MiB "
+        "or lost."
+    )
+    path = RESULTS / "fuzz_memory.json"
+    if not path.is_file():
+        return text + "\n"
+    memory = json.loads(path.read_text())
+    return text + (
+        f" {memory['calls']} calls of the embedded model, images of mixed sizes: {memory['first_mib']:.0f} MiB "
         f"at first, {memory['last_mib']:.0f} MiB at last ({memory['growth']:+.1%}).\n"
     )
 
