@@ -307,7 +307,7 @@ def _open(path: Path, plan: Optional[Path], *, quantized: bool = False) -> _Sour
     """Read a model of ours, which onnxruntime loads and whose inputs and outputs are the contract's."""
     file = OnnxFile(path)
     sha256, model = file.sha256, file.model
-    metadata = metadata_of(model)
+    metadata = metadata_of(model, path)
     if metadata is None:
         raise ValueError(
             f"model {path}: expected one that `{EXPORT_COMMAND}` wrote, found none of its metadata; export the "

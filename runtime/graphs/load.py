@@ -103,7 +103,7 @@ def _parsed(path: Path, data: bytes) -> Any:
     return model
 
 
-def metadata_of(model: Any, path: Union[str, Path]) -> Optional[ModelMetadata]:
+def metadata_of(model: Any, path: Union[str, Path] = "in memory") -> Optional[ModelMetadata]:
     """Return the metadata of a model of ours, None for any other ONNX.
 
     Raises:

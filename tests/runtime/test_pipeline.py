@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_a_result_that_names_the_file(tmp_path: Path, devic
             first, second, third = detector.detect_files([tall, wide, missing])
         assert first.error.startswith(f"{tall}: image of 96x64 px (height x width): expected to fit")
         assert len(second.detections) == 3
-        assert "No such file" in third.error
+        assert "expected an image, found nothing there" in third.error
         assert str(missing) in third.error
 
 
