@@ -41,7 +41,7 @@ def test_no_tactic_source_is_not_tensorrts_choice() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int4"}, "--precision: expected one of fp32, tf32, fp16, found 'int4'"),
+        ({"precision": "int4"}, "--precision: expected one of fp32, tf32, fp16, int8, found 'int4'"),
         (
             {"batch": (0, 1, 2)},
             "batch: expected three numbers of at least 1, MIN <= OPT <= MAX, found 0 1 2",
