@@ -227,7 +227,7 @@ def processes() -> str:
         return text + "\n"
     memory = json.loads(path.read_text())
     return text + (
-        f" {memory['calls']} calls of the embedded model, images of mixed sizes: {memory['first_mib']:.0f} MiB "
+        f" {memory['calls']} calls of the embedded model (128×192, 10 rows): {memory['first_mib']:.0f} MiB "
         f"at first, {memory['last_mib']:.0f} MiB at last ({memory['growth']:+.1%}).\n"
     )
 
