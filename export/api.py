@@ -11,7 +11,7 @@ from typing import Any, Optional, Union
 import onnx
 import torch
 
-from export.arguments import SUFFIX, check_device_name, check_output, check_request
+from export.arguments import check_device_name, check_output, check_request, failed_path
 from export.dataset import test_pipeline
 from export.graph import (
     GraphOptions,
@@ -419,11 +419,6 @@ class _Timed:
     def __exit__(self, *error: Any) -> Optional[bool]:
         self._seconds[self._title] = time.perf_counter() - self._start
         return self._shown.__exit__(*error)
-
-
-def failed_path(output: Path) -> Path:
-    """Return where a file that differs from mmdet is kept."""
-    return output.with_name(f"{output.stem}.failed{SUFFIX}")
 
 
 def check_writable(output: Path) -> None:

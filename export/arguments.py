@@ -111,6 +111,11 @@ def check_output(output: Path) -> None:
         )
 
 
+def failed_path(output: Path) -> Path:
+    """Return where a file is kept that finds something else than it should."""
+    return output.with_name(f"{output.stem}.failed{SUFFIX}")
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add config, checkpoint, and how both are read."""
     parser.add_argument(

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Optional
 
 from export.dataset import ClassNames, class_names, test_pipeline
@@ -15,6 +14,7 @@ from export.pipeline import (
     normalization,
     num_channels,
 )
+from export.versions import installed_versions
 from patches.families import Facts, family_of
 from runtime.host.preprocess import padded_size, typical_sizes
 from runtime.metadata import ModelMetadata
@@ -67,7 +67,7 @@ def metadata_from_model(
         max_per_img=facts.max_per_img,
         config=loaded.name,
         checkpoint_sha256=None if loaded.checkpoint is None else loaded.checkpoint.sha256,
-        versions=_versions(),
+        versions=installed_versions(PACKAGES),
     )
     if size is not None or dynamic_size:
         return metadata
@@ -188,13 +188,3 @@ def _check_size(size: tuple[int, int], divisor: int) -> None:
 
 def _round_up(value: int, divisor: int) -> int:
     return -(-value // divisor) * divisor
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

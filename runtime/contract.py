@@ -142,3 +142,23 @@ def _shapes_agree(expected: tuple[Optional[int], ...], found: tuple[Optional[int
     return len(expected) == len(found) and all(
         a is None or b is None or a == b for a, b in zip(expected, found)
     )
+
+
+def not_a_tensor(model: Union[str, Path], kind: str, name: str, found: str) -> ValueError:
+    """Return what a model is told that has something else as an input or output."""
+    return ValueError(
+        f"model {model}: {kind} {name}: expected a tensor, found {found}; cut the model before it"
+    )
+
+
+def shapes_of(feeds: Mapping[str, np.ndarray]) -> str:
+    """Return the names and shapes of arrays in words."""
+    return ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
+
+
+def failed_on(runtime: str, feeds: Mapping[str, np.ndarray], reason: str) -> RuntimeError:
+    """Return what a model of any inputs is told that did not run on these."""
+    return RuntimeError(
+        f"{runtime} failed on {shapes_of(feeds)}: {reason}; a size that is free in the file may be fixed inside it (a "
+        "Reshape), or memory has run out"
+    )

@@ -3,12 +3,12 @@
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Optional, Union
 
 import numpy as np
 
 from runtime.backends import load_backend
+from runtime.closing import Closing
 from runtime.detections import Detections
 from runtime.host.preprocess import check_image
 from runtime.metadata import ModelMetadata
@@ -17,7 +17,7 @@ from runtime.ranges import MAX_BATCH, checked_count
 from runtime.runner import Timings
 
 
-class Detector:
+class Detector(Closing):
     """An exported Mask R-CNN.
 
     Example:
@@ -155,14 +155,3 @@ class Detector:
         """Release the model."""
         self._runner.close()
         self.backend.close()
-
-    def __enter__(self) -> "Detector":
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()

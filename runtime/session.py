@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Optional, Union
+from typing import Any, Union
 
 import numpy as np
 
 from runtime.backends import load_tensors
+from runtime.closing import Closing
 from runtime.contract import Tensor
 
 
-class Session:
+class Session(Closing):
     """An ONNX, or an engine that was built from one, with whatever inputs and outputs it has.
 
     Example:
@@ -72,17 +72,6 @@ class Session:
     def close(self) -> None:
         """Release the model. Calling it again does nothing."""
         self._model.close()
-
-    def __enter__(self) -> "Session":
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()
 
 
 def check_feeds(path: Path, inputs: Mapping[str, Tensor], feeds: Mapping[str, np.ndarray]) -> None:

@@ -3,7 +3,6 @@
 import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -17,6 +16,7 @@ from export.graft.head import Head, load_head
 from export.graft.match import Match, MismatchError, match, proposal
 from export.graft.pipeline import metadata_of
 from export.graft.proof import Network, check_batch, noise
+from export.versions import installed_versions
 from runtime.files import sha256_of
 from runtime.graphs.operators import DOMAIN
 from runtime.metadata import ModelMetadata
@@ -101,7 +101,7 @@ def grafted(
         None if dynamic_size else target,
         config=f"{name} with head {chosen.name}",
         sha256=sha256_of(Path(path)),
-        versions=_versions(),
+        versions=installed_versions(PACKAGES),
     )
     made = assembled(network, given, chosen, matched, metadata)
     return Grafted(made, network, given, matched, chosen, metadata, target, notes)
@@ -193,13 +193,3 @@ def _names_in(model: onnx.ModelProto) -> tuple[str, ...]:
         return ()
     values = list(found.values()) if isinstance(found, dict) else found
     return tuple(values) if isinstance(values, list) and all(isinstance(v, str) for v in values) else ()
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -7,6 +7,7 @@ from typing import Any, Optional, Union
 
 import onnx
 
+from export.arguments import check_output, failed_path
 from export.graft.api import Grafted, grafted
 from export.graft.head import Head
 from export.graft.verify import Verification, verify
@@ -47,10 +48,7 @@ def graft(
         DifferentError: the file differs from the decoder.
     """
     output = Path(output)
-    if output.suffix.lower() != ".onnx":
-        raise ValueError(
-            f"output {output}: expected a name that ends in .onnx, found {output.suffix or 'none'}"
-        )
+    check_output(output)
     refuse_inputs(output, [network])
     made = grafted(network, head, **options)
     if not check:
@@ -62,7 +60,7 @@ def graft(
         onnx.save(made.model, path)
         verification = verify(made, path, paths)
     if verification.differences:
-        failed = output.with_suffix(".failed.onnx")
+        failed = failed_path(output)
         write_whole(failed, made.model.SerializeToString())
         raise DifferentError(
             f"{failed}: expected what the NumPy decoder of head {made.head.name} finds, found a file that differs: "

@@ -8,6 +8,7 @@ from typing import Optional, Union
 import onnx
 import onnxruntime
 
+from export.arguments import SUFFIX, check_output
 from export.quantization.accuracy import (
     REASON,
     AccuracyRequest,
@@ -35,7 +36,6 @@ from runtime.precision.plan import PrecisionPlan, plan_path
 from runtime.precision.prepare import check_float32
 from runtime.quantization import QDQ_OPS, Quantization, is_quantized, quantization_of, set_quantization
 
-SUFFIX = ".onnx"
 # Of the calibration images, those that layers are ranked on.
 RANKING_IMAGES = 4
 PathLike = Union[str, Path]
@@ -330,10 +330,7 @@ def _open(path: Path, plan: Optional[Path], *, quantized: bool = False) -> _Sour
 
 
 def _check_output(output: Path, inputs: Sequence[Path], options: QuantizeOptions) -> None:
-    if output.suffix.lower() != SUFFIX:
-        raise ValueError(
-            f"output {output}: expected a name that ends in {SUFFIX}, found {output.suffix or 'no suffix'!r}"
-        )
+    check_output(output)
     read = [path for path in (options.plan, options.dataset) if path is not None]
     refuse_inputs(output, [*inputs, *read, *(path for path in (options.cache,) if path is not None)])
     if options.cache is not None:

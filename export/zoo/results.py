@@ -5,10 +5,10 @@ import re
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from export.versions import installed_versions
 from export.zoo.check import EXACT, MAX_PER_IMG, MAX_PROPOSALS, RESULTS, SIZE, UNBUILDABLE
 from export.zoo.models import NAME_PART, ZooConfig
 from runtime.files import write_whole
@@ -54,7 +54,7 @@ class ZooResults:
             "size": list(SIZE),
             "max_proposals": MAX_PROPOSALS,
             "max_per_img": MAX_PER_IMG,
-            "versions": _versions(),
+            "versions": installed_versions(PACKAGES),
             "configs": config_rows(configs, self.models),
             "models": sorted(self.models.values(), key=lambda row: row["config"]),
         }
@@ -103,13 +103,3 @@ def ranked_reasons(
             counts[row["result"], row.get("reason") or models[row["model"]]["reason"]] += 1
     ordered = sorted(counts.items(), key=lambda item: (RESULTS.index(item[0][0]), -item[1], item[0][1]))
     return [(result, reason, count) for (result, reason), count in ordered]
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

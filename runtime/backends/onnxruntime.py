@@ -15,10 +15,12 @@ from runtime.contract import (
     check_run_inputs,
     contract_inputs,
     contract_outputs,
+    failed_on,
     model_metadata,
+    not_a_tensor,
 )
 from runtime.forks import check_process
-from runtime.graphs.load import load_onnx
+from runtime.graphs.load import invalid_names, load_onnx
 from runtime.graphs.session import (
     DEVICE_PROVIDERS,
     import_onnxruntime,
@@ -99,10 +101,7 @@ class OnnxRuntimeBackend:
             self.quantization = _quantization(path, properties)
             inputs, outputs = _tensors(session.get_inputs()), _tensors(session.get_outputs())
         except UnicodeDecodeError as error:
-            raise ValueError(
-                f"model {path}: expected names in UTF-8, found other bytes ({error}); the file is "
-                "damaged, make it again"
-            ) from error
+            raise invalid_names(path, error) from error
         check_contract(path, "input", contract_inputs(self.metadata), inputs)
         check_contract(path, "output", contract_outputs(self.metadata), outputs)
         self._output_names = list(outputs)
@@ -208,11 +207,8 @@ class OnnxRuntimeTensors:
         try:
             return dict(zip(self.outputs, session.run(list(self.outputs), dict(feeds))))
         except run_errors() as error:
-            shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
-            raise RuntimeError(
-                f"onnxruntime {import_onnxruntime().__version__} failed on {shapes}: {one_line(error)}; a size that is "
-                "free in the file may be fixed inside it (a Reshape), or memory has run out"
-            ) from error
+            version = import_onnxruntime().__version__
+            raise failed_on(f"onnxruntime {version}", feeds, one_line(error)) from error
 
     def close(self) -> None:
         """Release the session and its memory."""
@@ -222,10 +218,7 @@ class OnnxRuntimeTensors:
 def _check_are_tensors(path: Path, kind: str, arguments: Sequence["onnxruntime.NodeArg"]) -> None:
     for argument in arguments:
         if not argument.type.startswith("tensor("):
-            raise ValueError(
-                f"model {path}: {kind} {argument.name}: expected a tensor, found {argument.type}; cut the "
-                "model before it"
-            )
+            raise not_a_tensor(path, kind, argument.name, argument.type)
 
 
 def _declared(arguments: Sequence["onnxruntime.NodeArg"]) -> dict[str, Tensor]:

@@ -19,20 +19,22 @@ import numpy as np
 
 from runtime.contract import (
     EXPORT_COMMAND,
-    Tensor,
     check_contract,
     check_model_file,
     check_run_inputs,
     contract_inputs,
     contract_outputs,
+    failed_on,
     model_metadata,
+    not_a_tensor,
 )
 from runtime.graphs.inlining import inlined
-from runtime.graphs.load import LARGE_BYTES, import_onnx, load_onnx, save_model
+from runtime.graphs.load import LARGE_BYTES, graph_inputs, graph_outputs, load_onnx, save_model
 from runtime.graphs.session import one_line
 from runtime.host.runner import HostRunner
 from runtime.loaded import ProcessModel
 from runtime.metadata import ModelMetadata
+from runtime.quantization import is_quantized
 from runtime.ranges import CPU_PRECISIONS
 from runtime.runner import Feeds, LayerRunner, LayerRunnerFactory, Runner
 
@@ -146,7 +148,7 @@ class _Model:
         self.metadata = model_metadata(path, {p.key: p.value for p in proto.metadata_props})
         _check_contract(path, proto, self.metadata)
         self._names = [output.name for output in proto.graph.output]
-        self.is_quantized = any(node.op_type == "DequantizeLinear" for node in proto.graph.node)
+        self.is_quantized = is_quantized(proto)
         try:
             self._source = _read(self._core, proto)
             start = time.perf_counter()
@@ -243,22 +245,17 @@ class OpenVINOTensors:
         path = check_model_file(model)
         chosen = OpenVINOOptions(**options)
         _check_options(chosen)
-        proto = load_onnx(path)
-        _check_are_tensors(path, proto)
-        self.inputs, self.outputs = _inputs(proto), _tensors(proto.graph.output)
-        names, opened = list(self.outputs), path.absolute()
-        self._model = ProcessModel(path, lambda: _network(opened, chosen, names))
+        opened = path.absolute()
+        self._model = ProcessModel(path, lambda: _AnyModel(opened, chosen))
+        loaded = self._model.here()
+        self.inputs, self.outputs = loaded.inputs, loaded.outputs
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """See ``TensorModel.run``."""
         try:
-            found = self._model.here().run(feeds)
+            found = self._model.here().network.run(feeds)
         except (RuntimeError, MemoryError) as error:
-            shapes = ", ".join(f"{name} {array.shape}" for name, array in feeds.items())
-            raise RuntimeError(
-                f"OpenVINO {_version()} failed on {shapes}: {one_line(error)}; a size that is free in the file may be "
-                "fixed inside it (a Reshape), or memory has run out"
-            ) from error
+            raise failed_on(f"OpenVINO {_version()}", feeds, one_line(error)) from error
         return {name: found[name].astype(tensor.dtype, copy=False) for name, tensor in self.outputs.items()}
 
     def close(self) -> None:
@@ -266,14 +263,25 @@ class OpenVINOTensors:
         self._model.close()
 
 
-def _network(path: Path, options: OpenVINOOptions, names: Iterable[str]) -> _Network:
-    core = _core(options)
-    try:
-        return _Network(core.compile_model(_read(core, load_onnx(path)), "CPU", _config(options)), names)
-    except RuntimeError as error:
-        raise ValueError(
-            f"model {path}: OpenVINO {_version()} cannot load it: {one_line(error)}; use --backend onnxruntime"
-        ) from error
+class _AnyModel:
+    """A model of any inputs and outputs that is loaded."""
+
+    def __init__(self, path: Path, options: OpenVINOOptions) -> None:
+        model = load_onnx(path)
+        _check_are_tensors(path, model)
+        self.inputs, self.outputs = graph_inputs(model), graph_outputs(model)
+        core = _core(options)
+        try:
+            self.network = _network(core, model, options)
+        except RuntimeError as error:
+            raise ValueError(
+                f"model {path}: OpenVINO {_version()} cannot load it: {one_line(error)}; use --backend onnxruntime"
+            ) from error
+
+
+def _network(core: "openvino.Core", model: "onnx.ModelProto", options: OpenVINOOptions) -> _Network:
+    compiled = core.compile_model(_read(core, model), "CPU", _config(options))
+    return _Network(compiled, [output.name for output in model.graph.output])
 
 
 def _check_are_tensors(path: Path, model: "onnx.ModelProto") -> None:
@@ -281,9 +289,7 @@ def _check_are_tensors(path: Path, model: "onnx.ModelProto") -> None:
         for value in values:
             if not value.type.HasField("tensor_type"):
                 found = value.type.WhichOneof("value").replace("_type", "")
-                raise ValueError(
-                    f"model {path}: {kind} {value.name}: expected a tensor, found a {found}; cut the model before it"
-                )
+                raise not_a_tensor(path, kind, value.name, f"a {found}")
 
 
 def import_openvino() -> Any:
@@ -378,25 +384,8 @@ def _read(core: "openvino.Core", model: "onnx.ModelProto") -> "openvino.Model":
 
 
 def _check_contract(path: Path, model: "onnx.ModelProto", metadata: ModelMetadata) -> None:
-    check_contract(path, "input", contract_inputs(metadata), _inputs(model))
-    check_contract(path, "output", contract_outputs(metadata), _tensors(model.graph.output))
-
-
-def _inputs(model: "onnx.ModelProto") -> dict[str, Tensor]:
-    weights = {tensor.name for tensor in model.graph.initializer}
-    return {n: tensor for n, tensor in _tensors(model.graph.input).items() if n not in weights}
-
-
-def _tensors(values: "Iterable[onnx.ValueInfoProto]") -> dict[str, Tensor]:
-    """Return name -> tensor; a dimension with a name, or none, is free."""
-    dtype = import_onnx().helper.tensor_dtype_to_np_dtype
-    return {
-        value.name: Tensor(
-            str(dtype(value.type.tensor_type.elem_type)),
-            tuple(d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim),
-        )
-        for value in values
-    }
+    check_contract(path, "input", contract_inputs(metadata), graph_inputs(model))
+    check_contract(path, "output", contract_outputs(metadata), graph_outputs(model))
 
 
 def layer_runner(threads: Optional[int] = None, precision: str = "fp32") -> LayerRunnerFactory:
@@ -409,10 +398,7 @@ def layer_runner(threads: Optional[int] = None, precision: str = "fp32") -> Laye
     _check_options(options)
 
     def make(model: "onnx.ModelProto") -> LayerRunner:
-        core = _core(options)
-        compiled = core.compile_model(_read(core, model), "CPU", _config(options))
-        network = _Network(compiled, [output.name for output in model.graph.output])
-        inputs = _inputs(model)
+        network, inputs = _network(_core(options), model, options), graph_inputs(model)
 
         def run(feeds: Feeds) -> Mapping[str, np.ndarray]:
             known = {name: array for name, array in feeds.items() if name in inputs}

@@ -26,6 +26,7 @@ from runtime.engine.files import (
     Machine,
     ReadyEngine,
     checked_engine,
+    default_precision,
     engine_path,
     ready_engine,
     resolve,
@@ -42,7 +43,6 @@ from runtime.host.preprocess import device_plan
 from runtime.host.runner import HostRunner
 from runtime.precision.choice import chosen_plan
 from runtime.precision.plan import plan_sha256
-from runtime.quantization import is_quantized
 from runtime.runner import Feeds, LayerRunner, LayerRunnerFactory, Runner, add_timings
 
 if TYPE_CHECKING:
@@ -367,8 +367,7 @@ def _layers_from_onnx(path: Path, batch: int) -> tuple["onnx.ModelProto", LayerR
     """Engines as ``Detector(path, backend="tensorrt")`` would build them."""
     model = load_onnx(path)
     metadata = metadata_of(model, path)
-    precision = "int8" if is_quantized(model) else EngineConfig.precision
-    config = EngineConfig(batch=(1, batch, batch), precision=precision)
+    config = EngineConfig(batch=(1, batch, batch), precision=default_precision(model))
     if metadata is not None:
         config = with_default_sizes(config, metadata)
     return model, _engine_runner(path, model, config)

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Optional, Protocol, TypeVar, Union
 
+from runtime.closing import Closing
 from runtime.comparison.recording import SUFFIX, RecordingWriter, check_image_file, read_recording
 from runtime.detections import Detections
 from runtime.detector import Detector
@@ -125,7 +126,7 @@ def open_artifact(
     return DetectorArtifact(file, backend, batch_size, host=host, **options)
 
 
-class _Artifact:
+class _Artifact(Closing):
     """What the two kinds share."""
 
     def __init__(self, path: Path, metadata: ModelMetadata) -> None:
@@ -140,17 +141,6 @@ class _Artifact:
 
     def close(self) -> None:
         """Release what is open."""
-
-    def __enter__(self: Opened) -> Opened:
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()
 
 
 class RecordedArtifact(_Artifact):

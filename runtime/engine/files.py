@@ -316,9 +316,14 @@ def _identity(engine: Path) -> list[Optional[tuple[int, ...]]]:
     return [file_identity(path) for path in (engine, sidecar_path(engine))]
 
 
+def default_precision(model: Any) -> str:
+    """Return the precision of an engine that is not asked for in another: INT8 where the file has it."""
+    return "int8" if is_quantized(model) else EngineConfig.precision
+
+
 def _default_config(batch: Optional[int], model: Any) -> EngineConfig:
-    """Return what a model gets that is not asked for in another way: INT8 where the file has it."""
-    precision = "int8" if is_quantized(model) else EngineConfig.precision
+    """Return what a model gets that is not asked for in another way."""
+    precision = default_precision(model)
     if batch is None:
         return EngineConfig(precision=precision)
     return EngineConfig(batch=(1, batch, max(batch, EngineConfig.batch[2])), precision=precision)

@@ -5,11 +5,11 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Callable, Optional, Union
 
 import numpy as np
 
+from runtime.closing import Closing
 from runtime.cuda.binding import Cuda, active, open_cuda, wait
 from runtime.engine.buffers import Buffer, ByteBuffer, Cast
 from runtime.engine.config import Shapes
@@ -32,7 +32,7 @@ class EngineTensor:
     profile: Optional[Shapes] = None
 
 
-class EngineSession:
+class EngineSession(Closing):
     """An engine with an execution context for each of its profiles, one stream and its own buffers.
 
     Calls from several threads are safe and run one after the other; for calls side by side, make a session per
@@ -151,8 +151,10 @@ class EngineSession:
 
     def _set_shapes(self, shapes: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Choose a profile, set the inputs' shapes, reserve buffers for everything, return the outputs' shapes."""
+        if shapes == self._active.shapes:  # the context computes all shapes anew when told one, even the same
+            return self._active.output_shapes
         self._active = profile = self._profile_of(shapes)
-        if shapes == profile.shapes:  # the context computes all shapes anew when told one, even the same
+        if shapes == profile.shapes:
             return profile.output_shapes
         # What was started with other shapes may still read what the context now rewrites.
         self.cuda.record(self._idle, self._stream)
@@ -379,14 +381,3 @@ class EngineSession:
                 self._engine = None
                 self._open.close()
                 self._stream, self._events = None, []
-
-    def __enter__(self) -> "EngineSession":
-        return self
-
-    def __exit__(
-        self,
-        kind: Optional[type[BaseException]],
-        error: Optional[BaseException],
-        traceback: Optional[TracebackType],
-    ) -> None:
-        self.close()

@@ -2,14 +2,14 @@
 
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from runtime.contract import EXPORT_COMMAND, check_model_file
+from runtime.contract import EXPORT_COMMAND, Tensor, check_model_file
 from runtime.files import whole_file
 from runtime.messages import said
 from runtime.metadata import KEY, ModelMetadata
@@ -99,7 +99,7 @@ def _parsed(path: Path, data: bytes) -> Any:
     try:
         name_nodes(model)
     except UnicodeDecodeError as error:
-        raise _invalid_names(path, error) from error
+        raise invalid_names(path, error) from error
     return model
 
 
@@ -113,7 +113,7 @@ def metadata_of(model: Any, path: Union[str, Path] = "in memory") -> Optional[Mo
         texts = [p.value for p in model.metadata_props if p.key == KEY]
         return ModelMetadata.from_json(texts[0]) if texts else None
     except UnicodeDecodeError as error:
-        raise _invalid_names(path, error) from error
+        raise invalid_names(path, error) from error
     except ValueError as error:
         raise ValueError(f"model {path}: {error}") from error
 
@@ -132,7 +132,7 @@ def graph_errors(path: Union[str, Path], model: Any) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise _invalid_names(path, error) from error
+        raise invalid_names(path, error) from error
     except Exception as error:
         # onnx's own errors have no base but Exception, and a graph that is none fails anywhere.
         is_said = isinstance(error, (OSError, ValueError, RuntimeError)) and not _is_of_onnx(error)
@@ -160,25 +160,40 @@ def _invalidity(model: Any) -> str:
     return ""
 
 
-def _invalid_names(path: Union[str, Path], error: UnicodeDecodeError) -> ValueError:
+def invalid_names(path: Union[str, Path], error: UnicodeDecodeError) -> ValueError:
+    """Return what a file is told whose names are not UTF-8."""
     return ValueError(
         f"model {path}: expected names in UTF-8, found other bytes ({error}); the file is damaged, make it again"
     )
 
 
+def graph_inputs(model: Any) -> dict[str, Tensor]:
+    """Return a model's inputs by name, in the file's order; what has a value in the file is none."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return _tensors(value for value in model.graph.input if value.name not in weights)
+
+
+def graph_outputs(model: Any) -> dict[str, Tensor]:
+    """Return a model's outputs by name, in the file's order."""
+    return _tensors(model.graph.output)
+
+
+def _tensors(values: "Iterable[onnx.ValueInfoProto]") -> dict[str, Tensor]:
+    """Return name -> tensor; a dimension with a name, or none, is free."""
+    dtype = import_onnx().helper.tensor_dtype_to_np_dtype
+    return {
+        value.name: Tensor(
+            str(dtype(value.type.tensor_type.elem_type)),
+            tuple(d.dim_value if d.HasField("dim_value") else None for d in value.type.tensor_type.shape.dim),
+        )
+        for value in values
+    }
+
+
 def declared_tensors(model: Any) -> dict[str, dict[str, str]]:
     """Return ``inputs`` and ``outputs``: NumPy's dtype names by tensor name, in the file's order."""
-    onnx = import_onnx()
-    weights = {tensor.name for tensor in model.graph.initializer}
-    kinds = {"inputs": model.graph.input, "outputs": model.graph.output}
-    return {
-        kind: {
-            value.name: str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
-            for value in values
-            if value.name not in weights
-        }
-        for kind, values in kinds.items()
-    }
+    kinds = {"inputs": graph_inputs(model), "outputs": graph_outputs(model)}
+    return {kind: {name: tensor.dtype for name, tensor in found.items()} for kind, found in kinds.items()}
 
 
 def name_nodes(model: Any) -> None:

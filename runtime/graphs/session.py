@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
-from runtime.contract import EXPORT_COMMAND
+from runtime.contract import EXPORT_COMMAND, shapes_of
 from runtime.graphs.attributes import check_attributes
 from runtime.graphs.load import save_model
 from runtime.ranges import MAX_THREADS, checked_count
@@ -203,10 +203,9 @@ class Session:
         try:
             return dict(zip(self._names, self._session.run(self._names, arrays)))
         except run_errors() as error:
-            shapes = ", ".join(f"{name} {value.shape}" for name, value in feeds.items())
             raise RuntimeError(
-                f"onnxruntime: expected to run the model on {shapes}, found: {one_line(error)}; if memory ran out, "
-                "use a smaller batch"
+                f"onnxruntime: expected to run the model on {shapes_of(feeds)}, found: {one_line(error)}; if "
+                "memory ran out, use a smaller batch"
             ) from error
 
 
