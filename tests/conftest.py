@@ -1,6 +1,8 @@
 """Fixtures that several packages' tests share."""
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import onnx
@@ -17,6 +19,13 @@ from export.model import load_model
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Workers share the cores; two that use all of them each take longer than one after the other.
     torch.set_num_threads(1)
+
+# Ignored where a shell started the tests in the background or under nohup; commands keep that, and so would those here.
+_HANDLERS = {"SIGINT": signal.default_int_handler, "SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_DFL}
+if threading.current_thread() is threading.main_thread():
+    for name, handler in _HANDLERS.items():
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is signal.SIG_IGN:
+            signal.signal(getattr(signal, name), handler)
 
 # The same examples in every run. `pytest --hypothesis-profile=thorough` looks for new ones, for minutes.
 settings.register_profile("suite", max_examples=40, derandomize=True, deadline=None)
