@@ -168,6 +168,7 @@ setup(
         "mmcv-lite": MMDET,  # the same, by the name of the part that may be there already in another build
         "test": [
             "pytest>=8",
+            "pytest-timeout",
             "pytest-xdist",
             "hypothesis",
             "ruff",

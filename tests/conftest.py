@@ -33,6 +33,14 @@ settings.register_profile("thorough", max_examples=1000, deadline=None)
 settings.load_profile("suite")
 
 DATA_VARIABLE = "MASKRCNN_TEST_DATA"
+# Those that take longest begin first, so that no worker is left with one of them at the end.
+LONGEST = ("export/test_trained.py", "fuzz/test_fuzz.py", "export/test_layers.py", "fuzz/test_processes.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest modules first; the rest keep their order."""
+    order = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 @pytest.fixture(scope="session")

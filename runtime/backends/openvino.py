@@ -10,6 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -324,10 +325,28 @@ def _check_options(options: OpenVINOOptions) -> None:
 
 
 def _core(options: OpenVINOOptions) -> "openvino.Core":
-    core = import_openvino().Core()
+    core = _loaded_elsewhere()
     if options.precision == "bf16":
         _check_bf16(core)
     return core
+
+
+def _loaded_elsewhere() -> "openvino.Core":
+    """Return a new core whose plugin for the CPU was loaded in a thread of its own.
+
+    The plugin gives the thread that loads it a stack for signal handlers, and puts the one before back when it goes. Of
+    two that go in the order they came, the second puts back the first's, which is no more: the next signal then ends
+    the process.
+    """
+    module = import_openvino()
+
+    def load() -> "openvino.Core":
+        core = module.Core()
+        core.get_property("CPU", "FULL_DEVICE_NAME")
+        return core
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(load).result()
 
 
 def _processor_flags() -> set[str]:

@@ -1,6 +1,9 @@
 """OpenVINO: what it finds is what onnxruntime finds, in any batch and size, on several threads and from any file."""
 
 import dataclasses
+import os
+import signal
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +30,7 @@ from runtime.host.preprocess import Batch, prepare
 from runtime.images import read_image
 from tests.models import structured_photos, tiny_config, tiny_model
 from tests.runtime import fakes
+from tests.runtime.processes import ROOT, SECONDS
 
 openvino = pytest.importorskip("openvino", reason="openvino is not installed")
 
@@ -190,6 +194,35 @@ def test_openvino_never_sees_a_function(
         model = onnx.load_model_from_string(data)
         assert not model.functions
         assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
+
+
+CLOSED_IN_ORDER = """
+import gc, os, signal, sys
+from runtime.backends import load_backend
+signal.signal(signal.SIGTERM, lambda number, frame: print("handled", number))
+first, second = (load_backend(sys.argv[1], "openvino", threads=1) for _ in range(2))
+first.close()
+second.close()
+del first, second
+gc.collect()
+blocks = [bytearray(1 << 16) for _ in range(100)]  # whoever frees memory, it is another's now
+os.kill(os.getpid(), signal.SIGTERM)
+print("alive")
+"""
+
+
+def test_signals_are_handled_after_models_that_are_closed_in_the_order_they_were_opened(
+    tmp_path: Path,
+) -> None:
+    path = fakes.save(tmp_path / "m.onnx")
+    done = subprocess.run(
+        [sys.executable, "-c", CLOSED_IN_ORDER, str(path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert (done.returncode, done.stdout) == (0, f"handled {signal.SIGTERM.value}\nalive\n"), done.stderr
 
 
 def quantized() -> onnx.ModelProto:
