@@ -28,11 +28,10 @@ def cpu_latency() -> str:
     versions = data["versions"]
     packages = [name for name in ("torch", "onnxruntime", "openvino") if name in versions]
     words = ", ".join(f"{name} {versions[name]}" for name in packages)
-    flags = f" ({', '.join(data['flags'])})" if data["flags"] else ""
     tables = [_cpu_table(data, name) for name in data["models"]]
     return (
         "\n".join(tables)
-        + f"\n{data['threads']} threads of {data['cpu']}{flags}; medians per image, masks pasted at original "
+        + f"\n{data['threads']} threads of {data['cpu']}{_flags(data)}; medians per image, masks pasted at original "
         f"resolution by all; peak memory of the process; {words}.\n\n{_onnxruntime_settings()}"
     )
 
@@ -56,6 +55,49 @@ def _cpu_table(data: dict, model: str) -> str:
     name = f"{facts['config']}, {facts['size'][0]}×{facts['size'][1]}"
     heading = [name, *(f"batch {batch}" for batch in batches), "onnxruntime FP32's speed", "peak"]
     return _table(heading, cells)
+
+
+def cpu_accuracy() -> str:
+    """What each precision on a CPU keeps of the average precision."""
+    data = json.loads((RESULTS / "cpu_accuracy.json").read_text())
+    models = list(data["models"].values())
+    heading = [
+        "runtime",
+        "file",
+        *(f"{model['config']}: {kind} AP" for model in models for kind in ("box", "mask")),
+    ]
+    cells = [
+        [
+            _PACKAGES[rows[0]["runtime"]],
+            _file_words(rows[0]),
+            *(text for row in rows for text in _ap_and_change(row)),
+        ]
+        for rows in zip(*(model["rows"] for model in models), strict=True)
+    ]
+    images = " and ".join(str(model["images"]) for model in models)
+    calibration = models[0]["calibration"]["images"]
+    return (
+        f"{_table(heading, cells)}\n{images} images, none of which is among the {calibration} renders that ranges are "
+        f"found on; {data['cpu']}{_flags(data)} (`python -m benchmarks.cpu_accuracy DATA`).\n"
+    )
+
+
+_PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO"}
+
+
+def _file_words(row: dict) -> str:
+    if row["file"] == "float":
+        return (row["precision"] or "fp32").upper()
+    activations, method = row["file"].split()
+    return f"INT8, `--activations {activations}`, `--method {method}`"
+
+
+def _ap_and_change(row: dict) -> list[str]:
+    return [f"{row['average_precision'][kind]:.4f} ({row['change'][kind]:+.4f})" for kind in ("box", "mask")]
+
+
+def _flags(data: dict) -> str:
+    return f" ({', '.join(data['flags'])})" if data["flags"] else ""
 
 
 def _onnxruntime_settings() -> str:
@@ -466,6 +508,7 @@ def engines_line() -> str:
 TABLES = {
     "kernels": kernels,
     "cpu_latency": cpu_latency,
+    "cpu_accuracy": cpu_accuracy,
     "exactness": exactness,
     "accuracy": accuracy,
     "zoo": zoo,

@@ -87,14 +87,21 @@ def grafts(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 @contextmanager
-def opened(path: Path, batch: int) -> Iterator[Detector]:
-    with Detector(path, "onnxruntime", batch_size=batch) as detector:
+def opened(path: Path, batch: int, backend: str = "onnxruntime") -> Iterator[Detector]:
+    with Detector(path, backend, batch_size=batch) as detector:
         yield detector
 
 
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Those of a CPU."""
+    pytest.importorskip(request.param, reason=f"{request.param} is not installed")
+    return request.param
+
+
 @pytest.mark.parametrize("head", FILES)
-def test_the_figures_of_the_readme(head: str, models: Path, grafts: dict[str, Path]) -> None:
-    with opened(grafts[head], 1) as detector:
+def test_the_figures_of_the_readme(head: str, models: Path, grafts: dict[str, Path], backend: str) -> None:
+    with opened(grafts[head], 1, backend) as detector:
         for photo, count in COUNTS[head].items():
             (found,) = detector([read_image(models / "photos" / photo)])
             assert len(found) == count, photo
@@ -109,13 +116,13 @@ def test_the_figures_of_the_readme(head: str, models: Path, grafts: dict[str, Pa
 
 @pytest.mark.parametrize("head", FILES)
 def test_batches_of_different_images_find_what_each_finds_alone(
-    head: str, models: Path, grafts: dict[str, Path]
+    head: str, models: Path, grafts: dict[str, Path], backend: str
 ) -> None:
     images = [read_image(models / "photos" / photo) for photo in COUNTS[head]][:3]
-    with opened(grafts[head], 1) as detector:
+    with opened(grafts[head], 1, backend) as detector:
         alone = detector(images)
     for batch in (2, 3):
-        with opened(grafts[head], batch) as detector:
+        with opened(grafts[head], batch, backend) as detector:
             for one, other in zip(alone, detector(images)):
                 assert len(one) == len(other)
                 np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-3)
