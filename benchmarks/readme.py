@@ -4,7 +4,6 @@ A table, or a sentence with figures, stands between ``<!-- table NAME -->`` and 
 this module.
 """
 
-import argparse
 import json
 import re
 from collections import Counter
@@ -16,6 +15,7 @@ from benchmarks.latency.bars import median
 from benchmarks.latency.layers import dense_nodes, not_dense_share
 from benchmarks.latency.report import Section, details, summary
 from benchmarks.latency.report import latency as latency_table
+from runtime.cli import CommandParser
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -511,7 +511,7 @@ def outdated(files: Mapping[Path, str]) -> list[Path]:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Rewrite the files, or with ``--check`` return 1 if that would change one."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.split("\n")[0])
+    parser = CommandParser(prog="python -m benchmarks.readme", doc=__doc__)
     parser.add_argument(
         "--check", action="store_true", help="change nothing; exit 1 where a table is out of date"
     )

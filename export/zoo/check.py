@@ -29,6 +29,7 @@ from export.pipeline import UnsupportedPipelineError
 from export.random_weights import structured_photos
 from export.verify import Case, MmdetInference, pixel_difference, verify
 from export.zoo.models import one_line
+from export.zoo.verdicts import EXACT, FAILED, REFUSED, UNBUILDABLE, WRONG
 from patches.families import UnsupportedModelError, family_of
 from patches.mmcv_ops import MissingOperatorError
 from runtime.comparison.difference import Difference, Tolerance, compare
@@ -51,13 +52,6 @@ IOU_ROUNDING = 2e-6
 
 # ``export.verify.verify`` with threads and a backend.
 Verify = Callable[..., list[Case]]
-
-EXACT = "exact"
-REFUSED = "refused"
-WRONG = "wrong"
-UNBUILDABLE = "unbuildable"
-FAILED = "failed"
-RESULTS = (EXACT, REFUSED, UNBUILDABLE, WRONG, FAILED)
 
 
 @dataclass

@@ -20,6 +20,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Optional
 
+from runtime.cli import CommandParser
+
 SECONDS = 60.0
 FULL, SMALL = "full disk", "file size limit"
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
@@ -177,7 +179,7 @@ def _small_disk(folder: Path, stack: ExitStack) -> Optional[Path]:
 
 
 def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.kills", description=__doc__.split("\n\n")[0])
+    parser = CommandParser(prog="python -m tests.fuzz.kills", doc=__doc__)
     parser.add_argument("--rounds", type=int, default=100, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--full-disk", action="store_true", help="fill a tmpfs, which root can mount")
