@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 import numpy as np
 from rich.table import Table
@@ -15,8 +15,13 @@ from rich.text import Text
 from runtime.console import table_console, tracked
 from runtime.contract import Tensor
 from runtime.files import write_whole
+from runtime.npz import read_any
+from runtime.reading import limit
 from runtime.session import Session
 
+LIMIT_VARIABLE = "MASKRCNN_MAX_INPUT_BYTES"
+# Of all inputs that are read, decompressed.
+MAX_INPUT_BYTES = 1 << 30
 # Of all inputs that are made up: more is a slip.
 MAX_BYTES = 8 << 30
 _MAX_NAME = 200
@@ -31,11 +36,12 @@ def read_inputs(options: Sequence[str]) -> tuple[dict[str, np.ndarray], list[Pat
     """
     arrays: dict[str, np.ndarray] = {}
     files = []
+    left = limit(LIMIT_VARIABLE, MAX_INPUT_BYTES)
     for option in options:
         name, separator, rest = option.partition("=")
         path = Path(rest if separator else option)
         files.append(path)
-        found = _loaded(path)
+        found = _loaded(path, left)
         if isinstance(found, np.ndarray) != bool(separator):
             kind = "one array" if isinstance(found, np.ndarray) else "several"
             raise ValueError(f"--input {option}: expected NAME=FILE.npy or FILE.npz, found a file of {kind}")
@@ -44,16 +50,16 @@ def read_inputs(options: Sequence[str]) -> tuple[dict[str, np.ndarray], list[Pat
         if twice:
             raise ValueError(f"--input: expected each input once, found {', '.join(twice)} again in {path}")
         arrays.update(named)
+        left -= sum(array.nbytes for array in named.values())
     return arrays, files
 
 
-def _loaded(path: Path):  # type: ignore[no-untyped-def]
-    if not path.is_file():
+def _loaded(path: Path, most: int) -> Union[np.ndarray, dict[str, np.ndarray]]:
+    if not path.exists():
         raise FileNotFoundError(f"--input {path}: expected an .npy or .npz file, found no file")
     try:
-        found = np.load(path, allow_pickle=False)
-        return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    except Exception as error:  # zipfile's, zlib's, NumPy's own
+        return read_any(path, most, f"if that is meant, set {LIMIT_VARIABLE} to as much as all inputs take")
+    except ValueError as error:
         raise ValueError(
             f"--input {path}: expected an .npy or .npz file without objects, found {error}"
         ) from error

@@ -1,5 +1,6 @@
 """``python -m runtime.run``."""
 
+import os
 import re
 from pathlib import Path
 
@@ -105,3 +106,26 @@ def test_an_output_never_replaces_an_input(
     assert _run(model, "--input", f"x={x}", "--random", 1, "--output-dir", tmp_path) == 2
     assert "a_sum.npy" in capsys.readouterr().err
     np.testing.assert_array_equal(np.load(x), X)
+
+
+def test_inputs_have_a_limit_together(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Decompressed; each file alone is below it."""
+    np.savez_compressed(tmp_path / "x.npz", x=np.zeros((50_000, 3), np.float32))
+    np.savez_compressed(tmp_path / "y.npz", y=np.zeros((50_000, 3), np.float32))
+    monkeypatch.setenv("MASKRCNN_MAX_INPUT_BYTES", "1000000")
+    assert _run(model, "--input", tmp_path / "x.npz", "--input", tmp_path / "y.npz") == 2
+    assert "expected arrays of up to 400000 bytes, found 600" in capsys.readouterr().err
+    monkeypatch.setenv("MASKRCNN_MAX_INPUT_BYTES", "much")
+    assert _run(model, "--input", tmp_path / "x.npz") == 2
+    assert "MASKRCNN_MAX_INPUT_BYTES: expected a whole number, found 'much'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero", "."])
+def test_an_input_that_is_no_file_is_not_waited_for(
+    name: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert _run(model, "--input", f"x={tmp_path / name}", "--random", 1) == 2
+    assert "expected a regular file, found a" in capsys.readouterr().err
