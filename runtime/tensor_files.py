@@ -46,6 +46,8 @@ def read_inputs(options: Sequence[str]) -> tuple[dict[str, np.ndarray], list[Pat
             kind = "one array" if isinstance(found, np.ndarray) else "several"
             raise ValueError(f"--input {option}: expected NAME=FILE.npy or FILE.npz, found a file of {kind}")
         named = {name: found} if isinstance(found, np.ndarray) else found
+        # A file has strings of fixed lengths, a model of any.
+        named = {key: a.astype(object) if a.dtype.kind == "U" else a for key, a in named.items()}
         twice = sorted(arrays.keys() & named.keys())
         if twice:
             raise ValueError(f"--input: expected each input once, found {', '.join(twice)} again in {path}")
@@ -192,5 +194,6 @@ def write_outputs(outputs: Mapping[str, np.ndarray], paths: Mapping[str, Path]) 
     """
     for name, path in paths.items():
         buffer = BytesIO()
-        np.save(buffer, outputs[name], allow_pickle=False)
+        array = outputs[name]
+        np.save(buffer, array.astype(str) if array.dtype == object else array, allow_pickle=False)
         write_whole(path, buffer.getvalue())

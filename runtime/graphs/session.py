@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
-from runtime.contract import EXPORT_COMMAND, shapes_of
+from runtime.contract import EXPORT_COMMAND, STRINGS, Tensor, check_dtypes, shapes_of
 from runtime.graphs.attributes import check_attributes
 from runtime.graphs.load import save_model
 from runtime.ranges import MAX_THREADS, checked_count
@@ -180,6 +180,8 @@ class Session:
             self._session = inference_session(
                 path, provider_names(device), threads, in_file_order=in_file_order
             )
+            inputs = {i.name: Tensor(dtype_name(i.type), ()) for i in self._session.get_inputs()}
+            check_dtypes(path, inputs, {}, strings=True)
         except ValueError as error:
             reason = error.__cause__ or error
             raise RuntimeError(
@@ -187,7 +189,7 @@ class Session:
                 f"load: {one_line(reason)}; operators of TensorRT plugins need their bodies in the file"
             ) from error
         self._names = [output.name for output in self._session.get_outputs()]
-        self._dtypes = {i.name: numpy_dtype(i.type) for i in self._session.get_inputs()}
+        self._dtypes = {name: np.dtype(tensor.dtype) for name, tensor in inputs.items()}
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the outputs by name; feeds that are no inputs are left out.
@@ -229,7 +231,7 @@ def open_session(
         yield Session(path, device, threads, in_file_order=in_file_order)
 
 
-def numpy_dtype(kind: str) -> np.dtype:
-    """Return the dtype of onnxruntime's name of it, ``tensor(float16)``."""
+def dtype_name(kind: str) -> str:
+    """Return NumPy's name of what onnxruntime calls ``tensor(float)``; of a type that NumPy has not, onnxruntime's."""
     name = kind[len("tensor(") : -1]
-    return np.dtype({"float": "float32", "double": "float64", "string": "object"}.get(name, name))
+    return {"float": "float32", "double": "float64", "string": STRINGS}.get(name, name)

@@ -129,3 +129,16 @@ def test_an_input_that_is_no_file_is_not_waited_for(
     os.mkfifo(tmp_path / "pipe")
     assert _run(model, "--input", f"x={tmp_path / name}", "--random", 1) == 2
     assert "expected a regular file, found a" in capsys.readouterr().err
+
+
+def test_strings_go_through(tmp_path: Path) -> None:
+    parsed = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> net (string[N] x) => (string[N] y) { y = Identity(x) }"""
+    )
+    onnx.save(parsed, tmp_path / "m.onnx")
+    x = _saved(tmp_path, "x", np.array(["a", "bcd"]))
+    out = tmp_path / "out"
+    assert (
+        _run(tmp_path / "m.onnx", "--backend", "onnxruntime", "--input", f"x={x}", "--output-dir", out) == 0
+    )
+    assert np.load(out / "y.npy").tolist() == ["a", "bcd"]
