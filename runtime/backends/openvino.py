@@ -29,6 +29,8 @@ from runtime.contract import (
     model_metadata,
     not_a_tensor,
 )
+from runtime.graphs.attributes import check_attributes
+from runtime.graphs.divisors import check_divisors
 from runtime.graphs.inlining import inlined
 from runtime.graphs.load import LARGE_BYTES, graph_inputs, graph_outputs, load_onnx, save_model
 from runtime.graphs.session import one_line
@@ -144,6 +146,8 @@ class _Model:
 
     def __init__(self, path: Path, options: OpenVINOOptions) -> None:
         self._core, self._config = _core(options), _config(options)
+        check_attributes(path)
+        check_divisors(path)
         proto = load_onnx(path)
         self.metadata = model_metadata(path, {p.key: p.value for p in proto.metadata_props})
         _check_contract(path, proto, self.metadata)
@@ -266,6 +270,8 @@ class _AnyModel:
     """A model of any inputs and outputs that is loaded."""
 
     def __init__(self, path: Path, options: OpenVINOOptions) -> None:
+        check_attributes(path)
+        check_divisors(path)
         model = load_onnx(path)
         _check_are_tensors(path, model)
         self.inputs, self.outputs = graph_inputs(model), graph_outputs(model)

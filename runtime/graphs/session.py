@@ -11,6 +11,7 @@ import numpy as np
 
 from runtime.contract import EXPORT_COMMAND, STRINGS, Tensor, check_dtypes, shapes_of
 from runtime.graphs.attributes import check_attributes
+from runtime.graphs.divisors import check_divisors
 from runtime.graphs.load import save_model
 from runtime.ranges import MAX_THREADS, checked_count
 
@@ -96,6 +97,7 @@ def inference_session(
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     check_attributes(path)
+    check_divisors(path)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except _errors("InvalidProtobuf")[0] as error:
