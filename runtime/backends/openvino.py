@@ -5,7 +5,6 @@ often get a network of their own.
 """
 
 import importlib.util
-import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -29,6 +28,7 @@ from runtime.contract import (
     model_metadata,
     not_a_tensor,
 )
+from runtime.files import working_folder
 from runtime.graphs.attributes import check_attributes
 from runtime.graphs.divisors import check_divisors
 from runtime.graphs.inlining import inlined
@@ -391,8 +391,8 @@ def _read(core: "openvino.Core", model: "onnx.ModelProto") -> "openvino.Model":
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < LARGE_BYTES:
         return core.read_model(model.SerializeToString())
     # Through a file: a model of 2 GB cannot be handed over as one string.
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+    with working_folder() as folder:
+        path = folder / "model.onnx"
         save_model(model, path)
         return core.read_model(path)
 

@@ -1,7 +1,6 @@
 """A model in onnxruntime: the one place that opens sessions."""
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import numpy as np
 
 from runtime.contract import EXPORT_COMMAND, STRINGS, Tensor, check_dtypes, shapes_of
+from runtime.files import working_folder
 from runtime.graphs.attributes import check_attributes
 from runtime.graphs.divisors import check_divisors
 from runtime.graphs.load import save_model
@@ -227,8 +227,8 @@ def open_session(
         RuntimeError: see ``Session``.
     """
     # Through a file: a model of 2 GB cannot be handed over as one string.
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+    with working_folder() as folder:
+        path = folder / "model.onnx"
         save_model(model, path)
         yield Session(path, device, threads, in_file_order=in_file_order)
 

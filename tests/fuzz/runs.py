@@ -92,9 +92,9 @@ def infer_job(inputs: Path, out: Path, variant: int, stem: str = "") -> Job:
 
     def wrong() -> str:
         there = [name for name in (RESULTS, IMAGES) if (out / name).exists()]
-        if len(there) == 1:
-            return f"{there[0]} alone"
-        said = wrong_results(out) if there else ""
+        if there == [IMAGES]:  # results alone are what a kill between the two leaves
+            return f"{IMAGES} alone"
+        said = wrong_results(out) if len(there) == 2 else ""
         return said or _wrong_lines(out / LINES) or _wrong_overlays(out)
 
     def written() -> Optional[str]:
