@@ -17,7 +17,7 @@ from export.api import VerificationError, export_model
 from runtime import Detector
 from runtime.images import read_image
 from tests.models import structured_photos, tiny_config, tiny_model, write_config
-from tests.runtime.processes import ROOT
+from tests.runtime.processes import ROOT, first_line
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ with api.ExitStack() as stack:
 def test_what_a_killed_export_worked_in_goes_with_the_next(files, tmp_path, all_weights_apart):
     command = [sys.executable, "-c", _KILLED, str(tmp_path / "m.onnx")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        folder = Path(process.stdout.readline().strip())
+        folder = Path(first_line(process).strip())
         process.kill()
     assert folder.parent == tmp_path
     assert (folder / "weights").exists()

@@ -171,7 +171,7 @@ def _small_disk(folder: Path, stack: ExitStack) -> Optional[Path]:
     """Return a file system of 3 MB; None where this user may not mount one."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
+    if subprocess.run(mount, capture_output=True, timeout=SECONDS).returncode:
         print("no tmpfs here: a limit of the files' size instead", file=sys.stderr)
         return None
     stack.callback(subprocess.run, ["umount", str(folder)], check=True)

@@ -17,6 +17,7 @@ import pytest
 
 from runtime import files
 from runtime.files import refuse_inputs, sha256_of, whole_file, withdraw, working_folder, write_whole
+from tests.runtime.processes import SECONDS, first_line
 
 DEAD_PROCESS = 2**22 + 1  # above Linux's largest process id
 
@@ -198,7 +199,7 @@ def test_kill_leaves_the_file_before_it(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_whole(path, b"before")
     with subprocess.Popen([sys.executable, "-c", _KILLED, str(path)], stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"written\n"
+        assert first_line(process) == b"written\n"
         process.send_signal(signal.SIGKILL)
     assert path.read_bytes() == b"before"
     assert len(_names(tmp_path)) == 2
@@ -213,12 +214,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "small"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
     )
     if mounted.returncode:
         pytest.skip(f"no small file system here: {mounted.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", str(folder)], check=True, timeout=SECONDS)
 
 
 def test_a_full_disk_is_said_with_the_file(small_disk: Path) -> None:
@@ -315,7 +319,7 @@ with working_folder(sys.argv[1] or None) as folder:
 def _killed_in_a_folder(beside: str, environment: dict, ended: str = "") -> Path:
     command = [sys.executable, "-c", _IN_A_FOLDER, beside, ended]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **environment}) as process:
-        folder = Path(process.stdout.readline().decode().strip())
+        folder = Path(first_line(process).decode().strip())
         process.kill()
     return folder
 

@@ -27,6 +27,7 @@ from runtime.host.preprocess import Batch, prepare
 from runtime.images import read_image
 from tests.models import structured_photos, tiny_config, tiny_model
 from tests.runtime import fakes
+from tests.runtime.processes import SECONDS
 
 openvino = pytest.importorskip("openvino", reason="openvino is not installed")
 
@@ -115,7 +116,7 @@ def test_streams_run_side_by_side_and_results_stay_in_order(
     run = OpenVINOBackend.run
 
     def meeting(self: OpenVINOBackend, *arrays: np.ndarray) -> dict[str, np.ndarray]:
-        both.wait()
+        both.wait(SECONDS)
         return run(self, *arrays)
 
     monkeypatch.setattr(OpenVINOBackend, "run", meeting)
