@@ -216,9 +216,15 @@ def processes() -> str:
     kills, together = (
         json.loads((RESULTS / f"fuzz_{name}.json").read_text()) for name in ("kills", "together")
     )
+    rounds: Counter = Counter()
+    for name, ends in kills["counts"].items():
+        rounds[name.partition(", ")[0]] += ends.get("ended", 0) + ends.get("whole", 0)
+    commands = ", ".join(f"`{name}` ({number})" for name, number in sorted(rounds.items()))
+    early = sum(ends.get("ended", 0) for ends in kills["counts"].values())
     text = (
-        f"{kills['rounds']} runs of `export`, `infer`, `record` and `build` (with a fake TensorRT) ended by SIGKILL, "
-        f"SIGTERM, SIGINT or a full disk: {kills['num_failures']} left anything but whole results. Two or four "
+        f"{kills['rounds']} runs met SIGKILL, SIGTERM, SIGINT or a full disk at a random moment: {commands}; `build` "
+        f"with a fake TensorRT. {early} ended before they were through, {kills['num_failures']} left anything but "
+        "whole results, or what no later run removes. Two or four "
         f"processes wrote into one folder {sum(together['rounds'].values())} times: {together['num_failures']} mixed "
         "or lost."
     )

@@ -4,6 +4,7 @@ import math
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from typing import Optional, Union
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from runtime.console import table_console, tracked
 from runtime.contract import Tensor
-from runtime.files import write_whole
+from runtime.files import whole_file, withdraw
 from runtime.npz import read_any
 from runtime.reading import limit
 from runtime.session import Session
@@ -187,13 +188,17 @@ def output_paths(outputs: Mapping[str, Tensor], folder: Path) -> dict[str, Path]
 
 
 def write_outputs(outputs: Mapping[str, np.ndarray], paths: Mapping[str, Path]) -> None:
-    """Write each output to its file, whole.
+    """Write each output to its file, whole; a process that is killed meanwhile leaves no two runs' beside each other.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: one cannot be written; none is.
     """
-    for name, path in paths.items():
-        buffer = BytesIO()
-        array = outputs[name]
-        np.save(buffer, array.astype(str) if array.dtype == object else array, allow_pickle=False)
-        write_whole(path, buffer.getvalue())
+    with ExitStack() as files:
+        for name, path in paths.items():
+            buffer, array = BytesIO(), outputs[name]
+            np.save(buffer, array.astype(str) if array.dtype == object else array, allow_pickle=False)
+            file = files.enter_context(whole_file(path))
+            file.write(buffer.getbuffer())
+            file.flush()
+        for path in paths.values():
+            withdraw(path)

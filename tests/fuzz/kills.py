@@ -25,8 +25,8 @@ from runtime.cli import CommandParser
 SECONDS = 60.0
 FULL, SMALL = "full disk", "file size limit"
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
-# An export takes seconds: fewer of them.
-SHARES = {"infer": 4, "record": 4, "build": 3, "export": 1}
+# Of twenty rounds.
+SHARES = {"infer": 4, "record": 4, "build": 3, "export": 3, "graft": 2, "quantize": 2, "run": 2}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -62,7 +62,9 @@ class Rounds:
         self._counts: Counter = Counter()
         self._left: dict[str, list[str]] = {}
         runs.prepared(folder / "inputs", 2)
-        self._names = [name for name, share in SHARES.items() for _ in range(share)]
+        # Each spread over the twenty: a few rounds have some of every command.
+        turns = [((number + 0.5) / share, name) for name, share in SHARES.items() for number in range(share)]
+        self._names = [name for _, name in sorted(turns)]
         self._seconds = {name: self._measured(name) for name in SHARES}
 
     def run(self, number: int) -> None:

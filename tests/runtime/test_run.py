@@ -142,3 +142,42 @@ def test_strings_go_through(tmp_path: Path) -> None:
         _run(tmp_path / "m.onnx", "--backend", "onnxruntime", "--input", f"x={x}", "--output-dir", out) == 0
     )
     assert np.load(out / "y.npy").tolist() == ["a", "bcd"]
+
+
+def test_no_outputs_of_two_runs_are_beside_each_other(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looked at before each change of the folder: there the process may be killed."""
+    out, seen = tmp_path / "out", []
+
+    def look() -> None:
+        shapes = [np.load(path).shape[0] for path in out.glob("a_sum*.npy")]
+        shapes += [int(np.load(path)[0]) for path in out.glob("size.npy")]
+        assert len(set(shapes)) <= 1
+        seen.append(len(shapes))
+
+    for name in ("replace", "unlink"):
+        original = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, _original=original, **o: (look(), _original(*a, **o))[1])
+    for batch in (2, 3):
+        assert _run(model, "--random", 1, "--shape", f"x={batch}x3", "--output-dir", out) == 0
+        look()
+        assert seen[-1] == 3
+    assert min(seen) == 0
+
+
+def test_a_disk_that_is_full_leaves_the_outputs_before(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    assert _run(model, "--random", 1, "--output-dir", out) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def save(file: object, array: np.ndarray, allow_pickle: bool) -> None:
+        if array.dtype == np.int64:  # the last output
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", save)
+    assert _run(model, "--random", 2, "--output-dir", out) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
