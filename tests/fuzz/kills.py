@@ -1,7 +1,8 @@
 """Kill commands at random moments, and fill the disk: ``python -m tests.fuzz.kills --rounds 200 --seed 1``.
 
 After each: what is there is whole, or is what was there before, or nothing is; after SIGINT, SIGTERM and a full disk
-nothing temporary is left; after SIGKILL the next run of the command removes what is.
+nothing temporary is left, there and in the system's folder for that; after SIGKILL the next run of the command removes
+what is.
 """
 
 import argparse
@@ -61,6 +62,9 @@ class Rounds:
         self.failures: list[str] = []
         self._counts: Counter = Counter()
         self._left: dict[str, list[str]] = {}
+        self._temporary = folder / "temporary"
+        self._temporary.mkdir()
+        tempfile.tempdir = os.environ["TMPDIR"] = str(self._temporary)
         runs.prepared(folder / "inputs", 2)
         # Each spread over the twenty: a few rounds have some of every command.
         turns = [((number + 0.5) / share, name) for name, share in SHARES.items() for number in range(share)]
@@ -74,6 +78,7 @@ class Rounds:
         out = self.disk if how == FULL else self._folder / name
         job = self._runs.JOBS[name](self._folder / "inputs", out, self._random.randrange(2))
         before = job.written()
+        temporary = set(os.listdir(self._temporary))
         child, status = self._ended(job, how, name)
         what = f"{number} {name}, {how}: "
         self._counts[name, how, "whole" if status == 0 else "ended"] += 1
@@ -82,6 +87,7 @@ class Rounds:
         if how != "SIGKILL":
             # What an earlier SIGKILL left goes with the next write, which this run may not have come to.
             new = [path for path in left if path not in self._left.get(name, [])]
+            new += sorted(set(os.listdir(self._temporary)) - temporary)
             if new:
                 self._fail(what, f"left {new}", child)
         if how == "SIGKILL" and left:
@@ -103,6 +109,9 @@ class Rounds:
             left = self._runs.leftovers(self._folder / name)
             if left:
                 self._fail(f"{name} at the end: ", f"left {left}", child)
+        left = sorted(os.listdir(self._temporary))
+        if left:
+            self._fail("at the end: ", f"left {left} in the system's folder", child)
 
     def _ended(self, job: Any, how: str, name: str) -> tuple[Any, Optional[int]]:
         said = self._folder / "said"
