@@ -38,6 +38,7 @@ from runtime.files import locked, refuse_inputs, whole_file, withdraw, working_f
 from runtime.graphs.inlining import inlined
 from runtime.image_files import find_images
 from runtime.images import read_image
+from runtime.interrupts import held
 from runtime.metadata import ModelMetadata
 from runtime.precision import PrecisionPlan, default_plan, plan_path
 
@@ -396,9 +397,9 @@ def _publish(files: ExitStack, output: Path, plan: PrecisionPlan, *, has_data: b
 
     At any moment there is no plan of another model beside the ONNX: without one, builds use the default, which this is.
     Nor is there an ONNX beside weights of another: where it has some, the ONNX before it goes first. Another process
-    that exports to the same name waits.
+    that exports to the same name waits, and so does a signal.
     """
-    with locked(output.parent):
+    with locked(output.parent), held():
         plan_path(output).unlink(missing_ok=True)
         if has_data:
             withdraw(output)

@@ -1,6 +1,7 @@
 """Inputs from ``.npy`` and ``.npz`` files or made up, outputs as ``.npy`` files, and a table of both."""
 
 import math
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from rich.text import Text
 from runtime.console import table_console, tracked
 from runtime.contract import Tensor
 from runtime.files import whole_file, withdraw
+from runtime.interrupts import held
 from runtime.npz import read_any
 from runtime.reading import limit
 from runtime.session import Session
@@ -200,5 +202,8 @@ def write_outputs(outputs: Mapping[str, np.ndarray], paths: Mapping[str, Path]) 
             file = files.enter_context(whole_file(path))
             file.write(buffer.getbuffer())
             file.flush()
-        for path in paths.values():
-            withdraw(path)
+            os.fsync(file.fileno())
+        with held():  # a signal waits: between the two there are neither outputs
+            for path in paths.values():
+                withdraw(path)
+            files.close()

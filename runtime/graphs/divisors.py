@@ -81,7 +81,7 @@ def _found_in_graph(data: Bytes, node: int, outer: Mapping[str, Constant], depth
         if found.operator in _DIVISIONS and len(found.inputs) == 2:
             words = _wrong(*(constants.get(name) for name in found.inputs))
             if words:
-                yield f"{found.operator} {found.name or found.outputs[:1]}: {words}"
+                yield f"{found.operator} {found.name or ', '.join(found.outputs)}: {words}"
         for graph in found.graphs:
             yield from _found_in_graph(graph, _GRAPH_NODE, constants, depth + 1)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 
 from runtime.contract import EXPORT_COMMAND, Tensor, check_model_file
 from runtime.files import whole_file, withdraw, working_folder
+from runtime.interrupts import check, held
 from runtime.messages import said
 from runtime.metadata import KEY, ModelMetadata
 from runtime.reading import bounded_bytes
@@ -230,6 +231,10 @@ def save_model(model: "onnx.ModelProto", path: Union[str, Path]) -> None:
             onnx.external_data_helper.write_external_data_tensors(model, str(folder))
         file.write(model.SerializeToString())
         file.flush()
-        if num_bytes >= LARGE_BYTES:
-            withdraw(path)
-            os.replace(folder / data.name, data)
+        os.fsync(file.fileno())
+        with held():  # a signal waits: between the two there is neither model
+            if num_bytes >= LARGE_BYTES:
+                withdraw(path)
+                os.replace(folder / data.name, data)
+            stack.close()
+    check()

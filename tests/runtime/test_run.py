@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -181,3 +182,20 @@ def test_a_disk_that_is_full_leaves_the_outputs_before(
     assert _run(model, "--random", 2, "--output-dir", out) == 2
     assert "No space left" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_signal_while_outputs_take_their_names_waits(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else there were neither the outputs before nor these."""
+    out, replace = tmp_path / "out", os.replace
+    assert _run(model, "--random", 1, "--shape", "x=2x3", "--output-dir", out) == 0
+
+    def interrupted(*paths: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    assert _run(model, "--random", 1, "--shape", "x=3x3", "--output-dir", out) in (0, 143)
+    assert sorted(path.name for path in out.iterdir()) == ["a_sum.npy", "a_sum_2.npy", "size.npy"]
+    assert np.load(out / "size.npy").tolist() == [3, 3]
