@@ -424,16 +424,21 @@ class _Timed:
 
 
 def check_writable(output: Path) -> None:
-    """Refuse a file that cannot be written, before minutes of work are spent on it.
+    """Refuse a file that cannot be written, before minutes of work are spent on it. Folders that it needs do not stay.
 
     Raises:
         OSError, ValueError: names the file, and why.
     """
+    missing = [folder for folder in (output.parent, *output.parent.parents) if not folder.exists()]
     try:
         with whole_file(output):
             raise _Probed
     except _Probed:
         pass
+    finally:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 class _Probed(Exception):

@@ -24,9 +24,10 @@ _DATA_TYPE, _INT32S, _INT64S, _TENSOR_NAME, _RAW, _UINT64S = 2, 5, 7, 8, 9, 11
 # TensorProto.DataType of whole numbers.
 _DTYPES = {2: "u1", 3: "i1", 4: "<u2", 5: "<i2", 6: "<i4", 7: "<i8", 12: "<u4", 13: "<u8"}
 
-# A TensorProto, or the numbers of a Constant's value_int(s).
-Constant = Union[memoryview, np.ndarray]
+# A message's bytes; a number, which is none, is found out by ``fields``.
 Bytes = Union[int, memoryview]
+# A TensorProto, or the numbers of a Constant's value_int(s).
+Constant = Union[Bytes, np.ndarray]
 
 
 @dataclass
@@ -123,7 +124,9 @@ def _node(data: Bytes) -> _Node:
 
 def _attribute(data: Bytes) -> tuple[Optional[Constant], list[Bytes]]:
     """Return the constant that an attribute of Constant is, and the graphs that one of others is."""
-    name, tensor, numbers, graphs = "", None, [], []
+    name, tensor = "", None
+    numbers: list[int] = []
+    graphs: list[Bytes] = []
     for number, value in fields(data):
         if number == _ATTRIBUTE_NAME:
             name = text(value)
@@ -142,7 +145,8 @@ def _numbers(constant: Constant) -> Optional[np.ndarray]:
     """Return the whole numbers of a constant in one dimension; None for other types, and for data in another file."""
     if isinstance(constant, np.ndarray):
         return constant
-    kind, raw, numbers = 0, memoryview(b""), []
+    kind, raw = 0, memoryview(b"")
+    numbers: list[int] = []
     for number, value in fields(constant):
         if number == _DATA_TYPE and isinstance(value, int):
             kind = value
