@@ -31,6 +31,7 @@ from examples.shapes import write_coco
 from export.model import LoadedModel
 from export.verify import ordered_ties
 from patches.mmcv_ops import ensure_mmcv_ops
+from runtime.cli import CommandParser
 from runtime.comparison.average_precision import CocoDataset, read_dataset
 from runtime.comparison.detections import arrays_from_detections, compare_artifacts
 from runtime.comparison.difference import Difference, Tolerance, compare_image
@@ -310,7 +311,7 @@ def _write(path: Path, name: str, content: dict) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__.split("\n")[0])
+    parser = CommandParser(prog="python -m benchmarks.accuracy", doc=__doc__)
     parser.add_argument("data", type=Path, help="a folder with checkpoints/ and datasets/shapes_val/")
     parser.add_argument(
         "--only",

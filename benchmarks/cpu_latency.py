@@ -25,6 +25,7 @@ from rich.table import Table
 from benchmarks.cpu_case import RESULTS, Case, processor, spread
 from examples import CHECKPOINT_PATH, CONFIG_PATH, IMAGES_DIR
 from patches.mmcv_ops import ensure_mmcv_ops
+from runtime.cli import CommandParser
 from runtime.console import write_json
 from runtime.graphs.load import load_onnx, metadata_of
 from runtime.image_files import find_images
@@ -276,9 +277,7 @@ def _show(rows: Sequence[dict[str, Any]], console: Console) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.cpu_latency", description=__doc__.split("\n")[0]
-    )
+    parser = CommandParser(prog="python -m benchmarks.cpu_latency", doc=__doc__)
     parser.add_argument(
         "--r50",
         nargs=3,

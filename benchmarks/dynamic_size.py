@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 import onnxruntime
 
+from runtime.cli import CommandParser
 from runtime.detector import Detector
 from runtime.images import read_image
 
@@ -121,9 +122,7 @@ def _cpu() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.dynamic_size", description=__doc__.split("\n")[0]
-    )
+    parser = CommandParser(prog="python -m benchmarks.dynamic_size", doc=__doc__)
     parser.add_argument("config")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("image", type=Path)

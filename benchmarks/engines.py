@@ -18,6 +18,7 @@ import numpy as np
 
 from runtime import build
 from runtime.backends.tensorrt import TensorRTBackend
+from runtime.cli import CommandParser
 from runtime.comparison.average_precision import CocoDataset, read_dataset
 from runtime.comparison.detections import compare_artifacts
 from runtime.comparison.difference import Tolerance
@@ -164,7 +165,8 @@ def _latency(backend: TensorRTBackend, dataset: CocoDataset, size: int, repeat: 
             [d.rle() for d in [found]] for found in detections_from_outputs(outputs, batch, backend.metadata)
         ]
         end = time.perf_counter()
-        assert len(runs) == size
+        if len(runs) != size:
+            raise RuntimeError(f"expected the detections of {size} images, found those of {len(runs)}")
         spent.update(
             read_and_preprocess=(loaded - begin) * 1e3,
             model_with_copies=(done - loaded) * 1e3,
@@ -222,9 +224,7 @@ def _print_summary(result: dict[str, Any]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.engines", description=__doc__.split("\n\n")[0]
-    )
+    parser = CommandParser(prog="python -m benchmarks.engines", doc=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument(
         "--dataset", type=Path, required=True, help="folder with annotations.json and the images"

@@ -7,7 +7,6 @@ by CUDA events. torchvision's batched_nms waits for the GPU, so that it cannot b
 kernels, are also timed eagerly, from Python.
 """
 
-import argparse
 import json
 import math
 import statistics
@@ -18,6 +17,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+from runtime.cli import CommandParser
 from tests.gpu.decode_detections.kernel import decode_detections
 from tests.gpu.decode_proposals.kernel import decode_proposals
 from tests.gpu.encode_masks.kernel import encode_masks
@@ -462,7 +462,7 @@ def time_prepare_images(bandwidth: float) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = CommandParser(doc=__doc__)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/kernels_h200.json"))
     args = parser.parse_args()
     torch.manual_seed(0)

@@ -15,6 +15,7 @@ import onnxruntime
 from rich.console import Console
 
 from benchmarks.cpu_case import RESULTS, processor, spread
+from runtime.cli import CommandParser
 from runtime.graphs.load import load_onnx, metadata_of
 from runtime.host.preprocess import Batch, prepare
 from runtime.images import read_image
@@ -77,9 +78,7 @@ def _times(path: Path, batch: Batch, settings: dict[str, object], threads: int) 
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.onnxruntime_settings", description=__doc__.split("\n")[0]
-    )
+    parser = CommandParser(prog="python -m benchmarks.onnxruntime_settings", doc=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("image", type=Path)
     parser.add_argument("--threads", type=int, default=2)

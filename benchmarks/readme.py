@@ -4,7 +4,6 @@ A table, or a sentence with figures, stands between ``<!-- table NAME -->`` and 
 this module.
 """
 
-import argparse
 import json
 import re
 from collections import Counter
@@ -16,6 +15,7 @@ from benchmarks.latency.bars import median
 from benchmarks.latency.layers import dense_nodes, not_dense_share
 from benchmarks.latency.report import Section, details, summary
 from benchmarks.latency.report import latency as latency_table
+from runtime.cli import CommandParser
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
@@ -258,9 +258,15 @@ def processes() -> str:
     kills, together = (
         json.loads((RESULTS / f"fuzz_{name}.json").read_text()) for name in ("kills", "together")
     )
+    rounds: Counter = Counter()
+    for name, ends in kills["counts"].items():
+        rounds[name.partition(", ")[0]] += ends.get("ended", 0) + ends.get("whole", 0)
+    commands = ", ".join(f"`{name}` ({number})" for name, number in sorted(rounds.items()))
+    early = sum(ends.get("ended", 0) for ends in kills["counts"].values())
     text = (
-        f"{kills['rounds']} runs of `export`, `infer`, `record` and `build` (with a fake TensorRT) ended by SIGKILL, "
-        f"SIGTERM, SIGINT or a full disk: {kills['num_failures']} left anything but whole results. Two or four "
+        f"{kills['rounds']} runs met SIGKILL, SIGTERM, SIGINT or a full disk at a random moment: {commands}; `build` "
+        f"with a fake TensorRT. {early} ended before they were through, {kills['num_failures']} left anything but "
+        "whole results, or what no later run removes. Two or four "
         f"processes wrote into one folder {sum(together['rounds'].values())} times: {together['num_failures']} mixed "
         "or lost."
     )
@@ -554,7 +560,7 @@ def outdated(files: Mapping[Path, str]) -> list[Path]:
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Rewrite the files, or with ``--check`` return 1 if that would change one."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.split("\n")[0])
+    parser = CommandParser(prog="python -m benchmarks.readme", doc=__doc__)
     parser.add_argument(
         "--check", action="store_true", help="change nothing; exit 1 where a table is out of date"
     )

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Optional, Union
 
 import onnx
@@ -35,10 +34,11 @@ from export.verify import (
 from export.weights import MOST_BYTES, DetachedWeights, attached, data_path, num_bytes
 from runtime.comparison.difference import Tolerance
 from runtime.embedded import CHECKPOINT_PATH, CONFIG_PATH, VERIFICATION_IMAGES
-from runtime.files import locked, refuse_inputs, whole_file, write_whole
+from runtime.files import locked, refuse_inputs, whole_file, withdraw, working_folder, write_whole
 from runtime.graphs.inlining import inlined
 from runtime.image_files import find_images
 from runtime.images import read_image
+from runtime.interrupts import held
 from runtime.metadata import ModelMetadata
 from runtime.precision import PrecisionPlan, default_plan, plan_path
 
@@ -213,8 +213,7 @@ def _traced(
 ) -> _Graph:
     if num_bytes(loaded.model) <= MOST_BYTES:
         return _Graph(onnx_from_model(loaded.model, options, notes))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(stack.enter_context(TemporaryDirectory(prefix=f".{output.stem}.", dir=output.parent)))
+    folder = stack.enter_context(working_folder(output))
     return _Graph(*detached_onnx_from_model(loaded.model, options, folder, notes))
 
 
@@ -315,7 +314,7 @@ class _Run:
                 file.seek(0)
                 file.truncate()
                 file.write(graph.placed(data_path(output).name, tensors).SerializeToString())
-            _publish(files, output, plan)
+            _publish(files, output, plan, has_data=bool(graph.weights))
         return self.result(output, plan_path(output), metadata, plan)
 
     def verify(
@@ -393,14 +392,17 @@ class _Discarded(Exception):
     """What was written was needed for a while only."""
 
 
-def _publish(files: ExitStack, output: Path, plan: PrecisionPlan) -> None:
+def _publish(files: ExitStack, output: Path, plan: PrecisionPlan, *, has_data: bool = False) -> None:
     """Have files take their names by leaving their contexts, and write the plan that belongs to them.
 
     At any moment there is no plan of another model beside the ONNX: without one, builds use the default, which this is.
-    Another process that exports to the same name waits.
+    Nor is there an ONNX beside weights of another: where it has some, the ONNX before it goes first. Another process
+    that exports to the same name waits, and so does a signal.
     """
-    with locked(output.parent):
+    with locked(output.parent), held():
         plan_path(output).unlink(missing_ok=True)
+        if has_data:
+            withdraw(output)
         files.close()
         plan.save(plan_path(output))
         failed_path(output).unlink(missing_ok=True)
@@ -422,16 +424,21 @@ class _Timed:
 
 
 def check_writable(output: Path) -> None:
-    """Refuse a file that cannot be written, before minutes of work are spent on it.
+    """Refuse a file that cannot be written, before minutes of work are spent on it. Folders that it needs do not stay.
 
     Raises:
         OSError, ValueError: names the file, and why.
     """
+    missing = [folder for folder in (output.parent, *output.parent.parents) if not folder.exists()]
     try:
         with whole_file(output):
             raise _Probed
     except _Probed:
         pass
+    finally:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 class _Probed(Exception):

@@ -28,8 +28,9 @@ from export.arguments import (
 )
 from export.steps import Step, Steps
 from runtime import interrupts
-from runtime.cli import count, run_as_program
+from runtime.cli import CommandParser, count, run_as_program
 from runtime.console import table_console
+from runtime.messages import printable
 from runtime.streams import safe_streams
 
 if TYPE_CHECKING:
@@ -68,12 +69,17 @@ def _ended(args: argparse.Namespace, console: Console) -> int:
         traceback.print_exc()
         what = f"{type(error).__name__}: {error}"
         console.print(
-            f"[bold red]error:[/] the exporter itself failed: {escape(what)}\nPlease report the lines above, with the "
+            f"[bold red]error:[/] the exporter itself failed: {_plain(what)}\nPlease report the lines above, with the "
             "config and the versions that `pip freeze` prints.",
             highlight=False,
             soft_wrap=True,
         )
         return EXIT_FAILED
+
+
+def _plain(text: str) -> str:
+    """Return a text as rich prints it: no markup, and nothing that no terminal should be sent."""
+    return escape(printable(text))
 
 
 def _interrupted(error: interrupts.Interrupted, console: Console) -> int:
@@ -129,7 +135,7 @@ def _run(args: argparse.Namespace, console: Console) -> int:
     if result.cases:
         _report(result, console)
     for note in result.notes:
-        console.print(f"[yellow]note[/] {escape(note)}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]note[/] {_plain(note)}", highlight=False, soft_wrap=True)
     console.print(_summary(result), highlight=False, soft_wrap=True)
     return 0
 
@@ -146,12 +152,12 @@ def _checked(steps: Steps) -> Callable[[str], Step]:
 
 def _failed(error: Exception, console: Console, status: int) -> int:
     words = str(error) or type(error).__name__
-    console.print(f"[bold red]error:[/] {escape(words)}", highlight=False, soft_wrap=True)
+    console.print(f"[bold red]error:[/] {_plain(words)}", highlight=False, soft_wrap=True)
     return status
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m export.maskrcnn",
         description="Export an mmdet Mask R-CNN (or another two-stage detector of its parts) to one ONNX file.",
     )
@@ -219,13 +225,13 @@ def _report(result: "ExportResult", console: Console) -> None:
     for case in result.cases:
         for words in case.difference.violations(tolerance):
             text = f"{case.path.name}, batch {case.batch}, image {case.image}: {words}"
-            console.print(escape(text), highlight=False, soft_wrap=True)
+            console.print(_plain(text), highlight=False, soft_wrap=True)
 
 
 def _cells(case: "Case", tolerance: "Tolerance") -> tuple[str, ...]:
     d = case.difference
     return (
-        escape(case.path.name),
+        _plain(case.path.name),
         str(case.batch),
         f"{case.size[0]}x{case.size[1]}",
         f"{d.matched} of {d.expected}" + (f", found {d.found}" if d.found != d.expected else ""),
@@ -246,11 +252,11 @@ def _summary(result: "ExportResult") -> str:
     parts = [path for path in (result.path, data_path(result.path)) if path.is_file()]
     megabytes = sum(path.stat().st_size for path in parts) / 1e6
     facts = f"{megabytes:.1f} MB, batch dynamic, size {size}, {len(metadata.classes)} classes"
-    path = escape(str(result.path))
+    path = _plain(str(result.path))
     return (
         f"[bold]{path}[/]  {facts}, masks {metadata.masks}, {weights}\n"
-        f"[bold]{escape(str(result.plan_path))}[/]  {len(result.plan.nodes)} nodes that stay FP32 in an FP16 engine\n"
-        f"run it: python -m runtime.infer --model {escape(shlex.quote(str(result.path)))} --batch 2 IMAGE..."
+        f"[bold]{_plain(str(result.plan_path))}[/]  {len(result.plan.nodes)} nodes that stay FP32 in an FP16 engine\n"
+        f"run it: python -m runtime.infer --model {_plain(shlex.quote(str(result.path)))} --batch 2 IMAGE..."
     )
 
 

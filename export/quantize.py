@@ -8,23 +8,12 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
-from rich.table import Table
-from rich.text import Text
-
-from export.quantization.api import (
-    QuantizeOptions,
-    QuantizeResult,
-    accept_quantized,
-    default_output,
-    quantize_model,
-)
-from export.quantization.calibration import DEFAULT_PERCENTILE, METHODS
-from export.quantization.placement import ACTIVATIONS
-from export.quantization.sensitivity import LayerFigures
+from export.quantization.choices import ACTIVATIONS, DEFAULT_PERCENTILE, METHODS
 from runtime.cli import (
     EXIT_OK,
+    CommandParser,
     batch,
     command,
     not_negative,
@@ -33,8 +22,14 @@ from runtime.cli import (
     selected_images,
     threads,
 )
-from runtime.console import table_console, tracked, write_json
 from runtime.files import refuse_inputs
+from runtime.interrupts import loading
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from export.quantization.api import QuantizeResult
+    from export.quantization.sensitivity import LayerFigures
 
 NUM_WORST = 5
 _NUM_SHOWN = 15
@@ -44,6 +39,11 @@ _NUM_SHOWN = 15
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; return its exit status."""
     args = _parser().parse_args(argv)
+    # Only now: signals are handled, and the arguments are known to be good.
+    with loading():
+        import export.quantization.api  # noqa: F401
+        from runtime.console import write_json
+
     result = _accepted(args) if args.as_is else _quantized(args)
     if args.report:
         write_json(args.report, _report(result, args))
@@ -51,7 +51,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return EXIT_OK
 
 
-def _accepted(args: argparse.Namespace) -> QuantizeResult:
+def _accepted(args: argparse.Namespace) -> "QuantizeResult":
+    from export.quantization.api import accept_quantized, default_output
+
     if args.images:
         raise ValueError("--as-is: expected no --images, found some; a quantized model needs no calibration")
     output = args.output or default_output(args.model, "int8")
@@ -59,7 +61,10 @@ def _accepted(args: argparse.Namespace) -> QuantizeResult:
     return accept_quantized(args.model, output)
 
 
-def _quantized(args: argparse.Namespace) -> QuantizeResult:
+def _quantized(args: argparse.Namespace) -> "QuantizeResult":
+    from export.quantization.api import QuantizeOptions, default_output, quantize_model
+    from runtime.console import tracked
+
     if not args.images:
         raise ValueError(
             "--images: expected images to calibrate on, found none; give files, folders or patterns of what the model "
@@ -98,7 +103,7 @@ def _check_report(args: argparse.Namespace, read: Sequence[Path]) -> None:
         refuse_inputs(args.report, [*read, *(path for path in others if path is not None)])
 
 
-def _report(result: QuantizeResult, args: argparse.Namespace) -> dict:
+def _report(result: "QuantizeResult", args: argparse.Namespace) -> dict:
     return {
         "model": str(args.model),
         "output": str(result.path),
@@ -114,7 +119,11 @@ def _report(result: QuantizeResult, args: argparse.Namespace) -> dict:
     }
 
 
-def _print(result: QuantizeResult) -> None:
+def _print(result: "QuantizeResult") -> None:
+    from rich.text import Text
+
+    from runtime.console import table_console
+
     console = table_console()
     if result.ranking:
         console.print(_ranking_table(result.ranking))
@@ -128,7 +137,7 @@ def _print(result: QuantizeResult) -> None:
         console.print(Text(line), soft_wrap=True)
 
 
-def _lines(result: QuantizeResult) -> list[str]:
+def _lines(result: "QuantizeResult") -> list[str]:
     record = result.record
     lines = [f"stays float: {name}: {reason}" for name, reason in record.left_out.items()]
     ranges = "ranges of the file"
@@ -156,7 +165,10 @@ def _has_vnni() -> bool:
     return "avx2" not in flags or "vnni" in flags
 
 
-def _ranking_table(ranking: Sequence[LayerFigures]) -> Table:
+def _ranking_table(ranking: "Sequence[LayerFigures]") -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(title="what INT8 costs each layer alone, the worst first")
     table.add_column("layer")
     table.add_column("")
@@ -175,7 +187,7 @@ def _ranking_table(ranking: Sequence[LayerFigures]) -> Table:
 
 def _parser() -> argparse.ArgumentParser:
     description = "Quantize an exported model to INT8, with explicit Q/DQ pairs."
-    parser = argparse.ArgumentParser(prog="python -m export.quantize", description=description)
+    parser = CommandParser(prog="python -m export.quantize", description=description)
     parser.add_argument("model", type=Path, metavar="MODEL", help="a float32 .onnx of export.maskrcnn")
     parser.add_argument(
         "--images",

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
 from export.arguments import MIN_OPSET, add_model, add_shape, check_request
-from runtime.cli import EXIT_OK, add_images, batch, command, run_as_program, selected_images
+from runtime.cli import (
+    EXIT_OK,
+    CommandParser,
+    add_images,
+    batch,
+    command,
+    run_as_program,
+    selected_images,
+)
 from runtime.files import refuse_inputs
 from runtime.interrupts import loading
 from runtime.messages import printable
@@ -69,7 +77,7 @@ def _load(args: argparse.Namespace) -> "LoadedModel":
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m export.reference", description=__doc__.split("\n\n")[0])
+    parser = CommandParser(prog="python -m export.reference", doc=__doc__)
     parser.add_argument("-o", "--output", type=Path, default=DEFAULT_OUTPUT, help="default: %(default)s")
     add_model(parser)
     add_images(parser)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-from runtime.cli import EXIT_OK, batch, command, count, run_as_program
+from runtime.cli import EXIT_OK, CommandParser, batch, command, count, run_as_program
 from runtime.engine.config import PRECISIONS, REBUILD, EngineConfig
 from runtime.interrupts import loading
 from runtime.ranges import MAX_DEVICE_INDEX, MAX_WORKSPACE_MIB
@@ -68,7 +68,7 @@ def _keywords(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m runtime.build", description=__doc__.split("\n\n")[0])
+    parser = CommandParser(prog="python -m runtime.build", doc=__doc__)
     parser.add_argument(
         "model", type=Path, metavar="MODEL.onnx", help="exported by export.maskrcnn, or any other ONNX"
     )

@@ -6,12 +6,13 @@ Imports little: a command's arguments are read, and its signals handled, before 
 import argparse
 import functools
 import math
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, NoReturn, Optional, Union
 
 from runtime.backends import BACKENDS, backend_name, supported_options
 from runtime.embedded import IMAGES_DIR as DEFAULT_IMAGES
@@ -23,6 +24,8 @@ from runtime.streams import safe_streams
 
 EXIT_OK, EXIT_DIFFERENT, EXIT_REFUSED, EXIT_FAILED = 0, 1, 2, 3
 _MOST = 10**9
+# An option whose value is given with it: ``--out=--``, ``-o--``.
+_DASHES = re.compile(r"(--[^=]+=|-[^-]=?)--")
 
 Main = Callable[[Optional[Sequence[str]]], int]
 
@@ -81,6 +84,41 @@ def run_as_program(main: Main) -> None:
     status = main(None)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(status)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Reads a command line; what it prints survives any standard output, as ``command`` makes them.
+
+    An option's value is never ``--``: Python up to 3.12 makes an empty list of it, whatever the option's type.
+    """
+
+    def __init__(
+        self, *arguments: Any, doc: Optional[str] = None, paragraph: int = 0, **options: Any
+    ) -> None:
+        """Make a parser.
+
+        Args:
+            arguments, options: see ``argparse.ArgumentParser``.
+            doc: the module's docstring, of which one paragraph is the description; None under ``python -OO``.
+            paragraph: which one.
+        """
+        if doc is not None:
+            options["description"] = doc.split("\n\n")[paragraph].replace("%", "%%")
+        super().__init__(*arguments, **options)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """See ``argparse.ArgumentParser``."""
+        words = list(sys.argv[1:] if args is None else args)
+        options = words[: words.index("--")] if "--" in words else words
+        for word in filter(_DASHES.fullmatch, options):
+            self.error(
+                f"argument {word[:-2].rstrip('=')}: expected a value, found '--'; a file's name is './--'"
+            )
+        return super().parse_known_args(words, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, in one line of what can be printed, and end with ``EXIT_REFUSED``."""
+        super().error(printable(message))
 
 
 def count(most: int = _MOST, least: int = 1) -> Callable[[str], int]:

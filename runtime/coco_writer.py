@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import IO, Optional
 
 from runtime.detections import Detections
-from runtime.files import append_whole, whole_file
+from runtime.files import append_whole, whole_file, withdraw
 from runtime.rle import load_pycocotools
 
 RESULTS, IMAGES = "results.json", "images.json"
@@ -54,7 +54,9 @@ def coco_results(detections: Detections, image_id: int, file_name: str) -> list[
 class ResultsWriter:
     """Writes both files image by image, so that a long run needs no memory for its results.
 
-    The files appear under their names, together, when the run ends without an exception.
+    The files appear under their names when the run ends without an exception. A process that is killed meanwhile leaves
+    no file of one run beside another's: first the old ``images.json`` goes, without which COCO's tools read no
+    ``results.json``, then the new results take their name, and last the new images.
     """
 
     def __init__(self, folder: Path, classes: tuple[str, ...]) -> None:
@@ -72,6 +74,7 @@ class ResultsWriter:
         self._keypoints: dict[str, list] = {}
         self._stack = ExitStack()
         self._file: Optional[IO[bytes]] = None
+        self._images_file: Optional[IO[bytes]] = None
 
     def add(self, detections: Detections, image_id: int, file_name: str) -> list[dict]:
         """Append one image and its results; return these.
@@ -103,6 +106,8 @@ class ResultsWriter:
         self._images.pop()
 
     def __enter__(self) -> "ResultsWriter":
+        # Left last.
+        self._images_file = self._stack.enter_context(whole_file(self._folder / IMAGES))
         self._file = self._stack.enter_context(whole_file(self._folder / RESULTS))
         append_whole(self._file, b"[", self._folder / RESULTS)
         return self
@@ -118,10 +123,12 @@ class ResultsWriter:
             return
         with self._stack:
             append_whole(self._file, b"\n]\n", self._folder / RESULTS)
-            images = self._stack.enter_context(whole_file(self._folder / IMAGES))
-            images.write(self._dataset().encode("ascii"))
+            self._images_file.write(self._dataset().encode("ascii"))
+            self._images_file.flush()
             # Either there is room for both, or neither takes its name.
-            images.flush()
+            for file in (self._images_file, self._file):
+                os.fsync(file.fileno())
+            withdraw(self._folder / IMAGES)
 
     def _dataset(self) -> str:
         categories = [

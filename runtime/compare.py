@@ -15,6 +15,7 @@ from typing import Optional
 from runtime.cli import (
     EXIT_DIFFERENT,
     EXIT_OK,
+    CommandParser,
     add_backend,
     add_images,
     add_run_options,
@@ -100,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         from runtime.comparison.difference import Tolerance
 
     limits = Tolerance()
-    parser = argparse.ArgumentParser(prog="python -m runtime.compare", description=__doc__.split("\n\n")[0])
+    parser = CommandParser(prog="python -m runtime.compare", doc=__doc__)
     parser.add_argument("expected", metavar="A", help="a model, an engine, or recorded results (.npz)")
     parser.add_argument("found", metavar="B", help="the same, to be held against A")
     add_images(parser)

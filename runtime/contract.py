@@ -12,6 +12,16 @@ from runtime.metadata import KEY, ModelMetadata
 EXPORT_COMMAND = "python -m export.maskrcnn"
 
 
+# What NumPy computes in itself. Of ONNX's other types (bfloat16, float8, int4), onnxruntime makes no arrays, and
+# OpenVINO arrays of others: of bfloat16 1, float16 1.875.
+ARRAY_DTYPES = (
+    "bool",
+    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
+    *("float16", "float32", "float64"),
+)
+STRINGS = "object"
+
+
 @dataclass(frozen=True)
 class Tensor:
     """One input or output of the graph: NumPy dtype name, and shape with None for a free dimension."""
@@ -149,6 +159,35 @@ def not_a_tensor(model: Union[str, Path], kind: str, name: str, found: str) -> V
     return ValueError(
         f"model {model}: {kind} {name}: expected a tensor, found {found}; cut the model before it"
     )
+
+
+def check_dtypes(
+    model: Union[str, Path],
+    inputs: Mapping[str, Tensor],
+    outputs: Mapping[str, Tensor],
+    *,
+    strings: bool = False,
+) -> None:
+    """Refuse a model with inputs or outputs that no NumPy array holds.
+
+    Args:
+        model: for messages.
+        inputs, outputs: its tensors by name.
+        strings: whether arrays of strings are taken.
+
+    Raises:
+        ValueError: names the first such tensor, its type and the remedy.
+    """
+    for kind, tensors, place in (("input", inputs, "behind"), ("output", outputs, "before")):
+        for name, tensor in tensors.items():
+            if tensor.dtype in (*ARRAY_DTYPES, *((STRINGS,) if strings else ())):
+                continue
+            found, remedy = tensor.dtype, f"make it float32, with a Cast {place} it"
+            if tensor.dtype == STRINGS:
+                found, remedy = "strings", "use --backend onnxruntime, which takes them"
+            raise ValueError(
+                f"model {model}: {kind} {name}: expected a type that NumPy has, found {found}; {remedy}"
+            )
 
 
 def shapes_of(feeds: Mapping[str, np.ndarray]) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Optional
 from runtime.cli import (
     EXIT_DIFFERENT,
     EXIT_OK,
+    CommandParser,
     add_backend,
     add_run_options,
     backend_options,
@@ -87,7 +88,7 @@ def _dataset(args: argparse.Namespace) -> "CocoDataset":
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m runtime.evaluate", description=__doc__.split("\n\n")[0])
+    parser = CommandParser(prog="python -m runtime.evaluate", doc=__doc__)
     parser.add_argument(
         "artifacts",
         nargs="+",

@@ -5,8 +5,10 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import socket
 import stat
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,6 +27,8 @@ _MODES = ("wb", "w")
 _CHUNK = 1 << 24
 _LONGEST_NAME = 255  # bytes, of Linux's file systems
 _OLD_SECONDS = 3600
+# Of a working folder: a model may be worked on for hours after its weights were written there.
+_OLD_FOLDER_SECONDS = 24 * 3600
 _LOCK_SECONDS = 5.0
 # The folder of a file is searched for leftovers before each write; a folder of more files than this less often, so
 # that searching takes one part in _SHARE of the time.
@@ -74,6 +78,45 @@ def whole_file(path: PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
     """
     with _whole_file(path, mode, None) as file:
         yield file
+
+
+def withdraw(path: PathLike) -> None:
+    """Remove the file that ``whole_file`` is about to replace; a link to it stays.
+
+    Of files that belong together, the one without which nobody reads the others goes before they are replaced, and is
+    itself replaced last: a process that is killed in between leaves no mixture.
+    """
+    with suppress(FileNotFoundError), _errors_of(path, None):
+        os.unlink(os.path.realpath(path))
+
+
+@contextmanager
+def working_folder(beside: Optional[PathLike] = None) -> Iterator[Path]:
+    """Make a folder for files that are not to stay; it goes when the block ends, whatever ends it.
+
+    What killed processes left goes first, as with ``whole_file``: where the process is dead, or of another machine and
+    a day old.
+
+    Args:
+        beside: the file that it is for, with which it shares the file system and the beginning of the name; None: the
+            system's folder for such.
+
+    Raises:
+        OSError: it cannot be made; names the place.
+    """
+    place = Path(tempfile.gettempdir()) / "maskrcnn" if beside is None else Path(os.path.realpath(beside))
+    folder = place.with_name(_temporary_name(place.name))
+    _partial_files.add(folder)
+    try:
+        with _errors_of(place.parent, None):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(OSError):
+                _remove_leftovers(place)
+            folder.mkdir(mode=0o700)
+        yield folder
+    finally:
+        _remove(folder)
+        _partial_files.discard(folder)
 
 
 def append_whole(file: IO[bytes], data: bytes, path: PathLike) -> int:
@@ -155,12 +198,20 @@ def _is_locked(number: int) -> bool:
 def remove_partial_files() -> None:
     """Remove what this process has begun to write: it is about to end without a chance to."""
     for path in list(_partial_files):
-        with suppress(OSError):
-            path.unlink()
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a temporary file or folder, if it is there and can be."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with suppress(OSError):
+        path.unlink()
 
 
 def remove_abandoned(folder: PathLike) -> None:
-    """Remove the temporary files that killed processes left in a folder, of whatever name."""
+    """Remove the temporary files and folders that killed processes left in a folder, of whatever name."""
     with suppress(OSError):
         _remove_matching(Path(folder), os.listdir(folder), r"\..+\.")
 
@@ -315,8 +366,7 @@ def _remove_matching(folder: Path, names: Iterable[str], prefix: str) -> None:
     for name in names:
         found = pattern.fullmatch(name)
         if found and _is_abandoned(folder / name, found[1], int(found[2])):
-            with suppress(OSError):
-                (folder / name).unlink()
+            _remove(folder / name)
 
 
 def _is_abandoned(path: Path, machine: str, process: int) -> bool:
@@ -324,7 +374,9 @@ def _is_abandoned(path: Path, machine: str, process: int) -> bool:
     if machine == _MACHINE and not _is_alive(process):
         return True
     with suppress(OSError):
-        return time.time() - path.stat().st_mtime > _OLD_SECONDS
+        found = path.stat()
+        seconds = _OLD_FOLDER_SECONDS if stat.S_ISDIR(found.st_mode) else _OLD_SECONDS
+        return time.time() - found.st_mtime > seconds
     return False
 
 

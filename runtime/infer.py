@@ -15,6 +15,7 @@ from typing import Any, Optional
 from runtime.backends import BACKENDS, backend_name, supported_options
 from runtime.cli import (
     DEFAULT_IMAGES,
+    CommandParser,
     add_host,
     add_openvino,
     batch,
@@ -66,7 +67,7 @@ def _backend_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m runtime.infer", description=__doc__.split("\n\n")[0])
+    parser = CommandParser(prog="python -m runtime.infer", doc=__doc__)
     parser.add_argument(
         "sources",
         nargs="*",

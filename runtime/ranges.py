@@ -18,8 +18,8 @@ CPU_PRECISIONS = ("fp32", "bf16")
 MAX_CHUNK = 1024
 
 
-def checked_count(name: str, value: Any, most: int) -> int:
-    """Return a whole number from 1 to ``most``.
+def checked_count(name: str, value: Any, most: int, *, least: int = 1) -> int:
+    """Return a whole number from ``least``, which is 0 or 1, to ``most``.
 
     Raises:
         ValueError: another number, or none; names the option.
@@ -27,7 +27,7 @@ def checked_count(name: str, value: Any, most: int) -> int:
     try:
         number = operator.index(value)
     except TypeError:
-        number = 0
-    if isinstance(value, bool) or not 1 <= number <= most:
-        raise ValueError(f"{name}: expected a whole number from 1 to {most}, found {value!r:.60}")
+        number = -1
+    if isinstance(value, bool) or not least <= number <= most:
+        raise ValueError(f"{name}: expected a whole number from {least} to {most}, found {value!r:.60}")
     return number

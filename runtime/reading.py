@@ -21,6 +21,21 @@ def limit(variable: str, default: int) -> int:
     return int(text)
 
 
+def regular_size(path: Union[str, Path]) -> int:
+    """Return the bytes of a regular file.
+
+    Raises:
+        ValueError: it is none (a pipe would be waited for); without the place.
+        OSError: there is nothing.
+    """
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
+        kind = next((name for is_kind, name in kinds if is_kind(found.st_mode)), "a device")
+        raise ValueError(f"expected a regular file, found {kind}; name a file")
+    return found.st_size
+
+
 def bounded_bytes(path: Union[str, Path], most: int, remedy: str = "name another file") -> bytes:
     """Read a regular file.
 
@@ -30,15 +45,10 @@ def bounded_bytes(path: Union[str, Path], most: int, remedy: str = "name another
         remedy: what to do about a larger one, for the message.
 
     Raises:
-        ValueError: it is larger, or no regular file (a pipe would be waited for); without the place.
+        ValueError: it is larger, or no regular file; without the place.
         OSError: it cannot be read.
     """
-    found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode):
-        kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
-        kind = next((name for is_kind, name in kinds if is_kind(found.st_mode)), "a device")
-        raise ValueError(f"expected a regular file, found {kind}; name a file")
-    size = found.st_size
+    size = regular_size(path)
     if size <= most:
         with open(path, "rb") as file:
             data = file.read(most + 1)

@@ -12,6 +12,7 @@ from typing import Optional
 
 from runtime.cli import (
     EXIT_OK,
+    CommandParser,
     add_backend,
     add_images,
     add_run_options,
@@ -46,7 +47,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m runtime.record", description=__doc__.split("\n\n")[0])
+    parser = CommandParser(prog="python -m runtime.record", doc=__doc__)
     parser.add_argument("model", metavar="MODEL", help="a model or an engine")
     add_images(parser)
     parser.add_argument(

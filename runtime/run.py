@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Optional
 
 from runtime.backends import BACKENDS
-from runtime.cli import EXIT_OK, command, count, run_as_program, threads
+from runtime.cli import EXIT_OK, CommandParser, command, count, run_as_program, threads
 
 
 @command
@@ -48,7 +48,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m runtime.run", description=__doc__.split("\n\n")[0])
+    parser = CommandParser(prog="python -m runtime.run", doc=__doc__)
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="any ONNX, or an engine with its sidecar")
     add(

@@ -1,12 +1,14 @@
 """Inputs from ``.npy`` and ``.npz`` files or made up, outputs as ``.npy`` files, and a table of both."""
 
 import math
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 import numpy as np
 from rich.table import Table
@@ -14,9 +16,15 @@ from rich.text import Text
 
 from runtime.console import table_console, tracked
 from runtime.contract import Tensor
-from runtime.files import write_whole
+from runtime.files import whole_file, withdraw
+from runtime.interrupts import held
+from runtime.npz import read_any
+from runtime.reading import limit
 from runtime.session import Session
 
+LIMIT_VARIABLE = "MASKRCNN_MAX_INPUT_BYTES"
+# Of all inputs that are read, decompressed.
+MAX_INPUT_BYTES = 1 << 30
 # Of all inputs that are made up: more is a slip.
 MAX_BYTES = 8 << 30
 _MAX_NAME = 200
@@ -31,29 +39,32 @@ def read_inputs(options: Sequence[str]) -> tuple[dict[str, np.ndarray], list[Pat
     """
     arrays: dict[str, np.ndarray] = {}
     files = []
+    left = limit(LIMIT_VARIABLE, MAX_INPUT_BYTES)
     for option in options:
         name, separator, rest = option.partition("=")
         path = Path(rest if separator else option)
         files.append(path)
-        found = _loaded(path)
+        found = _loaded(path, left)
         if isinstance(found, np.ndarray) != bool(separator):
             kind = "one array" if isinstance(found, np.ndarray) else "several"
             raise ValueError(f"--input {option}: expected NAME=FILE.npy or FILE.npz, found a file of {kind}")
         named = {name: found} if isinstance(found, np.ndarray) else found
+        # A file has strings of fixed lengths, a model of any.
+        named = {key: a.astype(object) if a.dtype.kind == "U" else a for key, a in named.items()}
         twice = sorted(arrays.keys() & named.keys())
         if twice:
             raise ValueError(f"--input: expected each input once, found {', '.join(twice)} again in {path}")
         arrays.update(named)
+        left -= sum(array.nbytes for array in named.values())
     return arrays, files
 
 
-def _loaded(path: Path):  # type: ignore[no-untyped-def]
-    if not path.is_file():
+def _loaded(path: Path, most: int) -> Union[np.ndarray, dict[str, np.ndarray]]:
+    if not path.exists():
         raise FileNotFoundError(f"--input {path}: expected an .npy or .npz file, found no file")
     try:
-        found = np.load(path, allow_pickle=False)
-        return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
-    except Exception as error:  # zipfile's, zlib's, NumPy's own
+        return read_any(path, most, f"if that is meant, set {LIMIT_VARIABLE} to as much as all inputs take")
+    except ValueError as error:
         raise ValueError(
             f"--input {path}: expected an .npy or .npz file without objects, found {error}"
         ) from error
@@ -179,12 +190,20 @@ def output_paths(outputs: Mapping[str, Tensor], folder: Path) -> dict[str, Path]
 
 
 def write_outputs(outputs: Mapping[str, np.ndarray], paths: Mapping[str, Path]) -> None:
-    """Write each output to its file, whole.
+    """Write each output to its file, whole; a process that is killed meanwhile leaves no two runs' beside each other.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: one cannot be written; none is.
     """
-    for name, path in paths.items():
-        buffer = BytesIO()
-        np.save(buffer, outputs[name], allow_pickle=False)
-        write_whole(path, buffer.getvalue())
+    with ExitStack() as files:
+        for name, path in paths.items():
+            buffer, array = BytesIO(), outputs[name]
+            np.save(buffer, array.astype(str) if array.dtype == object else array, allow_pickle=False)
+            file = files.enter_context(whole_file(path))
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        with held():  # a signal waits: between the two there are neither outputs
+            for path in paths.values():
+                withdraw(path)
+            files.close()

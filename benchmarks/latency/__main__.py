@@ -21,7 +21,7 @@ from benchmarks.latency.cases import Options, Results, Side, run_cases
 from benchmarks.latency.plot import draw
 from benchmarks.latency.report import BATCHES, rich_table, sections
 from examples import CHECKPOINT_PATH, CONFIG_PATH
-from runtime.cli import EXIT_DIFFERENT, EXIT_OK, EXIT_REFUSED, positive
+from runtime.cli import EXIT_DIFFERENT, EXIT_OK, EXIT_REFUSED, CommandParser, positive
 from runtime.console import table_console
 
 # In this order: the reference first.
@@ -209,9 +209,7 @@ def _options(args: argparse.Namespace) -> Options:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.latency", description=__doc__.split("\n\n")[0]
-    )
+    parser = CommandParser(prog="python -m benchmarks.latency", doc=__doc__)
     add = parser.add_argument
     add(
         "--model",

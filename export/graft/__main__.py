@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from runtime.cli import EXIT_DIFFERENT, EXIT_OK, command, positive, run_as_program, score
+from runtime.cli import EXIT_DIFFERENT, EXIT_OK, CommandParser, command, positive, run_as_program, score
 
 
 @command
@@ -97,9 +97,10 @@ def _classes(value: Optional[str]) -> Optional[list[str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="python -m export.graft",
-        description=__doc__.replace("``", ""),
+        # None under `python -OO`.
+        description=(__doc__ or "").replace("``", ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("network", type=Path, metavar="MODEL", help="an ONNX without decoding and NMS")

@@ -1,6 +1,5 @@
 """``python -m export.graft`` as a function."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -12,7 +11,7 @@ from export.graft.api import Grafted, grafted
 from export.graft.head import Head
 from export.graft.verify import Verification, verify
 from runtime import embedded
-from runtime.files import refuse_inputs, write_whole
+from runtime.files import refuse_inputs, working_folder, write_whole
 from runtime.image_files import find_images
 
 
@@ -55,8 +54,8 @@ def graft(
         write_whole(output, made.model.SerializeToString())
         return made, None
     paths = find_images(map(str, images)) if images else list(embedded.VERIFICATION_IMAGES)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "grafted.onnx"
+    with working_folder() as folder:
+        path = folder / "grafted.onnx"
         onnx.save(made.model, path)
         verification = verify(made, path, paths)
     if verification.differences:

@@ -1,6 +1,5 @@
 """The fewest layers to leave out so that the average precision stays."""
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from runtime.comparison.average_precision import CocoDataset
 from runtime.comparison.detections import Progress, no_progress
 from runtime.comparison.evaluation import Evaluation, evaluate_artifact
 from runtime.comparison.sources import open_artifact
+from runtime.files import working_folder
 from runtime.graphs.load import save_model
 
 REASON = "left out to keep the average precision"
@@ -95,8 +95,8 @@ def fewest_left_out(
 
 
 def _trial(count: int, model: onnx.ModelProto, expected: Evaluation, request: AccuracyRequest) -> Trial:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"without the worst {count}.onnx"
+    with working_folder() as folder:
+        path = folder / f"without the worst {count}.onnx"
         save_model(model, path)
         found = _evaluated(path, request)
     changes = found.minus(expected)

@@ -19,8 +19,9 @@ from export.quantization.accuracy import (
 )
 from export.quantization.cache import load_cache, save_cache
 from export.quantization.calibration import Calibration, CalibrationRequest, calibrate
+from export.quantization.choices import ACTIVATIONS
 from export.quantization.layers import ASKED, Layers, find_layers
-from export.quantization.placement import ACTIVATIONS, Placement, place, quantized_model
+from export.quantization.placement import Placement, place, quantized_model
 from export.quantization.sensitivity import LayerFigures, rank_layers, with_agreement
 from runtime.backends import load_backend
 from runtime.comparison.average_precision import read_dataset

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from onnxruntime.quantization.calibrate import HistogramCollector
 
+from export.quantization.choices import DEFAULT_PERCENTILE, METHODS
 from export.quantization.placement import Placement, Range
 from runtime.comparison.detections import Progress, no_progress
 from runtime.comparison.sources import batches, load_batch
@@ -25,8 +26,6 @@ from runtime.graphs.session import Session, open_session
 from runtime.metadata import ModelMetadata
 from runtime.precision.prepare import replace
 
-METHODS = ("minmax", "entropy", "percentile")
-DEFAULT_PERCENTILE = 99.99
 _NUM_BINS = {"entropy": 128, "percentile": 2048}
 _NUM_QUANTIZED_BINS = 128
 _COUNT = "num_dets"

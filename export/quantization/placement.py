@@ -33,7 +33,6 @@ from runtime.precision.geometry import dense_path
 from runtime.precision.plan import PrecisionPlan
 from runtime.precision.prepare import replace
 
-ACTIVATIONS = ("int8", "uint8")
 # Between layers, in onnxruntime: what it has integer kernels for.
 _FUSED = frozenset({"Add", "Relu", "MaxPool"})
 _INFERRED = "onnx.infer"

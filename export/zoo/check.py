@@ -5,7 +5,6 @@ import patches  # isort: skip  # noqa: F401  makes mmdet importable without mmcv
 import contextlib
 import io
 import random
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -29,9 +28,11 @@ from export.pipeline import UnsupportedPipelineError
 from export.random_weights import structured_photos
 from export.verify import Case, MmdetInference, pixel_difference, verify
 from export.zoo.models import one_line
+from export.zoo.verdicts import EXACT, FAILED, REFUSED, UNBUILDABLE, WRONG
 from patches.families import UnsupportedModelError, family_of
 from patches.mmcv_ops import MissingOperatorError
 from runtime.comparison.difference import Difference, Tolerance, compare
+from runtime.files import working_folder
 
 SIZE = (256, 384)  # the edges of the config's scale are reduced to at most these
 IMAGE_SIZES = (
@@ -51,13 +52,6 @@ IOU_ROUNDING = 2e-6
 
 # ``export.verify.verify`` with threads and a backend.
 Verify = Callable[..., list[Case]]
-
-EXACT = "exact"
-REFUSED = "refused"
-WRONG = "wrong"
-UNBUILDABLE = "unbuildable"
-FAILED = "failed"
-RESULTS = (EXACT, REFUSED, UNBUILDABLE, WRONG, FAILED)
 
 
 @dataclass
@@ -88,7 +82,7 @@ def measure(name: str, threads: int, backend: str = "onnxruntime") -> dict[str, 
     np.random.seed(0)
     random.seed(0)
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    with working_folder() as folder, contextlib.redirect_stdout(io.StringIO()):
         measured = check_config(name, Path(folder) / "model.onnx", threads, backend)
     return {
         "result": measured.result,

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from export.versions import installed_versions
-from export.zoo.check import EXACT, MAX_PER_IMG, MAX_PROPOSALS, RESULTS, SIZE, UNBUILDABLE
+from export.zoo.check import MAX_PER_IMG, MAX_PROPOSALS, SIZE
 from export.zoo.models import NAME_PART, ZooConfig
+from export.zoo.verdicts import EXACT, PENDING, RESULTS, UNBUILDABLE
 from runtime.files import write_whole
 
 PACKAGES = ("mmdet", "mmengine", "mmcv", "mmcv-lite", "torch", "onnx", "onnxsim", "onnxruntime", "openvino")
 RULE = f"every config that mmdet ships with '{NAME_PART}' in its name"
-
-PENDING = "pending"
 
 
 @dataclass

@@ -11,6 +11,7 @@ import numpy as np
 from runtime.contract import (
     Tensor,
     check_contract,
+    check_dtypes,
     check_model_file,
     check_run_inputs,
     contract_inputs,
@@ -23,9 +24,9 @@ from runtime.forks import check_process
 from runtime.graphs.load import invalid_names, load_onnx
 from runtime.graphs.session import (
     DEVICE_PROVIDERS,
+    dtype_name,
     import_onnxruntime,
     inference_session,
-    numpy_dtype,
     one_line,
     open_session,
     provider_names,
@@ -43,14 +44,6 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
-_NUMPY_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-    "tensor(uint8)": "uint8",
-    "tensor(bool)": "bool",
-}
 _ON_CPU = [DEVICE_PROVIDERS["cpu"]]
 
 
@@ -179,7 +172,7 @@ def _tensors(arguments: Sequence["onnxruntime.NodeArg"]) -> dict[str, Tensor]:
     """Return name -> tensor; a dimension with a name, or none, is free."""
     return {
         argument.name: Tensor(
-            _NUMPY_DTYPES.get(argument.type, argument.type),
+            dtype_name(argument.type),
             tuple(v if isinstance(v, int) and v >= 0 else None for v in argument.shape),
         )
         for argument in arguments
@@ -198,8 +191,8 @@ class OnnxRuntimeTensors:
         session = self._session.here()
         for kind, arguments in (("input", session.get_inputs()), ("output", session.get_outputs())):
             _check_are_tensors(path, kind, arguments)
-        self.inputs = _declared(session.get_inputs())
-        self.outputs = _declared(session.get_outputs())
+        self.inputs, self.outputs = _tensors(session.get_inputs()), _tensors(session.get_outputs())
+        check_dtypes(path, self.inputs, self.outputs, strings=True)
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """See ``TensorModel.run``."""
@@ -219,13 +212,6 @@ def _check_are_tensors(path: Path, kind: str, arguments: Sequence["onnxruntime.N
     for argument in arguments:
         if not argument.type.startswith("tensor("):
             raise not_a_tensor(path, kind, argument.name, argument.type)
-
-
-def _declared(arguments: Sequence["onnxruntime.NodeArg"]) -> dict[str, Tensor]:
-    return {
-        name: Tensor(str(numpy_dtype(argument.type)), tensor.shape)
-        for argument, (name, tensor) in zip(arguments, _tensors(arguments).items())
-    }
 
 
 def layer_runner(device: str = "cpu", threads: Optional[int] = None) -> LayerRunnerFactory:

@@ -5,14 +5,13 @@ often get a network of their own.
 """
 
 import importlib.util
-import tempfile
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -21,6 +20,7 @@ import numpy as np
 from runtime.contract import (
     EXPORT_COMMAND,
     check_contract,
+    check_dtypes,
     check_model_file,
     check_run_inputs,
     contract_inputs,
@@ -29,6 +29,9 @@ from runtime.contract import (
     model_metadata,
     not_a_tensor,
 )
+from runtime.files import working_folder
+from runtime.graphs.attributes import check_attributes
+from runtime.graphs.divisors import check_divisors
 from runtime.graphs.inlining import inlined
 from runtime.graphs.load import LARGE_BYTES, graph_inputs, graph_outputs, load_onnx, save_model
 from runtime.graphs.session import one_line
@@ -36,7 +39,7 @@ from runtime.host.runner import HostRunner
 from runtime.loaded import ProcessModel
 from runtime.metadata import ModelMetadata
 from runtime.quantization import is_quantized
-from runtime.ranges import CPU_PRECISIONS
+from runtime.ranges import CPU_PRECISIONS, MAX_THREADS, checked_count
 from runtime.runner import Feeds, LayerRunner, LayerRunnerFactory, Runner
 
 if TYPE_CHECKING:
@@ -94,8 +97,7 @@ class OpenVINOBackend:
             RuntimeError: OpenVINO or ``onnx`` is not installed, or the processor has not got the precision.
         """
         path = check_model_file(model)
-        self.options = OpenVINOOptions(**options)
-        _check_options(self.options)
+        self.options = _checked_options(OpenVINOOptions(**options))
         opened = path.absolute()
         self._model = ProcessModel(path, lambda: _Model(opened, self.options))
         loaded = self._model.here()
@@ -145,6 +147,8 @@ class _Model:
 
     def __init__(self, path: Path, options: OpenVINOOptions) -> None:
         self._core, self._config = _core(options), _config(options)
+        check_attributes(path)
+        check_divisors(path)
         proto = load_onnx(path)
         self.metadata = model_metadata(path, {p.key: p.value for p in proto.metadata_props})
         _check_contract(path, proto, self.metadata)
@@ -244,8 +248,7 @@ class OpenVINOTensors:
     def __init__(self, model: Union[str, Path], **options: Any) -> None:
         """Open the model; see ``OpenVINOBackend``."""
         path = check_model_file(model)
-        chosen = OpenVINOOptions(**options)
-        _check_options(chosen)
+        chosen = _checked_options(OpenVINOOptions(**options))
         opened = path.absolute()
         self._model = ProcessModel(path, lambda: _AnyModel(opened, chosen))
         loaded = self._model.here()
@@ -268,9 +271,12 @@ class _AnyModel:
     """A model of any inputs and outputs that is loaded."""
 
     def __init__(self, path: Path, options: OpenVINOOptions) -> None:
+        check_attributes(path)
+        check_divisors(path)
         model = load_onnx(path)
         _check_are_tensors(path, model)
         self.inputs, self.outputs = graph_inputs(model), graph_outputs(model)
+        check_dtypes(path, self.inputs, self.outputs)
         core = _core(options)
         try:
             self.network = _network(core, model, options)
@@ -313,15 +319,23 @@ def _version() -> str:
     return str(import_openvino().__version__).split("-")[0]
 
 
-def _check_options(options: OpenVINOOptions) -> None:
-    for name, least in (("threads", 1), ("streams", 1), ("sizes", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ValueError(f"{name}: expected at least {least}, found {value}")
+def _checked_options(options: OpenVINOOptions) -> OpenVINOOptions:
+    """Return the options with plain whole numbers.
+
+    Raises:
+        ValueError: names the option and its range.
+    """
     if options.precision not in CPU_PRECISIONS:
         raise ValueError(
             f"precision: expected one of {', '.join(CPU_PRECISIONS)}, found {options.precision!r}"
         )
+    threads = options.threads
+    return replace(
+        options,
+        threads=None if threads is None else checked_count("threads", threads, MAX_THREADS),
+        streams=checked_count("streams", options.streams, MAX_THREADS),
+        sizes=checked_count("sizes", options.sizes, _MAX_TIMED, least=0),
+    )
 
 
 def _core(options: OpenVINOOptions) -> "openvino.Core":
@@ -396,8 +410,8 @@ def _read(core: "openvino.Core", model: "onnx.ModelProto") -> "openvino.Model":
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < LARGE_BYTES:
         return core.read_model(model.SerializeToString())
     # Through a file: a model of 2 GB cannot be handed over as one string.
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+    with working_folder() as folder:
+        path = folder / "model.onnx"
         save_model(model, path)
         return core.read_model(path)
 
@@ -413,8 +427,7 @@ def layer_runner(threads: Optional[int] = None, precision: str = "fp32") -> Laye
     Raises:
         RuntimeError, from the factory and its runners: OpenVINO is missing, or cannot load or run the model.
     """
-    options = OpenVINOOptions(threads=threads, precision=precision)
-    _check_options(options)
+    options = _checked_options(OpenVINOOptions(threads=threads, precision=precision))
 
     def make(model: "onnx.ModelProto") -> LayerRunner:
         network, inputs = _network(_core(options), model, options), graph_inputs(model)

@@ -11,6 +11,7 @@ import numpy as np
 from runtime.contract import (
     Tensor,
     check_contract,
+    check_dtypes,
     check_model_file,
     check_run_inputs,
     contract_inputs,
@@ -236,8 +237,13 @@ class TensorRTTensors:
         library, cuda = open_library(), open_cuda(chosen.device_index)
         plugins = load_plugins(chosen.plugins, library.tensorrt)
         found = _engine_of(path, Machine(library, cuda, plugins), chosen)
-        self._session = EngineSession(found.data, library=library, cuda=cuda, cuda_graphs=chosen.cuda_graphs)
         declared = found.sidecar.tensors or {"inputs": {}, "outputs": {}}
+        inputs, outputs = (
+            {name: Tensor(dtype, ()) for name, dtype in declared[kind].items()}
+            for kind in ("inputs", "outputs")
+        )
+        check_dtypes(path, inputs, outputs)
+        self._session = EngineSession(found.data, library=library, cuda=cuda, cuda_graphs=chosen.cuda_graphs)
         self.inputs = _declared(self._session.inputs, declared["inputs"])
         self.outputs = _declared(self._session.outputs, declared["outputs"])
 

@@ -27,12 +27,12 @@ from typing import Any, Optional
 
 import numpy as np
 
-from runtime.comparison.npz import Expected, read_arrays
 from runtime.detections import Detections
 from runtime.documents import parsed
 from runtime.files import sha256_of, whole_file
 from runtime.messages import listed, said, shown
 from runtime.metadata import ModelMetadata
+from runtime.npz import Expected, read_arrays
 from runtime.reading import limit
 from runtime.rle import MAX_PIXELS, RunLengthMasks, checked_counts, load_pycocotools
 

@@ -1,15 +1,14 @@
 """Attributes of an ONNX that end the process when onnxruntime gets them: looked at in the file, before it is loaded.
 
 onnxruntime divides by some of them, or allocates by them, without a look (1.31: SIGFPE of ConvTranspose's ``group`` 0
-and DepthToSpace's ``blocksize`` 2**40, an abort of RoiAlign's ``sampling_ratio`` 2**40). The file is read as protobuf's
-wire format, since onnxruntime does not need the package onnx.
+and DepthToSpace's ``blocksize`` 2**40, an abort of RoiAlign's ``sampling_ratio`` 2**40).
 """
 
-import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Union
 
+from runtime.graphs.wire import MOST_DEPTH, NoProtobuf, fields, file_bytes, packed, text
 from runtime.messages import shown
 
 # Name -> least and largest value. Of lists, of each.
@@ -29,9 +28,6 @@ _MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
 _GRAPH_NODE, _FUNCTION_NODE = 1, 7
 _NODE_OP_TYPE, _NODE_ATTRIBUTE = 4, 5
 _NAME, _INT, _INTS, _GRAPH, _GRAPHS = 1, 3, 8, 6, 11
-_MOST_DEPTH = 100
-
-Field = tuple[int, Union[int, memoryview]]
 
 
 def check_attributes(path: Path) -> None:
@@ -41,15 +37,10 @@ def check_attributes(path: Path) -> None:
         ValueError: names the file, the operator and the attribute.
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
-        try:
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except ValueError:  # empty
-            return
-        try:
-            found = next(_insane_of_model(data), None)
-        except (_NoProtobuf, IndexError):
-            return
+    try:
+        found = next(_insane_of_model(file_bytes(path)), None)
+    except (NoProtobuf, IndexError):
+        return
     if found is not None:
         operator, name, value = found
         low, high = _SANE[name]
@@ -59,15 +50,11 @@ def check_attributes(path: Path) -> None:
         )
 
 
-class _NoProtobuf(Exception):
-    """The bytes are not in the wire format."""
-
-
 Insane = tuple[str, str, int]
 
 
 def _insane_of_model(data: memoryview) -> Iterator[Insane]:
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == _MODEL_GRAPH:
             yield from _insane_of_nodes(value, _GRAPH_NODE, 0)
         elif number == _MODEL_FUNCTIONS:
@@ -75,18 +62,18 @@ def _insane_of_model(data: memoryview) -> Iterator[Insane]:
 
 
 def _insane_of_nodes(data: Union[int, memoryview], node: int, depth: int) -> Iterator[Insane]:
-    if depth > _MOST_DEPTH:
-        raise _NoProtobuf
-    for number, value in _fields(data):
+    if depth > MOST_DEPTH:
+        raise NoProtobuf
+    for number, value in fields(data):
         if number == node:
             yield from _insane_of_node(value, depth)
 
 
 def _insane_of_node(data: Union[int, memoryview], depth: int) -> Iterator[Insane]:
     operator, attributes = "", []
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == _NODE_OP_TYPE:
-            operator = _text(value)
+            operator = text(value)
         elif number == _NODE_ATTRIBUTE:
             attributes.append(value)
     for attribute in attributes:
@@ -101,56 +88,11 @@ def _attribute(data: Union[int, memoryview]) -> tuple[str, list[int], list[Union
     name = ""
     values: list[int] = []
     graphs: list[Union[int, memoryview]] = []
-    for number, value in _fields(data):
+    for number, value in fields(data):
         if number == _NAME:
-            name = _text(value)
+            name = text(value)
         elif number in (_INT, _INTS):
-            values.extend([value] if isinstance(value, int) else _packed(value))
+            values.extend([value] if isinstance(value, int) else packed(value))
         elif number in (_GRAPH, _GRAPHS):
             graphs.append(value)
     return name, [v - (1 << 64) if v >> 63 else v for v in values], graphs
-
-
-def _fields(data: Union[int, memoryview]) -> Iterator[Field]:
-    """Yield a message's fields: numbers, and bytes of whatever has a length."""
-    if isinstance(data, int):
-        raise _NoProtobuf
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        number, kind = key >> 3, key & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-            yield number, value
-        elif kind == 2:
-            length, at = _varint(data, at)
-            if length > len(data) - at:
-                raise _NoProtobuf
-            yield number, data[at : at + length]
-            at += length
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        else:
-            raise _NoProtobuf
-
-
-def _packed(data: memoryview) -> Iterator[int]:
-    at = 0
-    while at < len(data):
-        value, at = _varint(data, at)
-        yield value
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & ((1 << 64) - 1), at
-    raise _NoProtobuf
-
-
-def _text(value: Union[int, memoryview]) -> str:
-    return "" if isinstance(value, int) else bytes(value[:100]).decode("utf-8", "replace")

@@ -1,16 +1,18 @@
 """ONNX files: read, written, asked for our metadata. The one place that does."""
 
+import os
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 from runtime.contract import EXPORT_COMMAND, Tensor, check_model_file
-from runtime.files import whole_file
+from runtime.files import whole_file, withdraw, working_folder
+from runtime.interrupts import check, held
 from runtime.messages import said
 from runtime.metadata import KEY, ModelMetadata
 from runtime.reading import bounded_bytes
@@ -212,7 +214,8 @@ def name_nodes(model: Any) -> None:
 def save_model(model: "onnx.ModelProto", path: Union[str, Path]) -> None:
     """Write the model; a file that is there stays whole until the new one is.
 
-    Weights of 2 GB, which one protobuf file cannot hold, go to ``<path>.data``, and are no longer in ``model`` then.
+    Weights of 2 GB, which one protobuf file cannot hold, go to ``<path>.data``, and are no longer in ``model`` then. At
+    no moment is there an ONNX beside weights of another.
 
     Raises:
         OSError: it cannot be written.
@@ -220,10 +223,18 @@ def save_model(model: "onnx.ModelProto", path: Union[str, Path]) -> None:
     onnx = import_onnx()
     path = Path(path)
     num_bytes = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-    with whole_file(path) as file:
+    with ExitStack() as stack:
+        file = stack.enter_context(whole_file(path))
         if num_bytes >= LARGE_BYTES:
-            data = path.with_name(f"{path.name}.data")
-            data.unlink(missing_ok=True)  # onnx appends to it
+            folder, data = stack.enter_context(working_folder(path)), path.with_name(f"{path.name}.data")
             onnx.external_data_helper.convert_model_to_external_data(model, location=data.name)
-            onnx.external_data_helper.write_external_data_tensors(model, str(path.parent))
+            onnx.external_data_helper.write_external_data_tensors(model, str(folder))
         file.write(model.SerializeToString())
+        file.flush()
+        os.fsync(file.fileno())
+        with held():  # a signal waits: between the two there is neither model
+            if num_bytes >= LARGE_BYTES:
+                withdraw(path)
+                os.replace(folder / data.name, data)
+            stack.close()
+    check()

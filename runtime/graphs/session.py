@@ -1,7 +1,6 @@
 """A model in onnxruntime: the one place that opens sessions."""
 
 import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 
-from runtime.contract import EXPORT_COMMAND, shapes_of
+from runtime.contract import EXPORT_COMMAND, STRINGS, Tensor, check_dtypes, shapes_of
+from runtime.files import working_folder
 from runtime.graphs.attributes import check_attributes
+from runtime.graphs.divisors import check_divisors
 from runtime.graphs.load import save_model
 from runtime.ranges import MAX_THREADS, checked_count
 
@@ -96,6 +97,7 @@ def inference_session(
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     check_attributes(path)
+    check_divisors(path)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except _errors("InvalidProtobuf")[0] as error:
@@ -180,6 +182,8 @@ class Session:
             self._session = inference_session(
                 path, provider_names(device), threads, in_file_order=in_file_order
             )
+            inputs = {i.name: Tensor(dtype_name(i.type), ()) for i in self._session.get_inputs()}
+            check_dtypes(path, inputs, {}, strings=True)
         except ValueError as error:
             reason = error.__cause__ or error
             raise RuntimeError(
@@ -187,7 +191,7 @@ class Session:
                 f"load: {one_line(reason)}; operators of TensorRT plugins need their bodies in the file"
             ) from error
         self._names = [output.name for output in self._session.get_outputs()]
-        self._dtypes = {i.name: numpy_dtype(i.type) for i in self._session.get_inputs()}
+        self._dtypes = {name: np.dtype(tensor.dtype) for name, tensor in inputs.items()}
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the outputs by name; feeds that are no inputs are left out.
@@ -223,13 +227,13 @@ def open_session(
         RuntimeError: see ``Session``.
     """
     # Through a file: a model of 2 GB cannot be handed over as one string.
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+    with working_folder() as folder:
+        path = folder / "model.onnx"
         save_model(model, path)
         yield Session(path, device, threads, in_file_order=in_file_order)
 
 
-def numpy_dtype(kind: str) -> np.dtype:
-    """Return the dtype of onnxruntime's name of it, ``tensor(float16)``."""
+def dtype_name(kind: str) -> str:
+    """Return NumPy's name of what onnxruntime calls ``tensor(float)``; of a type that NumPy has not, onnxruntime's."""
     name = kind[len("tensor(") : -1]
-    return np.dtype({"float": "float32", "double": "float64", "string": "object"}.get(name, name))
+    return {"float": "float32", "double": "float64", "string": STRINGS}.get(name, name)

@@ -14,30 +14,11 @@ from runtime.host.postprocess import detections_from_outputs
 from runtime.host.preprocess import Batch, network_size, prepare
 from runtime.images import read_image
 from runtime.metadata import ModelMetadata
+from runtime.plan_search.tolerance import AgreementTolerance
 from runtime.runner import Backend
 
 if TYPE_CHECKING:
     import onnx
-
-
-@dataclass(frozen=True)
-class AgreementTolerance:
-    """How close a detection must be to its counterpart, and how many must have one.
-
-    Attributes:
-        box_px: largest difference of a coordinate, px of the original image.
-        score: largest difference of the score.
-        mask: largest share of differing pixels, of those that either mask has.
-        min_score: detections below this score need no counterpart: where the model hardly sees anything, FP16 and
-            FP32 differ in what they suppress.
-        share: least share of detections that agree.
-    """
-
-    box_px: float = 0.5
-    score: float = 0.01
-    mask: float = 0.02
-    min_score: float = 0.3
-    share: float = 0.97
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,12 @@ from runtime.graphs.view import Graph
 from runtime.plan_search.agreement import Agreement, AgreementTolerance
 from runtime.plan_search.measure import FP16_MAX, TensorFigures
 from runtime.plan_search.scopes import scopes
+from runtime.plan_search.tolerance import MAX_EVALUATIONS
 from runtime.precision.plan import PrecisionGroup, PrecisionPlan
 from runtime.precision.prepare import fp32_nodes
 
 if TYPE_CHECKING:
     import onnx
-
-MAX_EVALUATIONS = 200
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
-from rich.text import Text
-
-from runtime.backends import load_backend
 from runtime.cli import (
     EXIT_DIFFERENT,
     EXIT_OK,
+    CommandParser,
     add_images,
     command,
     count,
@@ -25,18 +23,9 @@ from runtime.cli import (
     selected_images,
     threads,
 )
-from runtime.console import status, table_console, write_json
 from runtime.files import refuse_inputs
-from runtime.graphs.load import graph_errors, import_onnx, load_onnx, save_model
-from runtime.plan_search.agreement import AgreementTolerance, Judge
-from runtime.plan_search.emulation import Emulator
-from runtime.plan_search.measure import measure
-from runtime.plan_search.report import evaluation_line, plan_table, search_report, search_table, summary_lines
-from runtime.plan_search.search import MAX_EVALUATIONS, PlanSearch
-from runtime.precision.choice import chosen_plan
-from runtime.precision.geometry import default_plan
-from runtime.precision.plan import plan_path
-from runtime.precision.typed import fp16_model
+from runtime.interrupts import loading
+from runtime.plan_search.tolerance import MAX_EVALUATIONS, AgreementTolerance
 
 # Each takes minutes.
 MOST_EVALUATIONS = 100_000
@@ -49,8 +38,19 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return args.command(args)
 
 
+# Each loads its libraries only then: signals are handled, and the arguments are known to be good.
+
+
 def plan_command(args: argparse.Namespace) -> int:
     """Model -> default plan."""
+    with loading():
+        from rich.text import Text
+
+        from runtime.console import table_console
+        from runtime.graphs.load import graph_errors, load_onnx
+        from runtime.plan_search.report import plan_table
+        from runtime.precision.geometry import default_plan
+
     if args.output is not None:
         refuse_inputs(args.output, [args.model])
     model = load_onnx(args.model)
@@ -68,6 +68,11 @@ def plan_command(args: argparse.Namespace) -> int:
 
 def convert_command(args: argparse.Namespace) -> int:
     """Model and plan -> strongly typed FP16 model."""
+    with loading():
+        from runtime.graphs.load import graph_errors, import_onnx, load_onnx, save_model
+        from runtime.precision.choice import chosen_plan
+        from runtime.precision.typed import fp16_model
+
     output = args.output or args.model.with_suffix(".fp16.onnx")
     refuse_inputs(output, [args.model, *([args.plan] if args.plan else [])])
     model = load_onnx(args.model)
@@ -83,6 +88,21 @@ def convert_command(args: argparse.Namespace) -> int:
 
 def search_command(args: argparse.Namespace) -> int:
     """Model, images and a plan to start from -> the smallest plan within the tolerance."""
+    with loading():
+        from rich.text import Text
+
+        from runtime.backends import load_backend
+        from runtime.console import status, table_console, write_json
+        from runtime.graphs.load import graph_errors, load_onnx
+        from runtime.plan_search.agreement import Judge
+        from runtime.plan_search.emulation import Emulator
+        from runtime.plan_search.measure import measure
+        from runtime.plan_search.report import evaluation_line, search_report, search_table, summary_lines
+        from runtime.plan_search.search import PlanSearch
+        from runtime.precision.choice import chosen_plan
+        from runtime.precision.geometry import default_plan
+        from runtime.precision.plan import plan_path
+
     tolerance = AgreementTolerance(args.box, args.score, args.mask, args.min_score, args.share)
     images = selected_images(args.images)
     output = args.output or plan_path(args.model)
@@ -119,7 +139,7 @@ def search_command(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m runtime.precision", description=__doc__.split("\n\n")[1])
+    parser = CommandParser(prog="python -m runtime.precision", doc=__doc__, paragraph=1)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     plan = commands.add_parser("plan", help="write the default plan: geometry in FP32, layers in FP16")

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import cpu_case, cpu_latency, readme
 from benchmarks.cpu_case import Case
 from tests.runtime import fakes
+from tests.runtime.processes import SECONDS
 
 
 @pytest.fixture
@@ -51,7 +52,10 @@ def test_the_peak_is_the_programs_own(case: Case) -> None:
         "print(subprocess.run([sys.executable, '-m', 'benchmarks.cpu_case', sys.argv[1]], stdout=-1).stdout.decode())"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, json.dumps(asdict(case))], capture_output=True, text=True
+        [sys.executable, "-c", program, json.dumps(asdict(case))],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
     )
     outcome = json.loads(done.stdout.strip().splitlines()[-1])
     assert 30 < outcome["peak_mib"] < 700  # of 800 that are kept

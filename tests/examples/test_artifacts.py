@@ -1,5 +1,7 @@
 """What ships: config, checkpoint, images and metrics fit together."""
 
+from tests.runtime.processes import SECONDS
+
 import patches  # isort: skip  # noqa: F401  makes mmdet importable without mmcv's compiled operators
 
 import hashlib
@@ -101,7 +103,7 @@ def test_unreadable_image_is_named(tmp_path):
 def test_commands_start_on_their_own(module):
     """In a fresh process: nothing else has made mmdet importable there."""
     done = subprocess.run(
-        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=False, timeout=SECONDS
     )
     assert done.returncode == 0, done.stderr
     assert "--seed" in done.stdout

@@ -21,6 +21,7 @@ from export.maskrcnn import EXIT_DIFFERENT, EXIT_FAILED, EXIT_REFUSED, main
 from runtime.metadata import KEY, ModelMetadata
 from runtime.precision import PrecisionPlan, check_plan
 from tests.models import structured_photos, tiny_config, tiny_model, write_config
+from tests.runtime.processes import SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +223,7 @@ except SystemExit as error:
 assert not {{"torch", "mmdet", "mmcv", "mmengine", "onnx", "patches"}} & set(sys.modules)
 sys.exit(status)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == (0 if "--help" in rest else 2), done.stderr
 
 

@@ -24,6 +24,7 @@ from runtime.precision.__main__ import main as precision_main
 from runtime.precision.plan import plan_path
 from runtime.quantization import quantization_of
 from tests.runtime import fakes
+from tests.runtime.processes import SECONDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -249,6 +250,6 @@ def test_it_needs_no_pytorch() -> None:
         "print(sorted({n.split('.')[0] for n in sys.modules} & {'torch', 'mmdet', 'mmcv', 'mmengine', 'patches'}))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=SECONDS
     )
     assert done.stdout.strip() == "[]"

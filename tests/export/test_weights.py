@@ -1,5 +1,9 @@
 """Models of more than 2 GB, in small: weights in a file of their own beside the ONNX."""
 
+import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -13,6 +17,7 @@ from export.api import VerificationError, export_model
 from runtime import Detector
 from runtime.images import read_image
 from tests.models import structured_photos, tiny_config, tiny_model, write_config
+from tests.runtime.processes import ROOT, first_line
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +107,62 @@ def test_a_difference_leaves_what_was_there(files, tmp_path, monkeypatch, all_we
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == dict.fromkeys(
         ("m.onnx", "m.onnx.data", "m.plan.json"), b"the good one"
     )
+
+
+_KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+import tests.export.test_weights as here
+from export import api
+
+api.detached_onnx_from_model = lambda model, options, folder, notes: (
+    (folder / "weights").write_bytes(b"half"), print(folder, flush=True), time.sleep(60)
+)
+api.MOST_BYTES = 0
+with api.ExitStack() as stack:
+    model = here.tiny_model()
+    api._traced(type("Loaded", (), {"model": model}), None, Path(sys.argv[1]), stack, [])
+"""
+
+
+def test_what_a_killed_export_worked_in_goes_with_the_next(files, tmp_path, all_weights_apart):
+    command = [sys.executable, "-c", _KILLED, str(tmp_path / "m.onnx")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        folder = Path(first_line(process).strip())
+        process.kill()
+    assert folder.parent == tmp_path
+    assert (folder / "weights").exists()
+    export_model(files["config"], files["checkpoint"], tmp_path / "m.onnx", verify=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data", "m.plan.json"]
+
+
+def test_no_onnx_is_beside_weights_of_another(files, tmp_path, monkeypatch, all_weights_apart):
+    """Looked at whenever a file takes its name: there the process may be killed."""
+    path, data = tmp_path / "m.onnx", tmp_path / "m.onnx.data"
+    seen, replace = [], os.replace
+
+    def look() -> None:
+        if not path.exists():
+            seen.append("none")
+            return
+        graph = onnx.load(path, load_external_data=False)
+        content = data.read_bytes()
+        for tensor in graph.graph.initializer:
+            entries = {e.key: e.value for e in tensor.external_data}
+            if entries:
+                at, length = int(entries["offset"]), int(entries["length"])
+                assert hashlib.sha1(content[at : at + length]).hexdigest() == entries["checksum"]
+        seen.append("whole")
+
+    def replaced(source, target):
+        look()
+        replace(source, target)
+        look()
+
+    export_model(files["config"], files["checkpoint"], path, verify=False)
+    weights = tiny_model().state_dict()
+    weights["roi_head.bbox_head.shared_fcs.0.weight"][0, 0] += 1
+    torch.save({"state_dict": weights}, tmp_path / "other.pth")
+    monkeypatch.setattr(os, "replace", replaced)
+    export_model(files["config"], tmp_path / "other.pth", path, verify=False)
+    assert {"none", "whole"} == set(seen)

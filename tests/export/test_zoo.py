@@ -14,6 +14,7 @@ from benchmarks import readme
 from export.config import shipped_configs
 from export.zoo import __main__ as command
 from export.zoo import check, workers
+from export.zoo import run as zoo_run
 from export.zoo.models import (
     NAME_PART,
     ZooConfig,
@@ -177,7 +178,8 @@ def test_a_runner_that_is_killed_leaves_no_process(forked, tmp_path):
         _eventually(lambda: (tmp_path / "worker").read_text() if (tmp_path / "worker").is_file() else "")
     )
     os.kill(runner.pid, signal.SIGKILL)
-    runner.join()
+    runner.join(10)
+    assert runner.exitcode is not None
     assert _eventually(lambda: workers.resident_mib(worker) == 0)
 
 
@@ -211,13 +213,13 @@ def _measure(name, threads, backend):
 
 @pytest.fixture
 def zoo(forked, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(command, "zoo_configs", lambda: CONFIGS)
-    monkeypatch.setattr(command, "measure", _measure)
-    monkeypatch.setattr(command, "code_fingerprint", lambda: "code1")
+    monkeypatch.setattr(zoo_run, "zoo_configs", lambda: CONFIGS)
+    monkeypatch.setattr(zoo_run, "measure", _measure)
+    monkeypatch.setattr(zoo_run, "code_fingerprint", lambda: "code1")
 
     def run(*args):
         code = command.main(["-o", str(tmp_path / "zoo.json"), *args])
-        return code, capsys.readouterr().out
+        return code, "".join(capsys.readouterr())
 
     return run
 
@@ -243,7 +245,7 @@ def test_a_run_goes_on_where_the_last_one_stopped(zoo, monkeypatch):
     assert "1 to measure" in zoo("--retry", "pending", "--minutes", "0")[1]
     assert "1 to measure" in zoo()[1]
     assert "0 to measure" in zoo()[1]
-    monkeypatch.setattr(command, "code_fingerprint", lambda: "code2")
+    monkeypatch.setattr(zoo_run, "code_fingerprint", lambda: "code2")
     assert "2 models were measured with other code" in zoo("--minutes", "0")[1]
     assert "1 to measure" in zoo("--retry", "refused,wrong")[1]
     assert "1 to measure" in zoo()[1]
@@ -251,7 +253,7 @@ def test_a_run_goes_on_where_the_last_one_stopped(zoo, monkeypatch):
 
 def test_a_backend_has_results_of_its_own(zoo, monkeypatch, tmp_path):
     assert set(command.OUTPUTS) == {"onnxruntime", "openvino"}
-    monkeypatch.setattr(command, "measure", _backend)
+    monkeypatch.setattr(zoo_run, "measure", _backend)
     zoo("--backend", "openvino")
     rows = json.loads((tmp_path / "zoo.json").read_text())["models"]
     assert [row["reason"] for row in rows] == ["openvino", "openvino"]
@@ -262,7 +264,7 @@ def _backend(name, threads, backend):
 
 
 def test_failures_are_the_exit_code(zoo, monkeypatch):
-    monkeypatch.setattr(command, "measure", _behave)  # takes one argument: raises
+    monkeypatch.setattr(zoo_run, "measure", _behave)  # takes one argument: raises
     code, printed = zoo("--folder", "a")
     assert code == 1
     assert "2 failed: TypeError" in printed

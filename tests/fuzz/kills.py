@@ -1,7 +1,8 @@
 """Kill commands at random moments, and fill the disk: ``python -m tests.fuzz.kills --rounds 200 --seed 1``.
 
 After each: what is there is whole, or is what was there before, or nothing is; after SIGINT, SIGTERM and a full disk
-nothing temporary is left; after SIGKILL the next run of the command removes what is.
+nothing temporary is left, there and in the system's folder for that; after SIGKILL the next run of the command removes
+what is.
 """
 
 import argparse
@@ -20,11 +21,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Optional
 
+from runtime.cli import CommandParser
+
 SECONDS = 60.0
 FULL, SMALL = "full disk", "file size limit"
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
-# An export takes seconds: fewer of them.
-SHARES = {"infer": 4, "record": 4, "build": 3, "export": 1}
+# Of twenty rounds.
+SHARES = {"infer": 4, "record": 4, "build": 3, "export": 3, "graft": 2, "quantize": 2, "run": 2}
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -59,8 +62,13 @@ class Rounds:
         self.failures: list[str] = []
         self._counts: Counter = Counter()
         self._left: dict[str, list[str]] = {}
+        self._temporary = folder / "temporary"
+        self._temporary.mkdir()
+        tempfile.tempdir = os.environ["TMPDIR"] = str(self._temporary)
         runs.prepared(folder / "inputs", 2)
-        self._names = [name for name, share in SHARES.items() for _ in range(share)]
+        # Each spread over the twenty: a few rounds have some of every command.
+        turns = [((number + 0.5) / share, name) for name, share in SHARES.items() for number in range(share)]
+        self._names = [name for _, name in sorted(turns)]
         self._seconds = {name: self._measured(name) for name in SHARES}
 
     def run(self, number: int) -> None:
@@ -70,6 +78,7 @@ class Rounds:
         out = self.disk if how == FULL else self._folder / name
         job = self._runs.JOBS[name](self._folder / "inputs", out, self._random.randrange(2))
         before = job.written()
+        temporary = set(os.listdir(self._temporary))
         child, status = self._ended(job, how, name)
         what = f"{number} {name}, {how}: "
         self._counts[name, how, "whole" if status == 0 else "ended"] += 1
@@ -78,6 +87,7 @@ class Rounds:
         if how != "SIGKILL":
             # What an earlier SIGKILL left goes with the next write, which this run may not have come to.
             new = [path for path in left if path not in self._left.get(name, [])]
+            new += sorted(set(os.listdir(self._temporary)) - temporary)
             if new:
                 self._fail(what, f"left {new}", child)
         if how == "SIGKILL" and left:
@@ -99,6 +109,9 @@ class Rounds:
             left = self._runs.leftovers(self._folder / name)
             if left:
                 self._fail(f"{name} at the end: ", f"left {left}", child)
+        left = sorted(os.listdir(self._temporary))
+        if left:
+            self._fail("at the end: ", f"left {left} in the system's folder", child)
 
     def _ended(self, job: Any, how: str, name: str) -> tuple[Any, Optional[int]]:
         said = self._folder / "said"
@@ -169,7 +182,7 @@ def _small_disk(folder: Path, stack: ExitStack) -> Optional[Path]:
     """Return a file system of 3 MB; None where this user may not mount one."""
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
+    if subprocess.run(mount, capture_output=True, timeout=SECONDS).returncode:
         print("no tmpfs here: a limit of the files' size instead", file=sys.stderr)
         return None
     stack.callback(subprocess.run, ["umount", str(folder)], check=True)
@@ -177,7 +190,7 @@ def _small_disk(folder: Path, stack: ExitStack) -> Optional[Path]:
 
 
 def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.kills", description=__doc__.split("\n\n")[0])
+    parser = CommandParser(prog="python -m tests.fuzz.kills", doc=__doc__)
     parser.add_argument("--rounds", type=int, default=100, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--full-disk", action="store_true", help="fill a tmpfs, which root can mount")

@@ -11,6 +11,7 @@ from typing import Optional
 import numpy as np
 
 from examples import IMAGES_DIR
+from runtime.cli import CommandParser
 from runtime.detector import Detector
 from runtime.images import read_image
 
@@ -75,7 +76,7 @@ def _resident_bytes() -> int:
 
 
 def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz.memory", description=__doc__.split("\n\n")[0])
+    parser = CommandParser(prog="python -m tests.fuzz.memory", doc=__doc__)
     parser.add_argument("model", type=Path, help="an exported model")
     parser.add_argument("--calls", type=int, default=5000, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")

@@ -55,7 +55,7 @@ class _Worker:
             os.killpg(self.process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             self.process.kill()
-        self.process.join()
+        self.process.join(WAITING_SECONDS)
         self.connection.close()
         return status
 

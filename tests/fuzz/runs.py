@@ -19,7 +19,9 @@ import onnx
 import pytest
 
 from export.api import _publish
+from export.graft.__main__ import main as graft
 from export.maskrcnn import main as export
+from export.quantize import main as quantize
 from runtime.build import main as build
 from runtime.coco_writer import IMAGES, RESULTS
 from runtime.comparison.recording import read_recording
@@ -29,7 +31,10 @@ from runtime.graphs.load import metadata_of
 from runtime.infer import main as infer
 from runtime.inference.json_lines import LINES
 from runtime.precision.plan import PrecisionGroup, PrecisionPlan, check_plan, plan_path
+from runtime.quantization import quantization_of
 from runtime.record import main as record
+from runtime.run import main as run_model
+from tests.export.graft.networks import NETWORKS, Recipe
 from tests.fuzz.results import wrong_results
 from tests.runtime import fakes
 from tests.runtime.engine import fakes as engine_fakes
@@ -37,6 +42,13 @@ from tests.runtime.engine.fake_cuda import Device
 
 NUM_IMAGES = 4
 SIZE = (300, 400)
+_NUM_VALUES = 20_000
+_THREE_OUTPUTS = f"""<ir_version: 8, opset_import: ["": 17]>
+net (float[{_NUM_VALUES}] x) => (float[{_NUM_VALUES}] a, float[{_NUM_VALUES}] b, float[{_NUM_VALUES}] c) {{
+    a = Identity(x)
+    b = Identity(x)
+    c = Identity(x)
+}}"""
 _PNG_END = b"IEND\xaeB`\x82"
 
 
@@ -71,6 +83,14 @@ def prepared(folder: Path, num_variants: int = 4) -> None:
             (images / name).write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
         classes = tuple(f"{name}-{variant}" for name in fakes.CLASSES)
         fakes.save(folder / f"model-{variant}.onnx", fakes.metadata(classes=classes))
+        np.save(folder / f"x-{variant}.npy", np.full(_NUM_VALUES, variant, np.float32))
+        onnx.save(NETWORKS["yolov8"](Recipe(classes=1)), folder / f"network-{variant}.onnx")
+        # In a process of its own: this one is forked, and onnxruntime has threads.
+        job = graft_job(folder, folder, variant, f"grafted-{variant}")
+        child = forked(job.run, folder / "said")
+        if child.wait(60) != 0:
+            raise RuntimeError(f"no model to quantize: {child.said.read_text()[-2000:]}")
+    onnx.save(onnx.parser.parse_model(_THREE_OUTPUTS), folder / "three.onnx")
 
 
 def infer_job(inputs: Path, out: Path, variant: int, stem: str = "") -> Job:
@@ -92,9 +112,9 @@ def infer_job(inputs: Path, out: Path, variant: int, stem: str = "") -> Job:
 
     def wrong() -> str:
         there = [name for name in (RESULTS, IMAGES) if (out / name).exists()]
-        if len(there) == 1:
-            return f"{there[0]} alone"
-        said = wrong_results(out) if there else ""
+        if there == [IMAGES]:  # results alone are what a kill between the two leaves
+            return f"{IMAGES} alone"
+        said = wrong_results(out) if len(there) == 2 else ""
         return said or _wrong_lines(out / LINES) or _wrong_overlays(out)
 
     def written() -> Optional[str]:
@@ -204,12 +224,88 @@ def export_job(inputs: Path, out: Path, variant: int, stem: str = "m") -> Job:
     return Job(lambda: export(["-o", str(path), *options]), wrong, written)
 
 
+def graft_job(inputs: Path, out: Path, variant: int, stem: str = "g") -> Job:
+    """A head behind a small network, held against NumPy."""
+    path = out / f"{stem}.onnx"
+    images = [str(inputs / f"images-{variant}" / name) for name in ("1.png", "3.png")]
+    options = ["--head", "yolov8", "--classes", f"class-{variant}", "--score", "0.05", "--images", *images]
+
+    def written() -> Optional[str]:
+        return metadata_of(onnx.load(path), path).classes[0] if path.exists() else None
+
+    def wrong() -> str:
+        if path.exists():
+            onnx.checker.check_model(onnx.load(path), full_check=True)
+        return ""
+
+    return Job(
+        lambda: graft([str(inputs / f"network-{variant}.onnx"), "-o", str(path), *options]), wrong, written
+    )
+
+
+def quantize_job(inputs: Path, out: Path, variant: int, stem: str = "q") -> Job:
+    """INT8 of what was grafted, with a report, and the ranges in a file."""
+    path, report, cache = out / f"{stem}.onnx", out / f"{stem}.json", out / f"ranges-{variant}.json"
+    line = [
+        str(inputs / f"grafted-{variant}.onnx"),
+        "-o",
+        str(path),
+        "--report",
+        str(report),
+        "--cache",
+        str(cache),
+    ]
+    line += ["--images", str(inputs / f"images-{variant}"), "--threads", "1"]
+
+    def written() -> Optional[str]:
+        return metadata_of(onnx.load(path), path).classes[0] if path.exists() else None
+
+    def wrong() -> str:
+        for document in (report, cache):
+            if document.exists():
+                json.loads(document.read_text())
+        if not path.exists():
+            return ""
+        model = onnx.load(path)
+        onnx.checker.check_model(model, full_check=True)
+        return "" if quantization_of(model) is not None else "a model that says nothing of its quantization"
+
+    return Job(lambda: quantize(line), wrong, written)
+
+
+def run_job(inputs: Path, out: Path, variant: int, stem: str = "arrays") -> Job:
+    """Three outputs of a model, each full of the variant's number."""
+    out = out / stem
+    files = [out / f"{name}.npy" for name in "abc"]
+    line = [
+        str(inputs / "three.onnx"),
+        "--input",
+        f"x={inputs / f'x-{variant}.npy'}",
+        "--output-dir",
+        str(out),
+    ]
+
+    def found() -> list[float]:
+        return [float(value) for file in files if file.exists() for value in np.unique(np.load(file))]
+
+    def wrong() -> str:
+        return f"outputs of several runs: {found()}" if len(set(found())) > 1 else ""
+
+    def written() -> Optional[str]:
+        return f"class-{found()[0]:.0f}" if all(file.exists() for file in files) else None
+
+    return Job(lambda: run_model([*line, "--backend", "onnxruntime", "--threads", "1"]), wrong, written)
+
+
 JOBS: Mapping[str, Make] = {
     "infer": infer_job,
     "record": record_job,
     "build": build_job,
     "export": export_job,
     "export's last step": write_job,
+    "graft": graft_job,
+    "quantize": quantize_job,
+    "run": run_job,
 }
 
 

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+from runtime.cli import CommandParser
+
 SECONDS = 120.0
 # How many, and whether each has a name of its own.
 WAYS = ((2, False), (4, False), (4, True))
@@ -91,9 +93,7 @@ def _wrong(job: Any, variants: Sequence[int]) -> list[str]:
 
 
 def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.fuzz.together", description=__doc__.split("\n\n")[0]
-    )
+    parser = CommandParser(prog="python -m tests.fuzz.together", doc=__doc__)
     parser.add_argument("--rounds", type=int, default=100, help="default: %(default)s")
     parser.add_argument("--folder", type=Path, help="where files are made (default: the system's)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the counts")

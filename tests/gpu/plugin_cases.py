@@ -25,6 +25,7 @@ from tests.gpu import trt_harness as harness
 from tests.gpu.multi_level_roi_align import plugin as multi_level_roi_align
 from tests.gpu.trt_harness import Input
 
+THREAD_SECONDS = 600
 ONNX_VARIABLE = "MASKRCNN_TEST_ONNX"  # a folder with the files of tests/gpu/onnx_models.py
 PLUGINS: list[ModuleType] = [
     importlib.import_module(f"tests.gpu.{path.parent.name}.plugin")
@@ -146,7 +147,8 @@ def case_two_contexts() -> dict:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join()
+            thread.join(THREAD_SECONDS)
+            assert not thread.is_alive()
         for session in sessions:
             session.close()
         assert not failures, failures[0]

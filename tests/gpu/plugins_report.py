@@ -18,6 +18,9 @@ from pathlib import Path
 from tests.gpu import trt_harness as harness
 from tests.gpu.plugin_cases import CASES, replay
 
+# Of all cases.
+REPORT_SECONDS = 4 * 3600
+
 
 def run_case(name: str) -> dict:
     start = time.perf_counter()
@@ -67,7 +70,7 @@ def main() -> int:
     # A case that takes its process down costs itself, not those after it.
     for _ in range(len(CASES)):
         command = [sys.executable, "-m", "tests.gpu.plugins_report", "--child", str(out.resolve())]
-        if subprocess.run(command, cwd=harness.ROOT).returncode == 0:
+        if subprocess.run(command, cwd=harness.ROOT, timeout=REPORT_SECONDS).returncode == 0:
             break
     cases = json.loads(out.read_text())["cases"]
     failed = {name: case["status"] for name, case in cases.items() if case["status"] in ("failed", "crashed")}

@@ -3,7 +3,6 @@
 Reads what ``pytest --junitxml`` and compute-sanitizer wrote; needs neither a GPU nor PyTorch.
 """
 
-import argparse
 import json
 import re
 import sys
@@ -11,6 +10,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
+
+from runtime.cli import CommandParser
 
 _OUTCOMES = ("failure", "error", "skipped")
 _ERRORS = re.compile(r"ERROR SUMMARY: (\d+) error")
@@ -47,7 +48,7 @@ def sanitized(path: Path) -> dict[str, Any]:
 
 def main() -> int:
     """Write the JSON, print the counts, return 0, or 1 where a test failed or the sanitizer found something."""
-    parser = argparse.ArgumentParser(prog="python -m tests.gpu.ran", description=__doc__.split("\n\n")[0])
+    parser = CommandParser(prog="python -m tests.gpu.ran", doc=__doc__)
     parser.add_argument("reports", type=Path, nargs="+", metavar="JUNIT.xml")
     parser.add_argument("--sanitizer", type=Path, nargs="*", default=[], metavar="LOG")
     parser.add_argument("--machine", type=json.loads, default={}, metavar="JSON", help="versions, GPU")

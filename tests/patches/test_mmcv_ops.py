@@ -18,6 +18,7 @@ from torch import nn
 
 from patches import mmcv_ops
 from tests.plugins.roi_align_oracle import roi_align_oracle
+from tests.runtime.processes import SECONDS
 
 if TYPE_CHECKING:
     from mmdet.structures import DetDataSample
@@ -45,6 +46,7 @@ def run_fresh(code: str, *path: Path) -> str:
         env=env,
         cwd=ROOT.anchor,
         check=False,
+        timeout=SECONDS,
     )
     assert result.returncode == 0, result.stderr
     return result.stdout

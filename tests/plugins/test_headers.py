@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.runtime.processes import SECONDS
+
 ROOT = Path(__file__).parents[2]
 VARIABLE = "MASKRCNN_TENSORRT_HEADERS"
 SHARED = ["common/attributes.cpp", "common/op.cpp", "tensorrt/registry.cpp", "tensorrt/translate.cpp"]
@@ -53,5 +55,5 @@ def sources(release: Path) -> list[str]:
 def test_adapters_compile_without_warnings(release: Path) -> None:
     includes = ["-I", str(ROOT), "-isystem", str(release / "include"), "-isystem", str(cuda_include())]
     command = ["g++", *FLAGS, *includes, *(str(ROOT / "plugins" / source) for source in sources(release))]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,16 @@ def interrupt(process: subprocess.Popen, number: signal.Signals) -> tuple[int, s
     sent = time.monotonic()
     process.send_signal(number)
     return *ended(process), time.monotonic() - sent
+
+
+def first_line(process: subprocess.Popen) -> Any:
+    """Return what a process prints first, up to the end of the line; nothing if it prints nothing for too long."""
+    timer = threading.Timer(SECONDS, process.kill)
+    timer.start()
+    try:
+        return process.stdout.readline()
+    finally:
+        timer.cancel()
 
 
 def wait_for(condition: Any, process: subprocess.Popen) -> None:

@@ -2,13 +2,11 @@
 
 import importlib
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.runtime.processes import ROOT, run
+from tests.runtime.processes import run
 
 COUNTS = [
     "0",
@@ -119,17 +117,6 @@ def test_no_output_is_an_input(
     assert main([*models, "--images", str(files["image"]), option, str(files[target])]) == 2
     assert "expected a file that is not read, found the input" in capsys.readouterr().err
     assert (files["image"].read_bytes(), files["model"].read_bytes()) == before
-
-
-@pytest.mark.parametrize("command", ["build", "compare", "evaluate", "infer", "record"])
-def test_arguments_are_read_before_libraries_are_loaded(command: str) -> None:
-    """So that a mistake costs no time, and a signal while they are loaded makes no traceback."""
-    program = f"import sys, runtime.{command}; print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    loaded = set(done.stdout.split())
-    assert not loaded & {"numpy", "cv2", "onnxruntime", "rich", "rich.console", "pycocotools"}
 
 
 PATHS = {

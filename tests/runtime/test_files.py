@@ -5,8 +5,10 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from runtime import files
-from runtime.files import refuse_inputs, sha256_of, whole_file, write_whole
+from runtime.files import refuse_inputs, sha256_of, whole_file, withdraw, working_folder, write_whole
+from tests.runtime.processes import SECONDS, first_line
 
 DEAD_PROCESS = 2**22 + 1  # above Linux's largest process id
 
@@ -196,7 +199,7 @@ def test_kill_leaves_the_file_before_it(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_whole(path, b"before")
     with subprocess.Popen([sys.executable, "-c", _KILLED, str(path)], stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == b"written\n"
+        assert first_line(process) == b"written\n"
         process.send_signal(signal.SIGKILL)
     assert path.read_bytes() == b"before"
     assert len(_names(tmp_path)) == 2
@@ -211,12 +214,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "small"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
     )
     if mounted.returncode:
         pytest.skip(f"no small file system here: {mounted.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", str(folder)], check=True, timeout=SECONDS)
 
 
 def test_a_full_disk_is_said_with_the_file(small_disk: Path) -> None:
@@ -281,3 +287,80 @@ def test_an_output_is_no_input(tmp_path: Path) -> None:
         refuse_inputs(tmp_path / "folder" / ".." / "other.onnx", [other])
     with pytest.raises(ValueError, match=r"folder: expected the name of a file, found a folder"):
         refuse_inputs(tmp_path / "folder", [model])
+
+
+def test_a_working_folder_goes_with_its_block(tmp_path: Path) -> None:
+    for beside in (tmp_path / "new" / "m.onnx", None):
+        with working_folder(beside) as folder:
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+            assert beside is None or folder.parent == tmp_path / "new"
+            (folder / "a").write_bytes(b"")
+            (folder / "b").mkdir()
+        assert not folder.exists()
+        with pytest.raises(KeyError), working_folder(beside) as folder:
+            raise KeyError
+        assert not folder.exists()
+    with pytest.raises(OSError, match="/dev/null"), working_folder("/dev/null/x/m.onnx"):
+        pass
+
+
+_IN_A_FOLDER = """
+import signal, sys, time
+from runtime.files import remove_partial_files, working_folder
+with working_folder(sys.argv[1] or None) as folder:
+    (folder / "weights").write_bytes(b"half")
+    if sys.argv[2]:
+        remove_partial_files()
+    print(folder, flush=True)
+    time.sleep(60)
+"""
+
+
+def _killed_in_a_folder(beside: str, environment: dict, ended: str = "") -> Path:
+    command = [sys.executable, "-c", _IN_A_FOLDER, beside, ended]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **environment}) as process:
+        folder = Path(first_line(process).decode().strip())
+        process.kill()
+    return folder
+
+
+def test_what_a_killed_process_worked_in_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a file, and in the system's folder; another file's, and a living process's, stay."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for beside in (tmp_path / "m.onnx", None):
+        left = _killed_in_a_folder(str(beside or ""), {"TMPDIR": str(tmp_path)})
+        assert (left / "weights").exists()
+        other = _killed_in_a_folder(str(tmp_path / "other"), {})
+        with working_folder(beside) as first:
+            assert not left.exists()
+            assert other.exists()
+            with working_folder(beside):
+                assert first.exists()
+        files.remove_abandoned(tmp_path)
+        assert _names(tmp_path) == []
+
+
+def test_a_process_that_is_ended_removes_its_folder(tmp_path: Path) -> None:
+    assert not _killed_in_a_folder(str(tmp_path / "m.onnx"), {}, "ended").exists()
+
+
+def test_a_link_in_the_place_of_a_folder_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_bytes(b"")
+    link = tmp_path / f".m.onnx.{files._MACHINE}-{DEAD_PROCESS}-0123abcd.part"
+    link.symlink_to(tmp_path / "precious")
+    with working_folder(tmp_path / "m.onnx"):
+        assert not link.is_symlink()
+    assert (tmp_path / "precious" / "file").exists()
+
+
+def test_what_is_withdrawn_is_the_file_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "link").symlink_to("file")
+    withdraw(tmp_path / "link")
+    assert _names(tmp_path) == ["link"]
+    withdraw(tmp_path / "link")
+    write_whole(tmp_path / "link", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"

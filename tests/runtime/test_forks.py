@@ -46,7 +46,7 @@ def _in_child(function: Callable[[], Any]) -> Any:
     finally:
         child.join(1)
         child.kill()
-        child.join()
+        child.join(SECONDS)
 
 
 @pytest.fixture(params=["onnxruntime", "openvino"])

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.runtime.processes import SECONDS
+
 ROOT = Path(__file__).parents[2]
 FORBIDDEN = (
     "mmdet",
@@ -28,7 +30,7 @@ def _modules_after(code: str) -> set[str]:
     """Return the top-level modules that a fresh interpreter has loaded after the code."""
     program = f"{code}\nimport sys\nprint(','.join({{name.split('.')[0] for name in sys.modules}}))"
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=SECONDS
     )
     return set(done.stdout.split("\n")[-2].split(","))
 
@@ -101,7 +103,7 @@ def test_public_names_are_functions_whatever_is_imported_first() -> None:
         "assert all(map(inspect.isfunction, (main, build_engine, compare, evaluate, runtime.compare)))\n"
         "assert {*runtime.__all__} <= {*vars(runtime)}\n"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=SECONDS)
 
 
 def test_an_unknown_name_is_an_import_error() -> None:

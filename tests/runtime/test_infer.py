@@ -18,7 +18,7 @@ from runtime.transforms import Resize
 from tests.runtime import fakes
 from tests.runtime.engine import fakes as engine_fakes
 from tests.runtime.engine.fake_kernels import FakeLibrary
-from tests.runtime.processes import coco_of, lines_of
+from tests.runtime.processes import SECONDS, coco_of, lines_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -376,7 +376,12 @@ def test_the_command_runs_as_a_module(images: Path, fake_model: Path, tmp_path: 
         "3",
     ]
     done = subprocess.run(
-        [*command, "--out", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True, check=True
+        [*command, "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=SECONDS,
     )
     # No progress bar where there is no terminal.
     assert done.stderr == ""

@@ -14,6 +14,7 @@ from tests.runtime.processes import (
     ROOT,
     coco_of,
     ended,
+    first_line,
     interrupt,
     leftovers,
     lines_of,
@@ -205,7 +206,7 @@ def _in_native_code(path: Path, patience: object) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    assert process.stdout.readline() == b"begun\n"
+    assert first_line(process) == b"begun\n"
     begun = _ticks(process)
     wait_for(lambda: _ticks(process) > begun + 20, process)
     return process

@@ -13,7 +13,7 @@ import pytest
 
 from runtime import interrupts
 from runtime.interrupts import Interrupted, check, handled, held, received, released
-from tests.runtime.processes import ROOT, interrupt, start
+from tests.runtime.processes import ROOT, SECONDS, first_line, interrupt, start
 
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -113,7 +113,7 @@ def test_while_libraries_load_the_process_ends_without_an_exception(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    assert process.stdout.readline() == b"loading\n"
+    assert first_line(process) == b"loading\n"
     code, printed, said, _ = interrupt(process, number)
     assert (code, printed, said) == (128 + number, "", f"interrupted by {number.name}: ended at once\n")
     assert list(tmp_path.iterdir()) == []
@@ -124,7 +124,7 @@ def test_a_command_that_has_not_begun_ends_without_a_traceback(module: str, tmp_
     """Its module is imported, and waits there."""
     (tmp_path / "argparse.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(600)\n")
     process = start(module, env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}, stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"importing\n"
+    assert first_line(process) == b"importing\n"
     code, _, said, _ = interrupt(process, signal.SIGINT)
     assert (code, said) == (-signal.SIGINT, "")
 
@@ -132,7 +132,9 @@ def test_a_command_that_has_not_begun_ends_without_a_traceback(module: str, tmp_
 def test_importing_the_package_leaves_signals_alone() -> None:
     """Also where another program is run with -m, and where it is no program."""
     program = "import signal, runtime; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
-    subprocess.run([sys.executable, "-c", program, "-m", "runtime.infer"], cwd=ROOT, check=True)
+    subprocess.run(
+        [sys.executable, "-c", program, "-m", "runtime.infer"], cwd=ROOT, check=True, timeout=SECONDS
+    )
 
 
 def test_another_thread_leaves_signals_alone() -> None:
@@ -145,7 +147,8 @@ def test_another_thread_leaves_signals_alone() -> None:
     before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=work)
     thread.start()
-    thread.join()
+    thread.join(SECONDS)
+    assert not thread.is_alive()
     assert seen == [before]
 
 

@@ -1,6 +1,8 @@
 """``python -m runtime.run``."""
 
+import os
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -105,3 +107,95 @@ def test_an_output_never_replaces_an_input(
     assert _run(model, "--input", f"x={x}", "--random", 1, "--output-dir", tmp_path) == 2
     assert "a_sum.npy" in capsys.readouterr().err
     np.testing.assert_array_equal(np.load(x), X)
+
+
+def test_inputs_have_a_limit_together(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Decompressed; each file alone is below it."""
+    np.savez_compressed(tmp_path / "x.npz", x=np.zeros((50_000, 3), np.float32))
+    np.savez_compressed(tmp_path / "y.npz", y=np.zeros((50_000, 3), np.float32))
+    monkeypatch.setenv("MASKRCNN_MAX_INPUT_BYTES", "1000000")
+    assert _run(model, "--input", tmp_path / "x.npz", "--input", tmp_path / "y.npz") == 2
+    assert "expected arrays of up to 400000 bytes, found 600" in capsys.readouterr().err
+    monkeypatch.setenv("MASKRCNN_MAX_INPUT_BYTES", "much")
+    assert _run(model, "--input", tmp_path / "x.npz") == 2
+    assert "MASKRCNN_MAX_INPUT_BYTES: expected a whole number, found 'much'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["pipe", "/dev/zero", "."])
+def test_an_input_that_is_no_file_is_not_waited_for(
+    name: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert _run(model, "--input", f"x={tmp_path / name}", "--random", 1) == 2
+    assert "expected a regular file, found a" in capsys.readouterr().err
+
+
+def test_strings_go_through(tmp_path: Path) -> None:
+    parsed = parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> net (string[N] x) => (string[N] y) { y = Identity(x) }"""
+    )
+    onnx.save(parsed, tmp_path / "m.onnx")
+    x = _saved(tmp_path, "x", np.array(["a", "bcd"]))
+    out = tmp_path / "out"
+    assert (
+        _run(tmp_path / "m.onnx", "--backend", "onnxruntime", "--input", f"x={x}", "--output-dir", out) == 0
+    )
+    assert np.load(out / "y.npy").tolist() == ["a", "bcd"]
+
+
+def test_no_outputs_of_two_runs_are_beside_each_other(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looked at before each change of the folder: there the process may be killed."""
+    out, seen = tmp_path / "out", []
+
+    def look() -> None:
+        shapes = [np.load(path).shape[0] for path in out.glob("a_sum*.npy")]
+        shapes += [int(np.load(path)[0]) for path in out.glob("size.npy")]
+        assert len(set(shapes)) <= 1
+        seen.append(len(shapes))
+
+    for name in ("replace", "unlink"):
+        original = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, _original=original, **o: (look(), _original(*a, **o))[1])
+    for batch in (2, 3):
+        assert _run(model, "--random", 1, "--shape", f"x={batch}x3", "--output-dir", out) == 0
+        look()
+        assert seen[-1] == 3
+    assert min(seen) == 0
+
+
+def test_a_disk_that_is_full_leaves_the_outputs_before(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    assert _run(model, "--random", 1, "--output-dir", out) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def save(file: object, array: np.ndarray, allow_pickle: bool) -> None:
+        if array.dtype == np.int64:  # the last output
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", save)
+    assert _run(model, "--random", 2, "--output-dir", out) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_signal_while_outputs_take_their_names_waits(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else there were neither the outputs before nor these."""
+    out, replace = tmp_path / "out", os.replace
+    assert _run(model, "--random", 1, "--shape", "x=2x3", "--output-dir", out) == 0
+
+    def interrupted(*paths: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    assert _run(model, "--random", 1, "--shape", "x=3x3", "--output-dir", out) in (0, 143)
+    assert sorted(path.name for path in out.iterdir()) == ["a_sum.npy", "a_sum_2.npy", "size.npy"]
+    assert np.load(out / "size.npy").tolist() == [3, 3]

@@ -216,3 +216,76 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
         Session(tmp_path / "m.onnx", "onnxruntime")
     with pytest.raises(FileNotFoundError, match="expected a file, found nothing"):
         Session(tmp_path / "none.onnx", "onnxruntime")
+
+
+def _cast(path: Path, source: int, target: int) -> Path:
+    kinds = {
+        name: helper.make_tensor_value_info(name, kind, [3]) for name, kind in (("x", source), ("y", target))
+    }
+    is_same = source == target
+    node = (
+        helper.make_node("Identity", ["x"], ["y"])
+        if is_same
+        else helper.make_node("Cast", ["x"], ["y"], to=target)
+    )
+    graph = helper.make_graph([node], "g", [kinds["x"]], [kinds["y"]])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
+
+
+NUMPYS = [
+    "BOOL",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+    "FLOAT16",
+    "FLOAT",
+    "DOUBLE",
+]
+NOT_NUMPYS = ["BFLOAT16", "FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "INT4", "UINT4"]
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", NUMPYS)
+def test_every_type_that_numpy_has_is_taken(name: str, backend: str, tmp_path: Path) -> None:
+    pytest.importorskip(backend)
+    kind = getattr(TensorProto, name)
+    for source, target in ((kind, TensorProto.FLOAT), (TensorProto.FLOAT, kind)):
+        with Session(_cast(tmp_path / "m.onnx", source, target), backend, threads=1) as session:
+            given = np.array([1, 0, 1]).astype(session.inputs["x"].dtype)
+            found = session({"x": given})["y"]
+        assert found.dtype == helper.tensor_dtype_to_np_dtype(target)
+        assert found.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", NOT_NUMPYS)
+def test_a_type_that_numpy_has_not_is_refused_by_name(name: str, backend: str, tmp_path: Path) -> None:
+    """onnxruntime makes no array of it, OpenVINO one of other values."""
+    pytest.importorskip(backend)
+    kind = getattr(TensorProto, name)
+    cases = (
+        (kind, TensorProto.FLOAT, "input x", "behind"),
+        (TensorProto.FLOAT, kind, "output y", "before"),
+    )
+    for source, target, tensor, place in cases:
+        found = rf"found \w*{name[:4].lower()}\w*; make it float32, with a Cast {place} it"
+        message = rf"m\.onnx: {tensor}: expected a type that NumPy has, {found}"
+        with pytest.raises(ValueError, match=message):
+            Session(_cast(tmp_path / "m.onnx", source, target), backend, threads=1)
+
+
+def test_strings_are_onnxruntimes_alone(tmp_path: Path) -> None:
+    path = _cast(tmp_path / "m.onnx", TensorProto.STRING, TensorProto.STRING)
+    with Session(path, "onnxruntime", threads=1) as session:
+        assert session.inputs["x"] == Tensor("object", (3,))
+        found = session({"x": np.array(["a", "", "é"], object)})["y"]
+        assert found.tolist() == ["a", "", "é"]
+    pytest.importorskip("openvino")
+    with pytest.raises(ValueError, match="found strings; use --backend onnxruntime"):
+        Session(path, "openvino", threads=1)

@@ -12,7 +12,7 @@ import pytest
 
 from runtime.streams import SafeStream, safe_streams
 from tests.runtime import fakes
-from tests.runtime.processes import ROOT, coco_of
+from tests.runtime.processes import ROOT, SECONDS, coco_of
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,9 @@ def _array(path: Path) -> "object":
 
 def test_an_error_is_an_exit_status_also_where_nobody_can_read_it(tmp_path: Path) -> None:
     command = f"{sys.executable} -m runtime.infer none.jpg >&- 2>&-"
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=SECONDS
+    )
     assert done.returncode == 2
 
 

@@ -15,6 +15,7 @@ from export.graft.head import FOLDER, head_names, load_head
 from export.graft.match import fitting, proposal
 from runtime import Detector
 from tests.export.graft.networks import NETWORKS, Recipe
+from tests.runtime.processes import SECONDS
 
 ROOT = Path(__file__).parents[3]
 
@@ -165,7 +166,9 @@ def test_it_needs_neither_pytorch_nor_mmdet(network: Path, tmp_path: Path) -> No
     program += (
         f"from export.graft import graft; graft({str(network)!r}, 'yolov8', {str(tmp_path / 'o.onnx')!r})"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "o.onnx").is_file()
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from export.graft.__main__ import main as graft
 from export.maskrcnn import main as export
+from export.quantize import main as quantize
 from runtime.build import main as build
 from runtime.compare import main as compare
 from runtime.comparison.recording import read_recording
@@ -17,6 +19,7 @@ from runtime.evaluate import main as evaluate
 from runtime.infer import main as infer
 from runtime.precision.__main__ import main as precision
 from runtime.record import main as record
+from runtime.run import main as run_model
 from tests.fuzz import materials
 from tests.fuzz.mutations import NAMES, pick
 from tests.fuzz.results import wrong_results
@@ -114,6 +117,61 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], tuple[str, ...], tuple
         precision,
         ("convert", "{good.onnx}", "-o", "{out}/half.onnx"),
         ("--plan", "-o", "--output", "--json", "plan", "search"),
+    ),
+    "run": (
+        run_model,
+        (
+            "{good.onnx}",
+            "--random",
+            "1",
+            "--output-dir",
+            "{out}",
+            "--backend",
+            "onnxruntime",
+            "--threads",
+            "1",
+        ),
+        ("--input", "--random", "--shape", "--output-dir", "--repeat", "--backend", "--device", "--threads"),
+    ),
+    "quantize": (
+        quantize,
+        ("{good.onnx}", "--images", "{1.png}", "-o", "{out}/q.onnx", "--threads", "1"),
+        (
+            "--images",
+            "-o",
+            "--activations",
+            "--method",
+            "--percentile",
+            "--batch",
+            "--cache",
+            "--plan",
+            "--leave-out",
+            "--reduce-range",
+            "--as-is",
+            "--report",
+            "--worst",
+            "--ap-drop",
+            "--dataset",
+            "--limit",
+        ),
+    ),
+    "graft": (
+        graft,
+        ("{good.onnx}", "--head", "scrfd", "-o", "{out}/g.onnx", "--images", "{1.png}"),
+        (
+            "--head",
+            "-o",
+            "--size",
+            "--dynamic-size",
+            "--classes",
+            "--score",
+            "--iou",
+            "--max-per-img",
+            "--pre-nms",
+            "--resize-with",
+            "--images",
+            "--no-verify",
+        ),
     ),
     "export": (
         export,
@@ -218,6 +276,8 @@ VALUES = (
         "none",
     ),
 )
+# Options that name a file to be written.
+OUTPUTS = ("-o", "--output", "--json", "--timing-cache", "--report", "--cache")
 # What a good line's threads would be; so many at once are refused by name.
 ENVIRONMENT: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("MASKRCNN_MAX_RECORDING_BYTES", ("", "0", "-1", "x", "1e9", "999999999999999999999", "10")),
@@ -236,7 +296,7 @@ ENVIRONMENT: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("HOME", ("/nothing", "", "/dev/null")),
     ("OMP_NUM_THREADS", ("0", "-1", "x", "1")),
     ("PYTHONWARNINGS", ("error", "ignore")),
-    ("PYTHONOPTIMIZE", ("1",)),
+    ("PYTHONOPTIMIZE", ("1", "2")),
     ("PYTHONDONTWRITEBYTECODE", ("1",)),
     ("MASKRCNN_PLUGINS", ("/nothing", "", "/dev/zero")),
     ("XDG_CACHE_HOME", ("/nothing",)),
@@ -269,7 +329,7 @@ def _outputs(line: list[str], folder: Path) -> tuple[Path, ...]:
     """Return files that a line names as outputs alone."""
     pairs = [word.split("=", 1) if word.startswith("--") and "=" in word else [word] for word in line]
     words = [word for pair in pairs for word in pair]
-    named = [b for a, b in zip(words, words[1:]) if a in ("-o", "--output", "--json", "--timing-cache")]
+    named = [b for a, b in zip(words, words[1:]) if a in OUTPUTS]
     is_searched = str(folder) in words or any("*" in word for word in words)
     return tuple(Path(name) for name in named if words.count(name) == 1 and not is_searched)
 
@@ -279,7 +339,7 @@ def _change(line: list[str], options: tuple[str, ...], random: np.random.Generat
     if kind == 0:
         line += [pick(random, options), pick(random, VALUES)]
     elif kind == 1:
-        line += [f"{pick(random, options)}={pick(random, [v for v in VALUES if v != '--'])}"]
+        line += [f"{pick(random, options)}={pick(random, VALUES)}"]
     elif kind == 2:
         line[at] = pick(random, VALUES)
     elif kind == 3 and len(line) > 1:

@@ -119,7 +119,7 @@ def test_streams_run_side_by_side_and_results_stay_in_order(
     run = OpenVINOBackend.run
 
     def meeting(self: OpenVINOBackend, *arrays: np.ndarray) -> dict[str, np.ndarray]:
-        both.wait()
+        both.wait(SECONDS)
         return run(self, *arrays)
 
     monkeypatch.setattr(OpenVINOBackend, "run", meeting)
@@ -341,15 +341,30 @@ def test_bf16_is_refused_where_the_processor_has_it_not(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"threads": 0}, "threads: expected at least 1, found 0"),
-        ({"streams": 0}, "streams: expected at least 1, found 0"),
-        ({"sizes": -1}, "sizes: expected at least 0, found -1"),
+        ({"threads": 0}, "threads: expected a whole number from 1 to 1024, found 0"),
+        ({"threads": 1025}, "threads: expected a whole number from 1 to 1024, found 1025"),
+        ({"threads": 1.5}, "threads: expected a whole number from 1 to 1024, found 1.5"),
+        ({"threads": "2"}, "threads: expected a whole number from 1 to 1024, found '2'"),
+        ({"threads": True}, "threads: expected a whole number from 1 to 1024, found True"),
+        ({"streams": 0}, "streams: expected a whole number from 1 to 1024, found 0"),
+        ({"streams": 1 << 40}, "streams: expected a whole number from 1 to 1024, found 1099511627776"),
+        ({"streams": None}, "streams: expected a whole number from 1 to 1024, found None"),
+        ({"sizes": -1}, "sizes: expected a whole number from 0 to 256, found -1"),
+        ({"sizes": 257}, "sizes: expected a whole number from 0 to 256, found 257"),
         ({"precision": "fp16"}, "precision: expected one of fp32, bf16, found 'fp16'"),
     ],
 )
 def test_unusable_options_are_refused(options: dict, message: str, fake_model: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        OpenVINOBackend(fake_model, **options)
+    for opened in (OpenVINOBackend, module.OpenVINOTensors):
+        with pytest.raises(ValueError, match=message):
+            opened(fake_model, **options)
+
+
+def test_whole_numbers_of_any_type_are_options(fake_model: Path) -> None:
+    backend = OpenVINOBackend(fake_model, threads=np.int64(1), streams=np.uint8(1), sizes=0)
+    assert (backend.options.threads, backend.options.sizes) == (1, 0)
+    assert type(backend.options.threads) is type(backend.options.streams) is int
+    backend.close()
 
 
 def test_a_failure_is_openvinos_and_says_what_to_do(

@@ -25,6 +25,7 @@ from tests.runtime import fakes
 from tests.runtime.engine import fakes as engine_fakes
 from tests.runtime.engine.fake_cuda import Device
 from tests.runtime.engine.fake_kernels import FakeLibrary
+from tests.runtime.processes import SECONDS
 
 IMAGES = [fakes.random_image(64 - 3 * i, 96 - 7 * i, i) for i in range(6)]
 IMAGES[2][:] = 0  # without detections
@@ -334,7 +335,7 @@ def test_threads_share_a_detector(tmp_path: Path, device: Device) -> None:
     with Detector(model, "tensorrt") as detector, Detector(model, "tensorrt") as second:
 
         def work(index: int) -> None:
-            barrier.wait()
+            barrier.wait(SECONDS)
             for turn in range(5):
                 (found,) = (detector, second)[turn % 2]([IMAGES[index]])
                 np.testing.assert_array_equal(found.boxes, expected[index].boxes)

@@ -12,6 +12,7 @@ from runtime.device import kernels
 from runtime.device.kernels import EncodeMasksArguments, ImageKernels, MaskCast, PrepareImagesArguments
 from runtime.engine.plugins import find_plugins
 from tests.runtime.engine.fake_kernels import FakeLibrary
+from tests.runtime.processes import SECONDS
 
 # The interface as the kernels' headers state it.
 STRUCTURES = """
@@ -60,7 +61,9 @@ def _library(folder: Path, source: str) -> ctypes.CDLL:
         pytest.skip("no C compiler")
     (folder / "images.c").write_text(source)
     path = folder / "images.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(path), str(folder / "images.c")], check=True)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-o", str(path), str(folder / "images.c")], check=True, timeout=SECONDS
+    )
     return ctypes.CDLL(str(path))
 
 

@@ -28,6 +28,7 @@ from tests.runtime.engine import fake_cuda
 from tests.runtime.engine import fakes as engine_fakes
 from tests.runtime.engine.fake_cuda import CudaError, Device, PyCudaDriver, Status
 from tests.runtime.engine.fake_kernels import FakeLibrary
+from tests.runtime.processes import SECONDS
 
 # Of different sizes, larger and smaller than the network's 64x96, the third without detections.
 IMAGES = [fakes.random_image(40 + 31 * i % 90, 50 + 47 * i % 110, i) for i in range(7)]
@@ -246,7 +247,7 @@ def test_threads_share_a_detector(model: Path, expected: list, device: Device, l
     with Detector(model, "tensorrt", batch_size=2, config=config(1, 2, 2)) as detector:
 
         def work(index: int) -> None:
-            barrier.wait()
+            barrier.wait(SECONDS)
             for turn in range(4):
                 # More batches than slots in each thread: one finishes what another has under way.
                 order = [(index + turn + k) % len(IMAGES) for k in range(7)]

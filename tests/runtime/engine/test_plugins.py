@@ -14,6 +14,7 @@ from runtime.engine.compat import TensorRT
 from runtime.engine.plugins import FILE_NAME, VARIABLE, find_plugins, load_plugins
 from tests.runtime.engine import fakes
 from tests.runtime.engine.conftest import PLUGIN_OPS
+from tests.runtime.processes import SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -136,7 +137,11 @@ def _compiled(path: Path, source: str) -> Path:
     if compiler is None:
         pytest.skip("no C compiler")
     path.with_suffix(".c").write_text(source)
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(path), str(path.with_suffix(".c"))], check=True)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-o", str(path), str(path.with_suffix(".c"))],
+        check=True,
+        timeout=SECONDS,
+    )
     return path
 
 

@@ -17,6 +17,7 @@ from runtime.engine.library import Library
 from runtime.engine.session import EngineSession, EngineTensor
 from tests.runtime.engine import fakes
 from tests.runtime.engine.fake_cuda import Cudart, Device, PyCudaDriver, Status
+from tests.runtime.processes import SECONDS
 
 MODEL = """<ir_version: 8, opset_import: ["": 17]>
 net (float[B, 2, W] x, int32[3] offsets) => (float[B, 2, W] doubled, int32[3] moved, float[B] total, bool[B] positive) {
@@ -266,7 +267,7 @@ def _run_in_threads(sessions: list[EngineSession], num_threads: int = 8, num_run
     barrier = threading.Barrier(num_threads)
 
     def work(thread: int) -> None:
-        barrier.wait()
+        barrier.wait(SECONDS)
         for turn in range(num_runs):
             x = _array(1 + (thread + turn) % 4, 2, 4 + thread, seed=100 * thread + turn)
             offsets = np.array([thread, turn, -thread], np.int32)
@@ -303,7 +304,8 @@ def test_a_session_can_be_closed_by_another_thread(device: Device, library: Libr
     session = EngineSession(_engine(library), library=library, cuda=PyCuda(PyCudaDriver(device)))
     thread = threading.Thread(target=session.close)
     thread.start()
-    thread.join()
+    thread.join(SECONDS)
+    assert not thread.is_alive()
     assert (device.memory, device.pinned) == ({}, {})
     with pytest.raises(RuntimeError, match="closed"):
         session.run({"x": X, "offsets": OFFSETS})

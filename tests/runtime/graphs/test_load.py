@@ -1,11 +1,15 @@
-"""Errors of graphs that are none, with the file's name."""
+"""Errors of graphs that are none, with the file's name; models that are saved with their weights beside them."""
 
+import os
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
-from runtime.graphs.load import graph_errors, load_onnx, metadata_of
+from runtime.graphs import load
+from runtime.graphs.load import graph_errors, load_onnx, metadata_of, save_model
 from runtime.precision.__main__ import main as precision
 from runtime.precision.choice import chosen_plan
 from tests.runtime import fakes
@@ -51,3 +55,36 @@ def test_metadata_that_is_none_is_refused_by_name() -> None:
         ValueError, match=r"model m.onnx: model metadata under 'maskrcnn': expected JSON, found"
     ):
         metadata_of(model, "m.onnx")
+
+
+def _large(value: float) -> onnx.ModelProto:
+    """A model whose name says which weights are its own."""
+    weight = numpy_helper.from_array(np.full(1000, value, np.float32), "w")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1000]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], str(value), [x], [y], [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_at_no_moment_is_a_model_beside_weights_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor beside half of its own; looked at before each change of the folder, where a process may be killed."""
+    monkeypatch.setattr(load, "LARGE_BYTES", 1000)
+    path, seen = tmp_path / "m.onnx", []
+
+    def look() -> None:
+        if path.exists():
+            graph = onnx.load(path).graph
+            assert set(numpy_helper.to_array(graph.initializer[0])) == {float(graph.name)}
+        seen.append(path.exists())
+
+    for name in ("replace", "unlink", "mkdir", "rmdir"):
+        original = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, _original=original, **o: (look(), _original(*a, **o))[1])
+    for value in (1.0, 2.0):
+        save_model(_large(value), path)
+        look()
+    assert onnx.load(path).graph.name == "2.0"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
+    assert seen.count(True) > 3
+    assert seen.count(False) > 3

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runtime.inference.json_lines import JsonLinesWriter
-from tests.runtime.processes import ROOT, coco_of, ended, leftovers, lines_of, start
+from tests.runtime.processes import ROOT, SECONDS, coco_of, ended, leftovers, lines_of, start
 
 RESULTS = [
     {
@@ -105,7 +105,7 @@ with JsonLinesWriter(pathlib.Path({str(tmp_path)!r})) as lines:
             break
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=SECONDS
     )
     assert "File too large: expected room for" in done.stdout
     assert f"free some, or name another folder: '{tmp_path / 'detections.jsonl'}'" in done.stdout

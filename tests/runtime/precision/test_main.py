@@ -16,6 +16,7 @@ from runtime.precision import PrecisionPlan, default_plan, plan_path
 from runtime.precision.__main__ import main
 from tests.runtime import fakes
 from tests.runtime.precision.graphs import model, random
+from tests.runtime.processes import SECONDS
 
 ROOT = Path(__file__).parents[3]
 
@@ -250,7 +251,7 @@ def test_importing_loads_no_framework() -> None:
         "import runtime.plan_search.emulation, runtime.precision.geometry, runtime.precision.__main__\n"
         "assert not {'onnx', 'onnxruntime', 'torch', 'mmdet', 'export', 'patches'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=SECONDS)
 
 
 def test_it_runs_as_a_module() -> None:
@@ -260,6 +261,7 @@ def test_it_runs_as_a_module() -> None:
         capture_output=True,
         text=True,
         check=False,
+        timeout=SECONDS,
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: model gone.onnx: expected a file, found nothing")

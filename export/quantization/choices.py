@@ -1,0 +1,5 @@
+"""What may be chosen, by name; loads nothing, for the command line."""
+
+ACTIVATIONS = ("int8", "uint8")
+METHODS = ("minmax", "entropy", "percentile")
+DEFAULT_PERCENTILE = 99.99
