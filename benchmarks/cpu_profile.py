@@ -40,7 +40,12 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         for model in args.models
         for precision in (("fp32",) if is_quantized(load_onnx(model)) else ("fp32", "bf16"))
     ]
-    found = {**processor(), "threads": args.threads, "matrix_gflops": _matrix_gflops(args.threads), "rows": rows}
+    found = {
+        **processor(),
+        "threads": args.threads,
+        "matrix_gflops": _matrix_gflops(args.threads),
+        "rows": rows,
+    }
     write_json(args.output, found)
     print(json.dumps(found, indent=1))
     return 0
@@ -90,7 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.cpu_profile", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("models", nargs="+", type=Path, help="of a fixed size: the float file, then others of it")
+    parser.add_argument(
+        "models", nargs="+", type=Path, help="of a fixed size: the float file, then others of it"
+    )
     parser.add_argument("--image", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--output", type=Path, default=RESULTS / "cpu_profile.json")

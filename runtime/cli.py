@@ -233,6 +233,27 @@ def add_backend(parser: argparse.ArgumentParser, name: str = "--backend") -> Non
     parser.add_argument(name, choices=BACKENDS, default="auto", help="default: by the model's suffix")
 
 
+def add_tensor_inputs(parser: Any) -> None:
+    """Add ``--input``, ``--random`` and ``--shape``, for ``runtime.tensor_files``, to a parser or a group of one."""
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=FILE.npy",
+        help="an input; or FILE.npz with several by name; may be repeated",
+    )
+    parser.add_argument(
+        "--random", type=count(2**31 - 1, 0), metavar="SEED", help="make up the inputs that are not given"
+    )
+    parser.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        metavar="NAME=1x3x640x640",
+        help="of an input that is made up, where it is free (default: 1)",
+    )
+
+
 def backend_options(model: Union[str, Path], backend: str, args: argparse.Namespace) -> dict[str, Any]:
     """Return what the model's backend takes of ``add_run_options``; nothing for a recording.
 

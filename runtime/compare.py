@@ -2,8 +2,8 @@
 
 A and B are exported models, engines, or ``.npz`` of ``export.reference`` or ``runtime.record``. Detections are
 matched by class and box; A is what is expected. ``--layers`` names the first intermediate tensor at which two models
-part. The exit status is 0, 1 beyond the tolerance, 2 if nothing could be compared, or 130 or 143 after SIGINT or
-SIGTERM.
+part. With ``--input`` or ``--random``, outputs of any two models are compared by name. The exit status is 0, 1 beyond
+the tolerance, 2 if nothing could be compared, or 130 or 143 after SIGINT or SIGTERM.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from runtime.cli import (
     add_backend,
     add_images,
     add_run_options,
+    add_tensor_inputs,
     backend_options,
     command,
     count,
@@ -36,6 +37,8 @@ from runtime.ranges import MAX_CHUNK
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; return its exit status."""
     args = _parser().parse_args(argv)
+    if args.input or args.random is not None:
+        return EXIT_OK if _compare_tensors(args) else EXIT_DIFFERENT
     images = selected_images(args.images)
     if args.json:
         refuse_inputs(args.json, [args.expected, args.found, *images])
@@ -96,6 +99,34 @@ def _compare_layers(images: Sequence[Path], args: argparse.Namespace) -> bool:
     return report.first is None
 
 
+def _compare_tensors(args: argparse.Namespace) -> bool:
+    with loading():
+        from runtime.comparison.sources import split_precision
+        from runtime.comparison.tensors import compare_tensors, print_tensor_differences
+        from runtime.console import status, write_json
+        from runtime.session import Session
+        from runtime.tensor_files import made_feeds, read_inputs
+
+    if args.layers:
+        raise ValueError("--layers: expected images, found --input or --random; leave either out")
+    given, files = read_inputs(args.input)
+    if args.json:
+        refuse_inputs(args.json, [args.expected, args.found, *files])
+    outputs: list[dict] = []
+    feeds: dict = {}
+    for model, backend in ((args.expected, args.backend_a), (args.found, args.backend_b)):
+        path, options = split_precision(model)[0], backend_options(model, backend, args)
+        with status(f"running {path}"), Session(path, backend, **options) as session:
+            feeds = feeds or made_feeds(path, session.inputs, given, args.shape, args.random)
+            outputs.append(session(feeds))
+    rows = compare_tensors(*outputs, args.layer_tolerance)
+    print_tensor_differences(rows, args.layer_tolerance)
+    if args.json:
+        header = {"expected": args.expected, "found": args.found, "tolerance": args.layer_tolerance}
+        write_json(args.json, {**header, "outputs": [asdict(row) for row in rows]})
+    return all(row.agrees for row in rows)
+
+
 def _parser() -> argparse.ArgumentParser:
     with loading():
         from runtime.comparison.difference import Tolerance
@@ -136,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
         "--layer-tolerance",
         type=not_negative,
         default=1e-3,
-        help="relative to a tensor's largest value (default: %(default)s)",
+        help="relative to a tensor's largest value; of outputs too (default: %(default)s)",
     )
     layers.add_argument(
         "--layer-chunk",
@@ -144,6 +175,9 @@ def _parser() -> argparse.ArgumentParser:
         default=8,
         metavar="N",
         help="tensors marked at once (default: %(default)s)",
+    )
+    add_tensor_inputs(
+        parser.add_argument_group("tensors: models of any inputs, whose outputs are compared by name")
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every image's, or tensor's, figures")
     return parser

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Optional
 
 from runtime.backends import BACKENDS
-from runtime.cli import EXIT_OK, CommandParser, command, count, run_as_program, threads
+from runtime.cli import EXIT_OK, CommandParser, add_tensor_inputs, command, count, run_as_program, threads
 
 
 @command
@@ -51,21 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(prog="python -m runtime.run", doc=__doc__)
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="any ONNX, or an engine with its sidecar")
-    add(
-        "--input",
-        action="append",
-        default=[],
-        metavar="NAME=FILE.npy",
-        help="an input; or FILE.npz with several by name; may be repeated",
-    )
-    add("--random", type=count(2**31 - 1, 0), metavar="SEED", help="make up the inputs that are not given")
-    add(
-        "--shape",
-        action="append",
-        default=[],
-        metavar="NAME=1x3x640x640",
-        help="of an input that is made up, where it is free (default: 1)",
-    )
+    add_tensor_inputs(parser)
     add("--output-dir", type=Path, help="write each output as NAME.npy (default: write nothing)")
     add(
         "--repeat",

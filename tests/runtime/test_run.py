@@ -1,5 +1,6 @@
 """``python -m runtime.run``."""
 
+import json
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import onnx
 import pytest
 from onnx import parser
 
+from runtime.compare import main as compare
 from runtime.run import main
 
 MODEL = """<ir_version: 8, opset_import: ["": 17]>
@@ -199,3 +201,46 @@ def test_a_signal_while_outputs_take_their_names_waits(
     assert _run(model, "--random", 1, "--shape", "x=3x3", "--output-dir", out) in (0, 143)
     assert sorted(path.name for path in out.iterdir()) == ["a_sum.npy", "a_sum_2.npy", "size.npy"]
     assert np.load(out / "size.npy").tolist() == [3, 3]
+
+
+def test_two_models_are_compared_by_name(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Whatever order their outputs have; a difference is named."""
+    x, y, out = _saved(tmp_path, "x", X), _saved(tmp_path, "y", Y), tmp_path / "c.json"
+    other, wrong = tmp_path / "other.onnx", tmp_path / "wrong.onnx"
+    proto = onnx.load(model)
+    proto.graph.output.reverse()
+    onnx.save(proto, other)
+    for node in proto.graph.node:
+        node.op_type = {"Mul": "Div"}.get(node.op_type, node.op_type)
+    onnx.save(proto, wrong)
+    inputs = ("--input", f"x={x}", "--input", f"y={y}")
+    assert _compare(model, other, *inputs, "--json", out) == 0
+    rows = json.loads(out.read_text())["outputs"]
+    assert [(row["name"], row["difference"], row["num_beyond"]) for row in rows] == [
+        ("a/sum", 0, 0),
+        ("a_sum", 0, 0),
+        ("size", 0, 0),
+    ]
+    assert _compare(model, other, "--random", 0, "--shape", "x=4x3", "--backend-b", "openvino") == 0
+    capsys.readouterr()
+    assert _compare(model, wrong, *inputs) == 1
+    assert re.search(r"a_sum +│ float32 +│ 2x3 +│ +100 .*│ +5 ", capsys.readouterr().out)
+
+
+def test_what_cannot_be_compared_is_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    x = _saved(tmp_path, "x", X)
+    assert _compare(model, model, "--input", f"x={x}") == 2
+    assert "expected every input, found none for y" in capsys.readouterr().err
+    assert _compare(model, model, "--random", 0, "--layers") == 2
+    assert "--layers: expected images, found --input or --random" in capsys.readouterr().err
+    proto = onnx.load(model)
+    proto.graph.output.pop()
+    onnx.save(proto, tmp_path / "less.onnx")
+    assert _compare(model, tmp_path / "less.onnx", "--random", 0) == 2
+    assert "expected the same names in A and B, found size in A alone" in capsys.readouterr().err
+
+
+def _compare(*arguments: object) -> int:
+    return compare([str(argument) for argument in arguments])
