@@ -8,9 +8,9 @@ import importlib.util
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
@@ -33,10 +33,19 @@ from runtime.files import working_folder
 from runtime.graphs.attributes import check_attributes
 from runtime.graphs.divisors import check_divisors
 from runtime.graphs.inlining import inlined
-from runtime.graphs.load import LARGE_BYTES, graph_inputs, graph_outputs, load_onnx, save_model
+from runtime.graphs.load import (
+    LARGE_BYTES,
+    graph_errors,
+    graph_inputs,
+    graph_outputs,
+    load_onnx,
+    save_model,
+)
 from runtime.graphs.session import one_line
+from runtime.graphs.view import sort_nodes
 from runtime.host.runner import HostRunner
 from runtime.loaded import ProcessModel
+from runtime.messages import said
 from runtime.metadata import ModelMetadata
 from runtime.quantization import is_quantized
 from runtime.ranges import CPU_PRECISIONS, MAX_THREADS, checked_count
@@ -150,20 +159,16 @@ class _Model:
         check_attributes(path)
         check_divisors(path)
         proto = load_onnx(path)
-        self.metadata = model_metadata(path, {p.key: p.value for p in proto.metadata_props})
-        _check_contract(path, proto, self.metadata)
-        self._names = [output.name for output in proto.graph.output]
-        self.is_quantized = is_quantized(proto)
-        try:
+        with graph_errors(path, proto):
+            self.metadata = model_metadata(path, {p.key: p.value for p in proto.metadata_props})
+            _check_contract(path, proto, self.metadata)
+            self._names = [output.name for output in proto.graph.output]
+            self.is_quantized = is_quantized(proto)
+        with _load_errors(path, f"export it again with `{EXPORT_COMMAND}`, or use a newer OpenVINO"):
             self._source = _read(self._core, proto)
             start = time.perf_counter()
             self._any = self._compiled(self._source)
             self._compile_seconds = time.perf_counter() - start
-        except RuntimeError as error:
-            raise ValueError(
-                f"model {path}: OpenVINO {_version()} cannot load it: {one_line(error)}; export it again with "
-                f"`{EXPORT_COMMAND}`, or use a newer OpenVINO"
-            ) from error
         self._num_own = 0 if self.metadata.size else options.sizes
         if not self._num_own:
             self._source = None
@@ -274,16 +279,26 @@ class _AnyModel:
         check_attributes(path)
         check_divisors(path)
         model = load_onnx(path)
-        _check_are_tensors(path, model)
-        self.inputs, self.outputs = graph_inputs(model), graph_outputs(model)
+        with graph_errors(path, model):
+            _check_are_tensors(path, model)
+            self.inputs, self.outputs = graph_inputs(model), graph_outputs(model)
         check_dtypes(path, self.inputs, self.outputs)
-        core = _core(options)
-        try:
-            self.network = _network(core, model, options)
-        except RuntimeError as error:
-            raise ValueError(
-                f"model {path}: OpenVINO {_version()} cannot load it: {one_line(error)}; use --backend onnxruntime"
-            ) from error
+        with _load_errors(path, "use --backend onnxruntime"):
+            self.network = _network(_core(options), model, options)
+
+
+@contextmanager
+def _load_errors(path: Path, remedy: str) -> Iterator[None]:
+    """Say which file OpenVINO did not take, and what to do."""
+    try:
+        yield
+    except (
+        RuntimeError,
+        UnicodeDecodeError,
+    ) as error:  # the latter of a message with a damaged file's bytes in it
+        raise ValueError(
+            f"model {path}: OpenVINO {_version()} cannot load it: {one_line(error)}; {remedy}"
+        ) from error
 
 
 def _network(core: "openvino.Core", model: "onnx.ModelProto", options: OpenVINOOptions) -> _Network:
@@ -401,12 +416,18 @@ def _config(options: OpenVINOOptions) -> dict[str, Any]:
 
 
 def _read(core: "openvino.Core", model: "onnx.ModelProto") -> "openvino.Model":
-    """Read a model in memory; it is inlined first, for OpenVINO does not survive a local function.
+    """Read a model in memory; it is inlined and sorted first.
+
+    OpenVINO does not survive a local function, and searches without end for a tensor that is made behind its reader.
 
     Raises:
         RuntimeError: OpenVINO does not take it.
     """
-    model = inlined(model)
+    try:
+        model = inlined(model)
+        sort_nodes(model.graph)
+    except Exception as error:  # onnx's own errors have no other base
+        raise RuntimeError(said(error)) from error
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < LARGE_BYTES:
         return core.read_model(model.SerializeToString())
     # Through a file: a model of 2 GB cannot be handed over as one string.

@@ -1,5 +1,6 @@
 """A model's main graph tensor types, who makes a tensor and who reads it."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -191,9 +192,40 @@ def topological(nodes: Sequence["onnx.NodeProto"]) -> list["onnx.NodeProto"]:
     return [nodes[index] for index in order]
 
 
+def sort_nodes(graph: "onnx.GraphProto") -> None:
+    """Bring the nodes into topological order, in graphs inside the graph too.
+
+    Raises:
+        ValueError: a tensor is read that nothing makes before it can be; names it.
+    """
+    _sort(graph)
+    made = {value.name for value in (*graph.input, *graph.initializer)}
+    made.update(tensor.values.name for tensor in graph.sparse_initializer)
+    for node in graph.node:
+        missing = next((name for name in tensors_read(node) if name not in made), None)
+        if missing is not None:
+            raise ValueError(
+                f"node {node_label(node)}: expected inputs that are made before it, found {missing!r}, which nothing "
+                "makes, or which depends on the node itself"
+            )
+        made.update(node.output)
+
+
+def _sort(graph: "onnx.GraphProto") -> None:
+    before = list(graph.node)
+    for node in before:
+        for inner in subgraphs(node):
+            _sort(inner)
+    after = topological(before)
+    if any(a is not b for a, b in zip(before, after)):
+        copies = [copy.deepcopy(node) for node in after]
+        del graph.node[:]
+        graph.node.extend(copies)
+
+
 def node_label(node: "onnx.NodeProto") -> str:
     """Return a node's name, or where it has none its first output's."""
-    return node.name or next(name for name in node.output if name)
+    return node.name or next((name for name in node.output if name), node.op_type)
 
 
 def float_types() -> frozenset[int]:

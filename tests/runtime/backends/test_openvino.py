@@ -13,13 +13,14 @@ from typing import Any
 import cv2
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import helper, numpy_helper
 
 from export.graph import GraphOptions, onnx_from_model, with_metadata
 from export.metadata import metadata_from_model
 from export.model import LoadedModel
-from runtime import Detector
+from runtime import Detector, Session
 from runtime.backends import load_backend
 from runtime.backends import openvino as module
 from runtime.backends.openvino import OpenVINOBackend, layer_runner
@@ -472,3 +473,66 @@ def test_an_input_that_nothing_reads_stays_one(tmp_path: Path) -> None:
     backend, other = (load_backend(tmp_path / "m.onnx", name) for name in ("openvino", "onnxruntime"))
     batch = prepare([fakes.random_image(64, 96)], backend.metadata)
     assert_same(backend.run(*feeds(batch)), other.run(*feeds(batch)))
+
+
+DISORDER = """<ir_version: 8, opset_import: ["": 17, "own": 1]>
+net (float[N, 3] x) => (float[N, 3] y) {
+    y = Add(twice, x)
+    twice = Add(x, x)
+}"""
+
+
+def test_nodes_in_any_order_are_sorted(tmp_path: Path) -> None:
+    """In the graph and in a branch; OpenVINO itself would search without end."""
+    path = tmp_path / "m.onnx"
+    inner = onnx.parser.parse_graph("branch () => (float[N, 3] z) { z = Add(four, y) four = Add(y, y) }")
+    model = onnx.parser.parse_model(DISORDER)
+    yes = onnx.helper.make_node("Constant", [], ["c"], value=onnx.helper.make_tensor("c", 9, [], [True]))
+    chosen = onnx.helper.make_node("If", ["c"], ["w"], then_branch=inner, else_branch=inner)
+    model.graph.node.extend([chosen, yes])
+    model.graph.output[0].name = "w"
+    onnx.save(model, path)
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    with Session(path, "openvino", threads=1) as session:
+        np.testing.assert_array_equal(session({"x": x})["w"], 9 * x)
+
+
+@pytest.mark.parametrize(
+    ("node", "words"),
+    [
+        (
+            "y = Add(gone, x)",
+            "node y: expected inputs that are made before it, found 'gone', which nothing makes",
+        ),
+        (
+            "a = Add(y, x) y = Add(a, x)",
+            "expected inputs that are made before it, found '[ay]', which nothing makes",
+        ),
+    ],
+)
+def test_a_tensor_that_nothing_makes_is_refused(node: str, words: str, tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(DISORDER.split("{")[0] + "{ " + node + " }")
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ValueError, match=rf"model .*m\.onnx: OpenVINO [\d.]+ cannot load it: .*{words}"):
+        Session(tmp_path / "m.onnx", "openvino", threads=1)
+
+
+def test_a_function_of_itself_is_refused(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        DISORDER.split("{")[0]
+        + """{ y = own.F(x) }
+        <domain: "own", opset_import: ["": 17, "own": 1]> F (a) => (b) { b = own.F(a) }"""
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ValueError, match=r"model .*m\.onnx: OpenVINO .* Cycle detected"):
+        Session(tmp_path / "m.onnx", "openvino", threads=1)
+
+
+@pytest.mark.parametrize("opened", [OpenVINOBackend, module.OpenVINOTensors])
+def test_names_that_are_not_utf_8_are_refused_with_the_file(
+    opened: Any, fake_model: Path, tmp_path: Path
+) -> None:
+    data = fake_model.read_bytes()
+    (tmp_path / "m.onnx").write_bytes(data.replace(b"Concat", b"\xffoncat"))
+    with pytest.raises(ValueError, match=r"m\.onnx: "):
+        opened(tmp_path / "m.onnx")
