@@ -82,6 +82,27 @@ def cpu_accuracy() -> str:
     )
 
 
+def cpu_profile() -> str:
+    """How fast the dense layers are in OpenVINO, next to a product of matrices."""
+    data = json.loads((RESULTS / "cpu_profile.json").read_text())
+    kinds = {"fp32": "FP32", "bf16": "BF16", "int8": "INT8"}
+    cells = [
+        [
+            kinds[row["precision"]],
+            f"{row['ms']:.0f} ms",
+            f"{row['dense_share']:.0%}",
+            f"{row['dense_gflops']:.0f}",
+        ]
+        for row in data["rows"]
+    ]
+    size = "×".join(map(str, data["rows"][0]["image_size"]))
+    return (
+        f"{_table(['OpenVINO', size, 'in dense layers', 'their GFLOP/s'], cells)}\nA product of two FP32 matrices in "
+        f"PyTorch does {data['matrix_gflops']:.0f} GFLOP/s on the same {data['threads']} threads of "
+        f"{data['cpu']}{_flags(data)} (`python -m benchmarks.cpu_profile`; the INT8 files are `int8` and `uint8`).\n"
+    )
+
+
 _PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "OpenVINO"}
 
 
@@ -515,6 +536,7 @@ TABLES = {
     "kernels": kernels,
     "cpu_latency": cpu_latency,
     "cpu_accuracy": cpu_accuracy,
+    "cpu_profile": cpu_profile,
     "exactness": exactness,
     "accuracy": accuracy,
     "zoo": zoo,

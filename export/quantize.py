@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
 
-from export.quantization.choices import ACTIVATIONS, DEFAULT_PERCENTILE, METHODS
+from export.quantization.choices import ACTIVATIONS, DEFAULT_METHOD, DEFAULT_PERCENTILE, METHODS
 from runtime.cli import (
     EXIT_OK,
     CommandParser,
@@ -203,7 +203,10 @@ def _parser() -> argparse.ArgumentParser:
         help="int8: symmetric, for TensorRT and OpenVINO; uint8: for onnxruntime on a CPU (default: %(default)s)",
     )
     parser.add_argument(
-        "--method", choices=METHODS, default="minmax", help="how ranges are found (default: %(default)s)"
+        "--method",
+        choices=METHODS,
+        default=DEFAULT_METHOD,
+        help="how ranges are found (default: %(default)s)",
     )
     parser.add_argument(
         "--percentile",

@@ -19,7 +19,7 @@ from export.quantization.accuracy import (
 )
 from export.quantization.cache import load_cache, save_cache
 from export.quantization.calibration import Calibration, CalibrationRequest, calibrate
-from export.quantization.choices import ACTIVATIONS
+from export.quantization.choices import ACTIVATIONS, DEFAULT_METHOD
 from export.quantization.layers import ASKED, Layers, find_layers
 from export.quantization.placement import Placement, place, quantized_model
 from export.quantization.sensitivity import LayerFigures, rank_layers, with_agreement
@@ -122,7 +122,7 @@ def quantize_model(
     images: Sequence[PathLike],
     *,
     options: Optional[QuantizeOptions] = None,
-    method: str = "minmax",
+    method: str = DEFAULT_METHOD,
     percentile: Optional[float] = None,
     batch: int = 1,
     threads: Optional[int] = None,

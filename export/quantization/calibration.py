@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnxruntime.quantization.calibrate import HistogramCollector
 
-from export.quantization.choices import DEFAULT_PERCENTILE, METHODS
+from export.quantization.choices import DEFAULT_METHOD, DEFAULT_PERCENTILE, METHODS
 from export.quantization.placement import Placement, Range
 from runtime.comparison.detections import Progress, no_progress
 from runtime.comparison.sources import batches, load_batch
@@ -72,7 +72,7 @@ class CalibrationRequest:
     """
 
     images: Sequence[Path]
-    method: str = "minmax"
+    method: str = DEFAULT_METHOD
     percentile: float = DEFAULT_PERCENTILE
     batch: int = 1
     threads: Optional[int] = None

@@ -56,7 +56,7 @@ def ranges_of(
 def test_minmax(
     embedded: onnx.ModelProto, placement: Placement, images: list[Path], activations: dict[str, np.ndarray]
 ) -> None:
-    found = ranges_of(embedded, placement, images)
+    found = ranges_of(embedded, placement, images, method="minmax")
     assert set(found) == set(activations)
     for name, values in activations.items():
         # The same model with fewer operators merged: sums may differ in the last bits.
