@@ -37,7 +37,8 @@ bool read_ppm(const std::string& data, Pixels& image, std::string& problem) {
   std::size_t place = 2;
   image.width = header_number(data, place);
   image.height = header_number(data, place);
-  const int most = header_number(data, place++);
+  const int most = header_number(data, place);
+  ++place;
   const bool in_range = image.width > 0 && image.height > 0 && image.width <= kMostEdge && image.height <= kMostEdge;
   const std::size_t num_bytes = in_range ? static_cast<std::size_t>(image.width) * image.height * 3 : 0;
   if (!in_range || most != 255 || place > data.size() || data.size() - place < num_bytes) {

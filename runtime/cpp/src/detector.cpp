@@ -71,8 +71,15 @@ class OpenModel {
   void check(const Image* images, std::size_t num_images, const RunOptions& options) const {
     if (images == nullptr && num_images > 0) invalid("images: expected an array, found a null pointer");
     if (!(options.min_score >= -1e30f)) invalid("min_score: expected a number, found NaN");
+    if (options.stream != nullptr && !model_->is_on_device()) {
+      invalid("stream: expected none, as ", info().backend, " runs on the CPU, found one");
+    }
     for (std::size_t i = 0; i < num_images; ++i) {
       check_image(images[i], joined("images[", i, "]"), model_->metadata());
+      if (images[i].memory != Memory::kHost && !model_->is_on_device()) {
+        invalid("images[", i, "]: expected host memory, as ", info().backend,
+                " runs on the CPU, found memory of a device; copy it");
+      }
       network_size({images[i].height, images[i].width}, model_->metadata());
     }
   }

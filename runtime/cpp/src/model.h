@@ -22,6 +22,8 @@ class Model {
   virtual ~Model() = default;
   const Metadata& metadata() const { return *metadata_; }
 
+  // Whether it takes images on a device, and a stream.
+  virtual bool is_on_device() const { return false; }
   // How many batches to have under way where a call has several.
   virtual std::size_t num_slots() const = 0;
   // Images that were checked, at least one and not more than largest_batch. For any thread.
