@@ -25,11 +25,13 @@ class Installed:
         prefix: as ``cmake --install`` was told.
         library: the shared object.
         programs: folder of the programs that were built against it.
+        build: folder of its own build.
     """
 
     prefix: Path
     library: Path
     programs: Path
+    build: Path
 
 
 def _missing() -> str:
@@ -60,6 +62,7 @@ def _build(folder: Path, prefix: Path) -> None:
         ROOT,
         folder / "library",
         "-DMASKRCNN_BUILD_RUNTIME=ON",
+        "-DMASKRCNN_BUILD_TESTS=ON",
         "-DMASKRCNN_BUILD_REFERENCE=OFF",
         "-DMASKRCNN_BUILD_KERNELS=OFF",
         f"-DPython_EXECUTABLE={sys.executable}",
@@ -85,7 +88,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
             _build(folder, prefix)
             done.touch()
     (library,) = prefix.glob("lib*/libmaskrcnn_runtime.so")
-    return Installed(prefix, library, folder / "programs")
+    return Installed(prefix, library, folder / "programs", folder / "library")
 
 
 @pytest.fixture(scope="session")

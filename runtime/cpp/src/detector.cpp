@@ -112,6 +112,10 @@ void append(std::vector<Detections>& all, std::vector<Detections> found) {
   std::move(found.begin(), found.end(), std::back_inserter(all));
 }
 
+void check_open(const OpenModel* model) {
+  if (model == nullptr) invalid("detector: expected an open one, found one that was moved from; use the other");
+}
+
 std::vector<Detections> detected(const OpenModel& open, const Image* images, std::size_t num_images,
                                  const RunOptions& options) {
   open.check(images, num_images, options);
@@ -209,16 +213,23 @@ Result<Detector> Detector::open(const std::string& path, const Options& options)
   });
 }
 
-const ModelInfo& Detector::info() const noexcept { return model_->info(); }
+const ModelInfo& Detector::info() const noexcept {
+  static const ModelInfo kMovedFrom;
+  return model_ == nullptr ? kMovedFrom : model_->info();
+}
 
 Result<std::vector<Detections>> Detector::detect(const Image* images, std::size_t num_images,
                                                  const RunOptions& options) const noexcept {
-  return guarded([&] { return detected(*model_, images, num_images, options); });
+  return guarded([&] {
+    check_open(model_.get());
+    return detected(*model_, images, num_images, options);
+  });
 }
 
 Result<Pending> Detector::submit(const Image* images, std::size_t num_images,
                                  const RunOptions& options) const noexcept {
   return guarded([&] {
+    check_open(model_.get());
     model_->check(images, num_images, options);
     auto state = std::make_unique<PendingState>();
     state->model = model_;

@@ -55,6 +55,12 @@ void check_bf16(ov::Core& core) {
          "), found bf16, for which it has no instructions (AMX-BF16 or AVX512-BF16); leave the precision out");
 }
 
+// What a batch is told that did not run.
+[[noreturn]] void failed_on(const Geometry& geometry, const std::exception& error) {
+  failed("OpenVINO ", openvino_version(), " failed on ", geometry.originals.size(), " images of ", geometry.padded.height,
+         "x", geometry.padded.width, " px: ", one_line(error.what()), "; if memory ran out, use a smaller batch");
+}
+
 void check_range(const char* name, int value, int least, int most) {
   if (value < least || value > most) {
     invalid(name, ": expected a whole number from ", least, " to ", most, ", found ", value);
@@ -142,6 +148,8 @@ class OpenVINOModel : public Model, public std::enable_shared_from_this<OpenVINO
     double seconds;
   };
 
+  void fill(Request& request, const Image* images, const Geometry& geometry) const;
+  void start(const Network& network, Request& request, const Geometry& geometry) const;
   std::shared_ptr<Network> compiled(const std::shared_ptr<ov::Model>& model) const;
   std::shared_ptr<Network> network_for(const Size& size) const;
   std::shared_ptr<Network> at_size(const Size& size) const;
@@ -185,9 +193,7 @@ class OpenVINOJob : public Job {
     try {
       request->infer.wait();
     } catch (const std::exception& error) {
-      failed("OpenVINO ", openvino_version(), " failed on ", geometry_.originals.size(), " images of ",
-             geometry_.padded.height, "x", geometry_.padded.width, " px: ", one_line(error.what()),
-             "; if memory ran out, use a smaller batch");
+      failed_on(geometry_, error);
     }
     if (model_->is_any(network_.get())) model_->count(geometry_.padded, request->seconds);
     auto found = model_->results(request->infer, geometry_, min_score_);
@@ -267,31 +273,43 @@ void OpenVINOModel::count(const Size& size, double seconds) const {
 std::unique_ptr<Job> OpenVINOModel::submit(const Image* images, std::size_t num_images,
                                            const RunOptions& options) const {
   Geometry geometry = geometry_of(images, num_images, metadata());
-  const Size& padded = geometry.padded;
-  const auto channels = static_cast<std::size_t>(metadata().info.channels);
-  const std::size_t image_values = channels * static_cast<std::size_t>(padded.height * padded.width);
-  std::shared_ptr<Network> network = network_for(padded);
-  std::unique_ptr<Request> request = network->take();
-  request->images.assign(image_values * num_images, static_cast<float>(metadata().pad_value));
-  request->image_sizes.clear();
-  for (std::size_t i = 0; i < num_images; ++i) {
-    prepare(images[i], metadata(), tables_, padded, request->images.data() + i * image_values);
-    request->image_sizes.push_back(static_cast<float>(geometry.contents[i].height));
-    request->image_sizes.push_back(static_cast<float>(geometry.contents[i].width));
+  try {
+    std::shared_ptr<Network> network = network_for(geometry.padded);
+    std::unique_ptr<Request> request = network->take();
+    fill(*request, images, geometry);
+    start(*network, *request, geometry);
+    return std::make_unique<OpenVINOJob>(shared_from_this(), std::move(network), std::move(request),
+                                         std::move(geometry), options.min_score);
+  } catch (const std::exception& error) {
+    failed_on(geometry, error);
   }
-  const ov::Shape shape{num_images, channels, static_cast<std::size_t>(padded.height),
-                        static_cast<std::size_t>(padded.width)};
-  const auto feed = [&](const char* name, const ov::Shape& of, std::vector<float>& values) {
-    if (network->has_input(name)) request->infer.set_tensor(name, ov::Tensor(ov::element::f32, of, values.data()));
+}
+
+void OpenVINOModel::fill(Request& request, const Image* images, const Geometry& geometry) const {
+  const Size& padded = geometry.padded;
+  const auto image_values = static_cast<std::size_t>(metadata().info.channels * padded.height * padded.width);
+  request.images.assign(image_values * geometry.originals.size(), static_cast<float>(metadata().pad_value));
+  request.image_sizes.clear();
+  for (std::size_t i = 0; i < geometry.originals.size(); ++i) {
+    prepare(images[i], metadata(), tables_, padded, request.images.data() + i * image_values);
+    request.image_sizes.push_back(static_cast<float>(geometry.contents[i].height));
+    request.image_sizes.push_back(static_cast<float>(geometry.contents[i].width));
+  }
+}
+
+void OpenVINOModel::start(const Network& network, Request& request, const Geometry& geometry) const {
+  const auto feed = [&](const char* name, const ov::Shape& shape, std::vector<float>& values) {
+    if (network.has_input(name)) request.infer.set_tensor(name, ov::Tensor(ov::element::f32, shape, values.data()));
   };
-  feed("images", shape, request->images);
-  feed("image_sizes", {num_images, 2}, request->image_sizes);
-  const auto start = Clock::now();
-  request->infer.set_callback(
-      [raw = request.get(), start](std::exception_ptr) { raw->seconds = seconds_since(start); });
-  request->infer.start_async();
-  return std::make_unique<OpenVINOJob>(shared_from_this(), std::move(network), std::move(request), std::move(geometry),
-                                       options.min_score);
+  const std::size_t batch = geometry.originals.size();
+  feed("images",
+       {batch, static_cast<std::size_t>(metadata().info.channels), static_cast<std::size_t>(geometry.padded.height),
+        static_cast<std::size_t>(geometry.padded.width)},
+       request.images);
+  feed("image_sizes", {batch, 2}, request.image_sizes);
+  const auto begin = Clock::now();
+  request.infer.set_callback([&request, begin](std::exception_ptr) { request.seconds = seconds_since(begin); });
+  request.infer.start_async();
 }
 
 const void* OpenVINOModel::output(ov::InferRequest& request, const std::string& name, ov::element::Type type,
