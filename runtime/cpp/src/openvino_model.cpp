@@ -83,9 +83,9 @@ ov::AnyMap properties_of(const Options& options) {
 
 // A request and what it reads; it keeps its memory from batch to batch.
 struct Request {
-  ov::InferRequest infer;
   std::vector<float> images, image_sizes;
   std::atomic<double> seconds{0};  // of its last run
+  ov::InferRequest infer;          // the last: it goes, having waited, before what it reads
 };
 
 // A compiled model with requests, one per batch under way.
