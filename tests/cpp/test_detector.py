@@ -46,10 +46,10 @@ def assert_same(found: Sequence[cpp.Found], expected: Sequence[Detections]) -> i
 
 
 def compare(library: Library, model: Path, batches: Sequence[Sequence[np.ndarray]], **options: Any) -> int:
-    """Run batches in both; return the number of detections."""
+    """Run batches in both, with the same options; return the number of detections."""
     with (
         cpp.Detector(library, model, threads=2, **options) as ours,
-        PythonDetector(model, backend="openvino", threads=2) as theirs,
+        PythonDetector(model, backend="openvino", threads=2, **options) as theirs,
     ):
         assert ours.classes == list(theirs.metadata.classes)
         assert ours.masks == theirs.metadata.masks
@@ -99,7 +99,13 @@ def test_any_size(library: Library, dynamic: "dict[str, Path]", photos: list[np.
 def test_a_size_that_comes_often_gets_a_network_of_its_own(
     library: Library, dynamic: "dict[str, Path]", photos: list[np.ndarray]
 ) -> None:
-    assert compare(library, dynamic["crop"], [photos[:1]] * 40) > 100
+    """It is compiled when it would have saved what compiling takes; what is found stays the same."""
+    with cpp.Detector(library, dynamic["crop"], threads=2) as detector:
+        ((first,), *others) = [detector(photos[:1]) for _ in range(40)]
+    assert len(first.boxes) > 10
+    for (found,) in others:
+        np.testing.assert_allclose(found.boxes, first.boxes, rtol=0, atol=1e-3)
+        np.testing.assert_array_equal(found.labels, first.labels)
 
 
 def test_batches_are_split(library: Library, fixed: Path, photos: list[np.ndarray]) -> None:
@@ -120,11 +126,11 @@ def test_trained_r50(library: Library, test_data: Path, tmp_path: Path) -> None:
     loaded = load_model(
         "mask-rcnn_r50_fpn_2x_coco", test_data / "checkpoints" / "mask-rcnn_r50_fpn_shapes.pth"
     )
-    exported = export_loaded(loaded, tmp_path / "traced.onnx", size=(800, 1216))
+    exported = export_loaded(loaded, tmp_path / "traced.onnx", size=(480, 640))
     model = save_inlined(exported, tmp_path / "m.onnx")
     folder = test_data / "datasets" / "shapes_val"
     images = [read_image(folder / f"{i:06d}.jpg") for i in (6, 1)]
-    assert compare(library, model, [images[:1], images]) > 20
+    assert compare(library, model, [images]) > 20
 
 
 def test_rows_may_lie_apart(library: Library, fixed: Path, photos: list[np.ndarray]) -> None:

@@ -50,6 +50,8 @@ inline std::string one_line(const std::string& text, std::size_t most = 300) {
   std::istringstream words(text);
   std::string word, out;
   while (words >> word) out += (out.empty() ? "" : " ") + word;
+  // No NUL, which would end the message for C, and nothing that a terminal takes for a command.
+  for (char& c : out) c = static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
   return beginning(out, most);
 }
 
