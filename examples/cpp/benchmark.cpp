@@ -27,7 +27,10 @@ int fail(const std::string& message) {
 bool parse(int count, char** texts, Arguments& arguments) {
   for (int i = 1; i < count; ++i) {
     const std::string text = texts[i];
-    int* value = text == "--batch" ? &arguments.batch : text == "--runs" ? &arguments.runs : text == "--threads" ? &arguments.threads : nullptr;
+    int* value = text == "--batch"     ? &arguments.batch
+                 : text == "--runs"    ? &arguments.runs
+                 : text == "--threads" ? &arguments.threads
+                                       : nullptr;
     if (value != nullptr && i + 1 < count) {
       *value = std::atoi(texts[++i]);
     } else if (value != nullptr || text.rfind("--", 0) == 0) {

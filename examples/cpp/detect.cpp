@@ -127,7 +127,8 @@ int main(int count, char** texts) {
   out << std::setprecision(std::numeric_limits<float>::max_digits10) << "[";
   bool is_first = true;
   for (std::size_t i = 0; i < images.size(); ++i) {
-    const std::string problem = write_results(detected.value()[i], static_cast<int>(i) + 1, arguments.images[i], out, is_first);
+    const std::string problem =
+        write_results(detected.value()[i], static_cast<int>(i) + 1, arguments.images[i], out, is_first);
     if (!problem.empty()) return fail(problem);
   }
   out << "\n]\n";

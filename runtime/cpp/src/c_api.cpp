@@ -142,8 +142,8 @@ int maskrcnn_open(const char* path, const maskrcnn_options* options, maskrcnn_de
 
 void maskrcnn_detector_free(maskrcnn_detector* detector) { delete detector; }
 
-int maskrcnn_detect(const maskrcnn_detector* detector, const maskrcnn_image* images, size_t num_images,
-                    float min_score, void* stream, maskrcnn_results** results, maskrcnn_error** error) {
+int maskrcnn_detect(const maskrcnn_detector* detector, const maskrcnn_image* images, size_t num_images, float min_score,
+                    void* stream, maskrcnn_results** results, maskrcnn_error** error) {
   cleared(error);
   if (cleared(results) == nullptr) return refuse("results: expected where to put them, found NULL", error);
   return with_images(detector, images, num_images, error, [&](const std::vector<maskrcnn::Image>& given) {
@@ -151,8 +151,8 @@ int maskrcnn_detect(const maskrcnn_detector* detector, const maskrcnn_image* ima
   });
 }
 
-int maskrcnn_submit(const maskrcnn_detector* detector, const maskrcnn_image* images, size_t num_images,
-                    float min_score, void* stream, maskrcnn_pending** pending, maskrcnn_error** error) {
+int maskrcnn_submit(const maskrcnn_detector* detector, const maskrcnn_image* images, size_t num_images, float min_score,
+                    void* stream, maskrcnn_pending** pending, maskrcnn_error** error) {
   cleared(error);
   if (cleared(pending) == nullptr) return refuse("pending: expected where to put it, found NULL", error);
   return with_images(detector, images, num_images, error, [&](const std::vector<maskrcnn::Image>& given) {

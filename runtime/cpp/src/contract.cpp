@@ -48,9 +48,8 @@ std::vector<TensorSpec> contract_inputs(const Metadata& metadata) {
 std::vector<TensorSpec> contract_outputs(const Metadata& metadata) {
   const ModelInfo& info = metadata.info;
   const std::int64_t rows = info.max_detections;
-  std::vector<TensorSpec> outputs = {{"num_dets", "int32", {kFree}},
-                                     {"dets", "float32", {kFree, rows, 5}},
-                                     {"labels", "int32", {kFree, rows}}};
+  std::vector<TensorSpec> outputs = {
+      {"num_dets", "int32", {kFree}}, {"dets", "float32", {kFree, rows, 5}}, {"labels", "int32", {kFree, rows}}};
   if (!info.keypoints.empty()) {
     outputs.push_back({"keypoints", "float32", {kFree, rows, static_cast<std::int64_t>(info.keypoints.size()), 3}});
   }

@@ -41,8 +41,8 @@ std::shared_ptr<const Model> opened(const std::string& path, const Options& opti
   for (const BackendEntry& backend : kBackends) {
     if (!backend.reads(suffix)) continue;
     if (backend.open == nullptr) {
-      failed("model ", path, ": expected a library that was built with ", backend.name, ", found one with ",
-             backends(), " alone; build it with both (docs/cpp.md), or take a file of the other kind");
+      failed("model ", path, ": expected a library that was built with ", backend.name, ", found one with ", backends(),
+             " alone; build it with both (docs/cpp.md), or take a file of the other kind");
     }
     return backend.open(path, options);
   }
@@ -208,9 +208,8 @@ Detector& Detector::operator=(Detector&&) noexcept = default;
 Detector::~Detector() = default;
 
 Result<Detector> Detector::open(const std::string& path, const Options& options) noexcept {
-  return guarded([&] {
-    return Detector(std::make_shared<const OpenModel>(opened(path, options), options.batch_size));
-  });
+  return guarded(
+      [&] { return Detector(std::make_shared<const OpenModel>(opened(path, options), options.batch_size)); });
 }
 
 const ModelInfo& Detector::info() const noexcept {

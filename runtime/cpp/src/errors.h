@@ -50,9 +50,35 @@ inline std::string one_line(const std::string& text, std::size_t most = 300) {
   std::istringstream words(text);
   std::string word, out;
   while (words >> word) out += (out.empty() ? "" : " ") + word;
-  // No NUL, which would end the message for C, and nothing that a terminal takes for a command.
-  for (char& c : out) c = static_cast<unsigned char>(c) < 0x20 || c == 0x7f ? '?' : c;
   return beginning(out, most);
+}
+
+// How many bytes the character of UTF-8 at a place has; 0: it is none.
+inline std::size_t character_at(const std::string& text, std::size_t place) {
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned char first = byte(place);
+  if (first < 0x80) return first < 0x20 || first == 0x7f ? 0 : 1;
+  const std::size_t length = first >= 0xf0 && first < 0xf5   ? 4
+                             : first >= 0xe0 && first < 0xf0 ? 3
+                             : first >= 0xc2 && first < 0xe0 ? 2
+                                                             : 0;
+  if (length == 0 || place + length > text.size()) return 0;
+  for (std::size_t i = 1; i < length; ++i) {
+    if ((byte(place + i) & 0xc0) != 0x80) return 0;
+  }
+  return length;
+}
+
+// A message in UTF-8 and one line, whatever the names in a file hold: no NUL, which would end it for C, and nothing
+// that a terminal takes for a command.
+inline std::string printable(const std::string& text) {
+  std::string out;
+  for (std::size_t place = 0; place < text.size();) {
+    const std::size_t length = character_at(text, place);
+    out += length == 0 ? std::string("?") : text.substr(place, length);
+    place += length == 0 ? 1 : length;
+  }
+  return out;
 }
 
 // Runs what may throw; returns its value or the error.
@@ -60,12 +86,12 @@ template <typename Run>
 auto guarded(const Run& run) noexcept -> Result<decltype(run())> {
   try {
     return run();
-  } catch (Failure& failure) {
-    return Error{failure.code, std::move(failure.message)};
+  } catch (const Failure& failure) {
+    return Error{failure.code, printable(failure.message)};
   } catch (const std::bad_alloc&) {
     return Error{ErrorCode::kFailed, "memory: expected more, found too little; use smaller images or batches"};
   } catch (const std::exception& error) {
-    return Error{ErrorCode::kFailed, one_line(error.what())};
+    return Error{ErrorCode::kFailed, printable(one_line(error.what()))};
   } catch (...) {
     return Error{ErrorCode::kFailed, "expected to run, found an exception without a text"};
   }

@@ -42,7 +42,7 @@ void check_model_file(const std::string& path) {
   struct stat found {};
   const bool is_there = ::stat(path.c_str(), &found) == 0;
   not_found("model ", path, ": expected a file, found ",
-            !is_there                 ? "nothing"
+            !is_there                ? "nothing"
             : S_ISDIR(found.st_mode) ? "a folder"
                                      : "no regular file",
             "; make it with `python -m export.maskrcnn`");

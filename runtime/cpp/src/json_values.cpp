@@ -57,9 +57,7 @@ Json parsed(const std::string& text) {
   try {
     return Json::parse(text);
   } catch (const Json::exception& error) {
-    std::string start = one_line(text.substr(0, 30));
-    for (char& c : start) c = static_cast<unsigned char>(c) < 0x80 ? c : '?';  // it may be no UTF-8
-    invalid("expected JSON, found ", quoted(start), " (", one_line(error.what()), ")");
+    invalid("expected JSON, found ", quoted(one_line(text.substr(0, 30))), " (", one_line(error.what()), ")");
   }
 }
 

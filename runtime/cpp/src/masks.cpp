@@ -51,8 +51,8 @@ Axis grid_axis(float low, float high, std::int64_t image_size, const GridLine& l
     const int first = static_cast<int>(std::floor(place));
     const int second = std::min(first + 1, static_cast<int>(line.cells - 1));
     const double share = second == first ? 0.0 : 1.0 - std::abs(place - second);
-    axis.taps.push_back({first, second, static_cast<float>(1.0 - std::abs(place - first)),
-                         static_cast<float>(std::max(0.0, share))});
+    axis.taps.push_back(
+        {first, second, static_cast<float>(1.0 - std::abs(place - first)), static_cast<float>(std::max(0.0, share))});
   }
   return axis;
 }
@@ -142,8 +142,9 @@ std::vector<std::int64_t> runs_from_counts(const std::string& counts) {
 
 void check_mask(const Internals* internals, std::size_t index) {
   if (internals == nullptr || internals->metadata->mask_mode == MaskMode::kNone) {
-    failed("masks: expected a model with masks, found one without a mask head; check has_masks first, or use a model "
-           "that has one (Mask R-CNN)");
+    failed(
+        "masks: expected a model with masks, found one without a mask head; check has_masks first, or use a model "
+        "that has one (Mask R-CNN)");
   }
   if (index >= internals->boxes.size()) {
     invalid("masks: expected an index below ", internals->boxes.size(), ", found ", index);
@@ -193,7 +194,8 @@ Mask mask_from_counts(const std::string& counts, const Size& image) {
       failed("run lengths: expected ", num_pixels, " pixels, found other runs");
     }
     for (const std::int64_t end = position + run; position < end; ++position) {
-      if (value) mask.pixels[static_cast<std::size_t>(position % image.height * image.width + position / image.height)] = 1;
+      if (value)
+        mask.pixels[static_cast<std::size_t>(position % image.height * image.width + position / image.height)] = 1;
     }
     value = !value;
   }

@@ -89,8 +89,8 @@ Pad::Rule pad_rule(const Json& object) {
   Pad::Rule rule;
   if (fields.has("mode")) {
     const std::string& mode = choice("mode", fields["mode"], {"constant", "edge", "reflect", "symmetric"});
-    rule.mode = mode == "constant" ? PaddingMode::kConstant
-                : mode == "edge"   ? PaddingMode::kEdge
+    rule.mode = mode == "constant"  ? PaddingMode::kConstant
+                : mode == "edge"    ? PaddingMode::kEdge
                 : mode == "reflect" ? PaddingMode::kReflect
                                     : PaddingMode::kSymmetric;
   }
@@ -142,10 +142,14 @@ struct Reader {
 };
 
 constexpr Reader kReaders[] = {
-    {"resize", resize_from},   {"resize_shortest_edge", shortest_edge_from},
-    {"fix_shape_resize", fix_shape_from}, {"fit", fit_from},
-    {"pad", pad_from},         {"center_pad", center_pad_from},
-    {"normalize", normalize_from},        {"center_crop", center_crop_from},
+    {"resize", resize_from},
+    {"resize_shortest_edge", shortest_edge_from},
+    {"fix_shape_resize", fix_shape_from},
+    {"fit", fit_from},
+    {"pad", pad_from},
+    {"center_pad", center_pad_from},
+    {"normalize", normalize_from},
+    {"center_crop", center_crop_from},
 };
 
 StepPointer step_from(const Json& object, const std::string& place) {
@@ -200,9 +204,7 @@ void read_keypoints(const Json& data, Metadata& metadata) {
   const auto count = static_cast<std::int64_t>(metadata.info.keypoints.size());
   const Json lines = data.value("skeleton", Json::array());
   const auto is_index = [&](const Json& v) { return v.is_number_integer() && v >= 0 && v < count; };
-  const auto is_line = [&](const Json& v) {
-    return v.is_array() && v.size() == 2 && is_index(v[0]) && is_index(v[1]);
-  };
+  const auto is_line = [&](const Json& v) { return v.is_array() && v.size() == 2 && is_index(v[0]) && is_index(v[1]); };
   if (!lines.is_array() || !std::all_of(lines.begin(), lines.end(), is_line)) {
     invalid("skeleton: expected pairs of indices of the ", count, " key points, found ", shown(lines));
   }
@@ -273,7 +275,8 @@ Metadata metadata_from(const Json& data) {
   Metadata metadata;
   const Json& steps = data.at("steps");
   if (!steps.is_array()) invalid("steps: expected a list, found ", shown(steps));
-  for (std::size_t i = 0; i < steps.size(); ++i) metadata.steps.push_back(step_from(steps[i], joined("steps[", i, "]")));
+  for (std::size_t i = 0; i < steps.size(); ++i)
+    metadata.steps.push_back(step_from(steps[i], joined("steps[", i, "]")));
   placed("load: ", [&] {
     read_load(data.value("load", Json::object()), metadata);
     return true;
@@ -312,10 +315,12 @@ void check_fields(const Json& data, const std::string& place) {
 }  // namespace
 
 Metadata metadata_from_json(const std::string& text, const std::string& place) {
-  Json data = placed(place + "model metadata under 'maskrcnn': ", [&] { return parsed(text); }, kAgain);
+  Json data = placed(
+      place + "model metadata under 'maskrcnn': ", [&] { return parsed(text); }, kAgain);
   const Json format = data.is_object() ? data.value("format", Json()) : Json();
   if (!format.is_number_integer() || format < 1 || format > kFormat) {
-    invalid(place, "model metadata: expected format 1 or 2, found ", data.is_object() ? shown(format) : data.type_name(),
+    invalid(place, "model metadata: expected format 1 or 2, found ",
+            data.is_object() ? shown(format) : data.type_name(),
             "; export the model again with this version of `python -m export.maskrcnn`");
   }
   const std::string malformed = place + "model metadata: malformed field (";
@@ -324,10 +329,12 @@ Metadata metadata_from_json(const std::string& text, const std::string& place) {
     if (!data.contains("resize")) {
       invalid(place, "model metadata: expected the fields resize, found none of them", kAgain);
     }
-    data["steps"] = Json::array({placed(malformed + "resize: ", [&] { return step_of_rule(data["resize"]); }, again)});
+    data["steps"] = Json::array({placed(
+        malformed + "resize: ", [&] { return step_of_rule(data["resize"]); }, again)});
   }
   check_fields(data, place);
-  Metadata metadata = placed(malformed, [&] { return metadata_from(data); }, again);
+  Metadata metadata = placed(
+      malformed, [&] { return metadata_from(data); }, again);
   placed(place + "model metadata, ", [&] {
     check_repeated(metadata);
     return true;

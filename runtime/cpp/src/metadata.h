@@ -25,9 +25,9 @@ struct Metadata {
   double pad_value = 0;
   double mask_threshold = 0.5;
   MaskMode mask_mode = MaskMode::kCrop;
-  bool clip = false;          // boxes are cut to the image
-  bool loads_float = false;   // the steps work on float32
-  bool loads_grey = false;    // images have one channel
+  bool clip = false;             // boxes are cut to the image
+  bool loads_float = false;      // the steps work on float32
+  bool loads_grey = false;       // images have one channel
   bool loads_unchanged = false;  // images have the channels of their files
 
   bool has_size() const { return info.height > 0; }

@@ -50,5 +50,4 @@ std::shared_ptr<const Model> open_openvino(const std::string& path, const Option
 std::shared_ptr<const Model> open_tensorrt(const std::string& path, const Options& options);
 #endif
 
-
 }  // namespace maskrcnn

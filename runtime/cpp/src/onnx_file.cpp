@@ -86,7 +86,7 @@ std::string first_text(Message message, std::uint64_t number) {
 
 const char* dtype_name(std::uint64_t type) {
   static const std::map<std::uint64_t, const char*> kNames = {
-      {1, "float32"}, {2, "uint8"}, {3, "int8"},    {5, "int16"},    {6, "int32"},
+      {1, "float32"}, {2, "uint8"}, {3, "int8"},     {5, "int16"},    {6, "int32"},
       {7, "int64"},   {9, "bool"},  {10, "float16"}, {11, "float64"}, {16, "bfloat16"}};
   const auto found = kNames.find(type);
   return found == kNames.end() ? "another type" : found->second;
@@ -181,8 +181,9 @@ OnnxFile read_onnx(const std::string& path) {
             "); make one with `python -m export.maskrcnn`");
   }
   if (num_nodes == 0) {
-    invalid(place, "expected an ONNX file, found one without nodes; it may be truncated, make it again with "
-                   "`python -m export.maskrcnn`");
+    invalid(place,
+            "expected an ONNX file, found one without nodes; it may be truncated, make it again with "
+            "`python -m export.maskrcnn`");
   }
   return file;
 }

@@ -57,8 +57,9 @@ void check_bf16(ov::Core& core) {
 
 // What a batch is told that did not run.
 [[noreturn]] void failed_on(const Geometry& geometry, const std::exception& error) {
-  failed("OpenVINO ", openvino_version(), " failed on ", geometry.originals.size(), " images of ", geometry.padded.height,
-         "x", geometry.padded.width, " px: ", one_line(error.what()), "; if memory ran out, use a smaller batch");
+  failed("OpenVINO ", openvino_version(), " failed on ", geometry.originals.size(), " images of ",
+         geometry.padded.height, "x", geometry.padded.width, " px: ", one_line(error.what()),
+         "; if memory ran out, use a smaller batch");
 }
 
 void check_range(const char* name, int value, int least, int most) {
@@ -342,8 +343,9 @@ std::vector<Detections> OpenVINOModel::results(ov::InferRequest& request, const 
         static_cast<const float*>(output(request, "keypoints", ov::element::f32, {batch, rows, count, 3}));
   }
   if (metadata().mask_mode == MaskMode::kFull) {
-    outputs.pixels = static_cast<const std::uint8_t*>(output(
-        request, "masks", ov::element::u8, {batch, rows, geometry.padded.height, geometry.padded.width}, &outputs.cells));
+    outputs.pixels = static_cast<const std::uint8_t*>(
+        output(request, "masks", ov::element::u8, {batch, rows, geometry.padded.height, geometry.padded.width},
+               &outputs.cells));
   } else if (metadata().mask_mode != MaskMode::kNone) {
     outputs.probabilities = static_cast<const float*>(
         output(request, "masks", ov::element::f32, {batch, rows, kFree, kFree}, &outputs.cells));

@@ -29,8 +29,8 @@ std::string find_plugins(const std::string& named) {
   const std::string path = !named.empty() ? named : variable == nullptr ? "" : variable;
   if (!path.empty()) {
     if (!is_file(path)) {
-      not_found(named.empty() ? std::string("$") + kVariable : "plugins", ": expected the plugin library, found no file ",
-                path, "; build it with `make plugins`");
+      not_found(named.empty() ? std::string("$") + kVariable : "plugins",
+                ": expected the plugin library, found no file ", path, "; build it with `make plugins`");
     }
     return path;
   }
@@ -48,8 +48,8 @@ std::string missing_functions(void* handle) {
   const auto abi = function_of<int32_t (*)()>(handle, "maskrcnn_images_abi");
   if (abi == nullptr) return "found no maskrcnn_images_abi";
   if (abi() != kAbi) return joined("found version ", abi());
-  for (const char* name : {"maskrcnn_prepare_images", "maskrcnn_encode_masks", "maskrcnn_error_string",
-                           "maskrcnn_arguments_size"}) {
+  for (const char* name :
+       {"maskrcnn_prepare_images", "maskrcnn_encode_masks", "maskrcnn_error_string", "maskrcnn_arguments_size"}) {
     if (dlsym(handle, name) == nullptr) return joined("found no ", name);
   }
   const auto size_of = function_of<size_t (*)(const char*)>(handle, "maskrcnn_arguments_size");
@@ -71,9 +71,10 @@ std::optional<PluginLibrary> load_plugins(const std::string& named) {
   }
   const auto start = function_of<int32_t (*)()>(handle, "maskrcnn_plugins_register");
   if (start != nullptr && start() < 0) {
-    failed("plugins ", path,
-           ": expected a library for the TensorRT that is loaded, found one that was compiled for another major version; "
-           "build it with `make plugins TENSORRT_ROOT=...` of the TensorRT that is installed");
+    failed(
+        "plugins ", path,
+        ": expected a library for the TensorRT that is loaded, found one that was compiled for another major version; "
+        "build it with `make plugins TENSORRT_ROOT=...` of the TensorRT that is installed");
   }
   PluginLibrary library{path, sha256_of_file(path), nullptr, nullptr, nullptr, missing_functions(handle)};
   if (library.without.empty()) {

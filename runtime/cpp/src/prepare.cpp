@@ -81,8 +81,8 @@ void check_image(const Image& image, const std::string& name, const Metadata& me
   }
   const std::int64_t num_pixels = static_cast<std::int64_t>(image.height) * image.width;
   if (image.height > kMaxImageSize || image.width > kMaxImageSize || num_pixels > kMostImagePixels) {
-    invalid(name, ": expected edges of up to ", kMaxImageSize, " px and up to ", kMostImagePixels,
-            " pixels, found ", words(image), "; use a smaller image");
+    invalid(name, ": expected edges of up to ", kMaxImageSize, " px and up to ", kMostImagePixels, " pixels, found ",
+            words(image), "; use a smaller image");
   }
   check_buffer(image, name);
 }
@@ -111,8 +111,8 @@ std::vector<float> normalisation_tables(const Metadata& metadata) {
 void prepare(const Image& image, const Metadata& metadata, const std::vector<float>& tables, const Size& padded,
              float* out) {
   const std::int64_t row_bytes = static_cast<std::int64_t>(image.width) * image.channels;
-  Canvas canvas({image.pixels, image.height, image.width, image.channels,
-                 image.row_pitch == 0 ? row_bytes : image.row_pitch});
+  Canvas canvas(
+      {image.pixels, image.height, image.width, image.channels, image.row_pitch == 0 ? row_bytes : image.row_pitch});
   if (metadata.loads_float) to_float(canvas);
   for (const auto& step : metadata.steps) step->apply(canvas);
   if (canvas.is_float()) {

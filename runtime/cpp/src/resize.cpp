@@ -61,7 +61,8 @@ std::vector<std::uint8_t> resized(const View<std::uint8_t>& image, const Size& s
     if (lower->row() == tap.low) std::swap(upper, lower);
     const int* low = upper->at(tap.low);
     const int* high = tap.high == tap.low ? low : lower->at(tap.high);
-    for (std::size_t i = 0; i < row_bytes; ++i) *target++ = static_cast<std::uint8_t>(blended_rows(low[i], high[i], tap));
+    for (std::size_t i = 0; i < row_bytes; ++i)
+      *target++ = static_cast<std::uint8_t>(blended_rows(low[i], high[i], tap));
   }
   return out;
 }

@@ -149,8 +149,7 @@ std::string sha256_of_file(const std::string& path) {
 
 CheckedEngine checked_engine(const std::string& path, Provenance machine) {
   if (!is_file(path)) {
-    not_found("engine ", path,
-              ": expected a file, found nothing; build it with `python -m runtime.build model.onnx`");
+    not_found("engine ", path, ": expected a file, found nothing; build it with `python -m runtime.build model.onnx`");
   }
   Sidecar sidecar = load_sidecar(path);
   const std::string onnx = beside(path, sidecar.onnx);

@@ -175,8 +175,7 @@ std::optional<Point> FixShapeResize::scale_factor(const Size& before) const {
 Size Fit::size(const Size& before) const {
   const auto height = static_cast<double>(before.height);
   const auto width = static_cast<double>(before.width);
-  const double scale =
-      std::min(static_cast<double>(box_.height) / height, static_cast<double>(box_.width) / width);
+  const double scale = std::min(static_cast<double>(box_.height) / height, static_cast<double>(box_.width) / width);
   const auto edge = [&](double length, std::int64_t limit) {
     double value = length * scale;
     if (rounding_ == Rounding::kHalfUp) value += 0.5;
@@ -214,8 +213,8 @@ Point CenterPad::offset(const Size& before) const {
 
 void CenterPad::apply(Canvas& canvas) const {
   const Size before = canvas.size(), target = size(before);
-  pad(canvas, {target, (target.height - before.height) / 2, (target.width - before.width) / 2, value_,
-               PaddingMode::kConstant});
+  pad(canvas,
+      {target, (target.height - before.height) / 2, (target.width - before.width) / 2, value_, PaddingMode::kConstant});
 }
 
 void Normalize::apply(Canvas& canvas) const {
@@ -258,7 +257,8 @@ CenterCrop::Window CenterCrop::window(const Size& before) const {
   }
   // Python's round: halves to even.
   const auto middle = [](std::int64_t length, std::int64_t part) {
-    return std::max<std::int64_t>(0, static_cast<std::int64_t>(std::nearbyint(static_cast<double>(length - part) / 2.0)));
+    return std::max<std::int64_t>(0,
+                                  static_cast<std::int64_t>(std::nearbyint(static_cast<double>(length - part) / 2.0)));
   };
   found.top = middle(size.height, crop.height);
   found.left = middle(size.width, crop.width);

@@ -15,7 +15,8 @@ namespace {
 
 constexpr const char* kFile = "libnvinfer.so." MASKRCNN_TEXT(NV_TENSORRT_MAJOR);
 constexpr const char* kPluginFile = "libnvinfer_plugin.so." MASKRCNN_TEXT(NV_TENSORRT_MAJOR);
-constexpr const char* kRebuild = "; build the engine with a wider range, `python -m runtime.build --batch ... --size ...`";
+constexpr const char* kRebuild =
+    "; build the engine with a wider range, `python -m runtime.build --batch ... --size ...`";
 constexpr std::size_t kMaxErrors = 3;
 constexpr std::size_t kMaxGraphs = 8;  // a set of addresses for each slot
 
@@ -28,7 +29,9 @@ void set_memory(nvinfer1::IExecutionContext& context, const DeviceBlock& memory)
 }
 #else
 std::size_t memory_size(const nvinfer1::ICudaEngine& engine) { return engine.getDeviceMemorySize(); }
-void set_memory(nvinfer1::IExecutionContext& context, const DeviceBlock& memory) { context.setDeviceMemory(memory.as()); }
+void set_memory(nvinfer1::IExecutionContext& context, const DeviceBlock& memory) {
+  context.setDeviceMemory(memory.as());
+}
 #endif
 
 nvinfer1::IExecutionContext* new_context(nvinfer1::ICudaEngine& engine) {
@@ -136,7 +139,8 @@ TensorRTLibrary::TensorRTLibrary() : logger_(std::make_unique<Logger>()) {
   }
   const auto create = function_of<void* (*)(void*, std::int32_t)>(handle, "createInferRuntime_INTERNAL");
   const auto version = function_of<std::int32_t (*)()>(handle, "getInferLibVersion");
-  if (create == nullptr || version == nullptr) failed("TensorRT: expected ", kFile, ", found another library of its name");
+  if (create == nullptr || version == nullptr)
+    failed("TensorRT: expected ", kFile, ", found another library of its name");
   name_ = version_words(version());
   // TensorRT's own plugins, for engines that have some.
   if (void* plugins = loaded(kPluginFile)) {
@@ -262,8 +266,8 @@ void TensorRTEngine::check(const Shapes& shapes) const {
   if (std::any_of(profiles_.begin(), profiles_.end(), takes)) return;
   std::string ranges;
   for (const auto& profile : profiles_) {
-    ranges += (ranges.empty() ? "" : "; or ") + words(profile->low.at("images")) + " to " +
-              words(profile->high.at("images"));
+    ranges +=
+        (ranges.empty() ? "" : "; or ") + words(profile->low.at("images")) + " to " + words(profile->high.at("images"));
   }
   invalid("input images: expected a shape from ", ranges, ", found ", words(shapes.at("images")), kRebuild);
 }

@@ -145,7 +145,8 @@ void TensorRTModel::check(const std::string& path) const {
   auto found = engine_->outputs();
   for (TensorSpec& output : found) {
     const bool is_any = output.name == "masks" && metadata().mask_mode == MaskMode::kFull;
-    if (is_any && (output.dtype == "float32" || output.dtype == "int8" || output.dtype == "bool")) output.dtype = "uint8";
+    if (is_any && (output.dtype == "float32" || output.dtype == "int8" || output.dtype == "bool"))
+      output.dtype = "uint8";
   }
   check_contract("model " + path, "input", contract_inputs(metadata()), engine_->inputs());
   check_contract("model " + path, "output", expected, found);
@@ -163,7 +164,8 @@ void TensorRTModel::plan() {
   const bool has_functions = plugins_ && plugins_->without.empty();
   const auto& steps = metadata().steps;
   // A resize alone, of images in colour, is what the kernel does.
-  const bool is_resize = steps.empty() || (steps.size() == 1 && dynamic_cast<const ResizeStep*>(steps[0].get()) != nullptr);
+  const bool is_resize =
+      steps.empty() || (steps.size() == 1 && dynamic_cast<const ResizeStep*>(steps[0].get()) != nullptr);
   const bool is_colour = !metadata().loads_grey && !metadata().loads_unchanged && !metadata().loads_float;
   prepares_on_device_ = has_functions && is_resize && is_colour;
   encodes_on_device_ = prepares_on_device_ && metadata().mask_mode == MaskMode::kCrop;
@@ -217,7 +219,8 @@ std::unique_ptr<Job> TensorRTModel::submit(const Image* images, std::size_t num_
   const ActiveDevice active(device_);
   const auto count = static_cast<std::int64_t>(std::max(num_images, static_cast<std::size_t>(engine_->least_batch())));
   const Size& padded = batch->geometry.padded;
-  engine_->check({{"images", {count, metadata().info.channels, padded.height, padded.width}}, {"image_sizes", {count, 2}}});
+  engine_->check(
+      {{"images", {count, metadata().info.channels, padded.height, padded.width}}, {"image_sizes", {count, 2}}});
   Slot& slot = next_slot();
   slot.batch = batch;
   try {
@@ -269,8 +272,9 @@ void TensorRTModel::copy_sizes(Slot& slot, std::size_t batch) const {
     sizes[2 * i] = static_cast<float>(size.height);
     sizes[2 * i + 1] = static_cast<float>(size.width);
   }
-  check_cuda(cudaMemcpyAsync(slot.sizes.as(), sizes, batch * 2 * sizeof(float), cudaMemcpyHostToDevice, slot.stream.get()),
-             "cudaMemcpyAsync");
+  check_cuda(
+      cudaMemcpyAsync(slot.sizes.as(), sizes, batch * 2 * sizeof(float), cudaMemcpyHostToDevice, slot.stream.get()),
+      "cudaMemcpyAsync");
 }
 
 // Images in host memory go through page-locked memory to the device; those on the device are read where they lie.
@@ -278,7 +282,8 @@ std::vector<SourceImage> TensorRTModel::copy_pixels(Slot& slot, const Image* ima
   std::size_t num_bytes = 0;
   const auto row_bytes = [](const Image& image) { return static_cast<std::size_t>(image.width) * 3; };
   for (std::size_t i = 0; i < num_images; ++i) {
-    if (images[i].memory == Memory::kHost) num_bytes += aligned(row_bytes(images[i]) * static_cast<std::size_t>(images[i].height));
+    if (images[i].memory == Memory::kHost)
+      num_bytes += aligned(row_bytes(images[i]) * static_cast<std::size_t>(images[i].height));
   }
   slot.pixels.reserve(num_bytes);
   slot.host_pixels.reserve(num_bytes);
@@ -288,12 +293,17 @@ std::vector<SourceImage> TensorRTModel::copy_pixels(Slot& slot, const Image* ima
     const Image& image = images[i];
     const std::int64_t pitch = image.row_pitch == 0 ? static_cast<std::int64_t>(row_bytes(image)) : image.row_pitch;
     const Size& content = slot.batch->geometry.contents[i];
-    SourceImage source{image.pixels, pitch, image.height, image.width, static_cast<std::int32_t>(content.height),
+    SourceImage source{image.pixels,
+                       pitch,
+                       image.height,
+                       image.width,
+                       static_cast<std::int32_t>(content.height),
                        static_cast<std::int32_t>(content.width)};
     if (image.memory == Memory::kHost) {
       auto* target = slot.host_pixels.as<std::uint8_t>(offset);
       for (std::int64_t y = 0; y < image.height; ++y) {
-        std::memcpy(target + static_cast<std::size_t>(y) * row_bytes(image), image.pixels + y * pitch, row_bytes(image));
+        std::memcpy(target + static_cast<std::size_t>(y) * row_bytes(image), image.pixels + y * pitch,
+                    row_bytes(image));
       }
       const std::size_t size = row_bytes(image) * static_cast<std::size_t>(image.height);
       source.pixels = slot.pixels.as<std::uint8_t>(offset);
@@ -401,7 +411,8 @@ void TensorRTModel::encode(Slot& slot, cudaStream_t stream) const {
 
 void TensorRTModel::copy_out(Slot& slot) const {
   const auto copy = [&](void* target, const void* source, std::size_t num_bytes) {
-    check_cuda(cudaMemcpyAsync(target, source, num_bytes, cudaMemcpyDeviceToHost, slot.stream.get()), "cudaMemcpyAsync");
+    check_cuda(cudaMemcpyAsync(target, source, num_bytes, cudaMemcpyDeviceToHost, slot.stream.get()),
+               "cudaMemcpyAsync");
   };
   copy(slot.host_results.as(), slot.results.as(), layout_.num_bytes);
   if (metadata().mask_mode != MaskMode::kNone && !encodes_on_device_) {
@@ -480,16 +491,20 @@ std::vector<std::string> TensorRTModel::fetched_strings(Slot& slot) const {
   }
   slot.host_strings.reserve(used);
   if (used > 0) {
-    check_cuda(cudaMemcpyAsync(slot.host_strings.as(), slot.strings.as(), used, cudaMemcpyDeviceToHost, slot.stream.get()),
-               "cudaMemcpyAsync");
+    check_cuda(
+        cudaMemcpyAsync(slot.host_strings.as(), slot.strings.as(), used, cudaMemcpyDeviceToHost, slot.stream.get()),
+        "cudaMemcpyAsync");
     slot.stream.synchronize();
   }
   const auto* offsets = slot.host_results.as<std::int64_t>(layout_.offsets);
   const auto* lengths = slot.host_results.as<std::int32_t>(layout_.lengths);
   std::vector<std::string> strings(rows);
   for (std::size_t i = 0; i < rows; ++i) {
-    const bool is_inside = offsets[i] >= 0 && lengths[i] > 0 && static_cast<std::size_t>(offsets[i] + lengths[i]) <= used;
-    if (is_inside) strings[i].assign(slot.host_strings.as<char>(static_cast<std::size_t>(offsets[i])), static_cast<std::size_t>(lengths[i]));
+    const bool is_inside =
+        offsets[i] >= 0 && lengths[i] > 0 && static_cast<std::size_t>(offsets[i] + lengths[i]) <= used;
+    if (is_inside)
+      strings[i].assign(slot.host_strings.as<char>(static_cast<std::size_t>(offsets[i])),
+                        static_cast<std::size_t>(lengths[i]));
   }
   return strings;
 }

@@ -99,22 +99,22 @@ struct Mask {
 };
 
 struct ModelInfo {
-  std::vector<std::string> classes;             // a label is an index into them
-  std::vector<std::string> keypoints;           // names of each detection's key points; empty without any
-  std::vector<std::pair<int, int>> skeleton;    // pairs of key points between which a line is drawn
-  std::string masks;                            // "crop", "full", "grid" or "none"
-  float mask_threshold = 0;                     // probability from which a pixel belongs to the object
-  float score_threshold = 0;                    // what scores less is not in the output
-  int max_detections = 0;                       // of an image
-  int channels = 3;                             // of the network's input
-  int height = 0;                               // of the network's input, px; 0: any
+  std::vector<std::string> classes;           // a label is an index into them
+  std::vector<std::string> keypoints;         // names of each detection's key points; empty without any
+  std::vector<std::pair<int, int>> skeleton;  // pairs of key points between which a line is drawn
+  std::string masks;                          // "crop", "full", "grid" or "none"
+  float mask_threshold = 0;                   // probability from which a pixel belongs to the object
+  float score_threshold = 0;                  // what scores less is not in the output
+  int max_detections = 0;                     // of an image
+  int channels = 3;                           // of the network's input
+  int height = 0;                             // of the network's input, px; 0: any
   int width = 0;
-  int size_divisor = 1;                         // of any size: the padded edges are multiples of it
-  std::string color_type;                       // how a file is decoded: "color", "grayscale", "unchanged", ...
-  std::string decoder;                          // "cv2" or "pillow"
-  std::string config;                           // the name of the model's config
-  std::string backend;                          // what runs it, with its version: "OpenVINO 2026.4.1"
-  int largest_batch = 0;                        // images that run at once; more are split. 0: any number
+  int size_divisor = 1;    // of any size: the padded edges are multiples of it
+  std::string color_type;  // how a file is decoded: "color", "grayscale", "unchanged", ...
+  std::string decoder;     // "cv2" or "pillow"
+  std::string config;      // the name of the model's config
+  std::string backend;     // what runs it, with its version: "OpenVINO 2026.4.1"
+  int largest_batch = 0;   // images that run at once; more are split. 0: any number
 };
 
 struct Internals;  // where the masks of an image come from
