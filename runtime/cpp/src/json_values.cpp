@@ -24,6 +24,15 @@ std::string listed(std::initializer_list<const char*> words) {
   return out;
 }
 
+// Without the name of the step itself.
+std::string listed_fields(std::initializer_list<const char*> names) {
+  std::string out;
+  for (const char* name : names) {
+    if (std::string(name) != "step") out += (out.empty() ? "" : ", ") + std::string(name);
+  }
+  return out;
+}
+
 std::string shown_items(const Json& values, int depth);
 
 std::string shown(const Json& value, int depth) {
@@ -52,6 +61,12 @@ std::string shown_items(const Json& values, int depth) {
 }  // namespace
 
 std::string shown(const Json& value) { return shown(value, 0); }
+
+std::string shown_tuple(const Json& values) {
+  if (!values.is_array()) return shown(values);
+  const std::string list = shown(values);
+  return "(" + list.substr(1, list.size() - 2) + (values.size() == 1 ? ",)" : ")");
+}
 
 Json parsed(const std::string& text) {
   try {
@@ -124,7 +139,7 @@ Fields::Fields(const Json& object, std::initializer_list<const char*> known, std
     const auto is_it = [&](const char* name) { return item.key() == name; };
     if (!std::any_of(known.begin(), known.end(), is_it)) unknown.push_back(item.key());
   }
-  if (!unknown.empty()) invalid("expected the fields ", listed(known), ", found ", shown(unknown));
+  if (!unknown.empty()) invalid("expected the fields ", listed_fields(known), ", found ", shown(unknown));
   std::string missing;
   for (const char* name : needed) {
     if (!object.contains(name)) missing += (missing.empty() ? "" : ", ") + std::string(name);

@@ -15,6 +15,8 @@ using Json = nlohmann::json;
 
 // A value in one short line, as Python's repr has it.
 std::string shown(const Json& value);
+// The same of a list that Python keeps as a tuple: "(1, 2)".
+std::string shown_tuple(const Json& values);
 
 // The value of a document. kInvalid: it is none; says what was found, without the place.
 Json parsed(const std::string& text);

@@ -114,7 +114,7 @@ StepPointer center_pad_from(const Json& object) {
 
 void check_normalisation(const std::vector<double>& std, const Json& found) {
   if (std::count(std.begin(), std.end(), 0.0) > 0) {
-    invalid("std: expected numbers other than 0, found ", shown(found));
+    invalid("std: expected numbers other than 0, found ", shown_tuple(found));
   }
 }
 
@@ -122,8 +122,8 @@ StepPointer normalize_from(const Json& object) {
   const Fields fields(object, {"step", "mean", "std", "to_rgb"}, {"mean", "std"});
   auto mean = numbers("mean", fields["mean"]), std = numbers("std", fields["std"]);
   if (mean.size() != std.size()) {
-    invalid("mean, std: expected as many numbers of each, found ", shown(fields["mean"]), " and ",
-            shown(fields["std"]));
+    invalid("mean, std: expected as many numbers of each, found ", shown_tuple(fields["mean"]), " and ",
+            shown_tuple(fields["std"]));
   }
   check_normalisation(std, fields["std"]);
   return std::make_unique<Normalize>(std::move(mean), std::move(std), fields.flag("to_rgb", true));
@@ -206,7 +206,7 @@ void read_keypoints(const Json& data, Metadata& metadata) {
   const auto is_index = [&](const Json& v) { return v.is_number_integer() && v >= 0 && v < count; };
   const auto is_line = [&](const Json& v) { return v.is_array() && v.size() == 2 && is_index(v[0]) && is_index(v[1]); };
   if (!lines.is_array() || !std::all_of(lines.begin(), lines.end(), is_line)) {
-    invalid("skeleton: expected pairs of indices of the ", count, " key points, found ", shown(lines));
+    invalid("skeleton: expected pairs of indices of the ", count, " key points, found ", shown_tuple(lines));
   }
   for (const Json& line : lines) metadata.info.skeleton.emplace_back(line[0].get<int>(), line[1].get<int>());
   if (data.contains("clip")) metadata.clip = boolean("clip", data.at("clip"));
@@ -216,8 +216,8 @@ void read_channels(const Json& data, Metadata& metadata) {
   metadata.mean = numbers("mean", data.at("mean"));
   metadata.std = numbers("std", data.at("std"));
   if (metadata.mean.size() > kMaxChannels || metadata.mean.size() != metadata.std.size()) {
-    invalid("mean, std: expected as many numbers of each, 1 to ", kMaxChannels, ", found ", shown(data.at("mean")),
-            " and ", shown(data.at("std")));
+    invalid("mean, std: expected as many numbers of each, 1 to ", kMaxChannels, ", found ", shown_tuple(data.at("mean")),
+            " and ", shown_tuple(data.at("std")));
   }
   check_normalisation(metadata.std, data.at("std"));
   metadata.info.channels = static_cast<int>(metadata.mean.size());
@@ -237,7 +237,7 @@ void read_size(const Json& data, Metadata& metadata) {
   const auto is_edge = [](const Json& value) { return is_whole(value, kMaxSize); };
   if (!size.is_null()) {
     if (!size.is_array() || size.size() != 2 || !std::all_of(size.begin(), size.end(), is_edge)) {
-      invalid("size: expected 2 numbers of 1 or more, up to ", kMaxSize, ", found ", shown(size));
+      invalid("size: expected 2 numbers of 1 or more, up to ", kMaxSize, ", found ", shown_tuple(size));
     }
     metadata.info.height = size[0].get<int>();
     metadata.info.width = size[1].get<int>();
@@ -282,7 +282,7 @@ Metadata metadata_from(const Json& data) {
     return true;
   });
   metadata.info.classes = names("classes", data.at("classes"));
-  if (metadata.info.classes.empty()) invalid("classes: expected one name or more, found []");
+  if (metadata.info.classes.empty()) invalid("classes: expected one name or more, found ()");
   read_masks(data, metadata);
   read_keypoints(data, metadata);
   read_channels(data, metadata);

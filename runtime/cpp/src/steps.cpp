@@ -227,16 +227,16 @@ void Normalize::apply(Canvas& canvas) const {
   std::vector<float> out(static_cast<std::size_t>(size.height * size.width * channels));
   canvas.with_view([&](const auto& view) {
     for (int c = 0; c < channels; ++c) {
-      // mmcv keeps both as float32 and computes the reciprocal in double, which OpenCV rounds.
+      // mmcv keeps both as float32 and computes the reciprocal in double, in which OpenCV 5 multiplies.
       const auto index = static_cast<std::size_t>(c);
       const auto mean = static_cast<float>(mean_[index]);
-      const auto reciprocal = static_cast<float>(1.0 / static_cast<double>(static_cast<float>(std_[index])));
+      const double reciprocal = 1.0 / static_cast<double>(static_cast<float>(std_[index]));
       const int from = to_rgb_ && c < 3 ? 2 - c : c;
       float* target = out.data() + c;
       for (std::int64_t y = 0; y < size.height; ++y) {
         const auto* pixel = view.row(y) + from;
         for (std::int64_t x = 0; x < size.width; ++x, pixel += channels, target += channels) {
-          *target = (static_cast<float>(*pixel) - mean) * reciprocal;
+          *target = static_cast<float>(static_cast<double>(static_cast<float>(*pixel) - mean) * reciprocal);
         }
       }
     }
