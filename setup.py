@@ -174,6 +174,7 @@ setup(
             "ruff",
             "import-linter>=2.6",
             "mypy",
+            "nlohmann-json",  # headers of the C++ library's tests
             OPENVINO,
             TENSORRT_RTX,
         ],

@@ -178,7 +178,24 @@ def _texts_of_the_code() -> list[str]:
                     texts.append(node.value)
                 elif isinstance(node, ast.JoinedStr):
                     texts.append("".join(_piece(value) for value in node.values))
-    return [re.sub(r"\[/?[a-z ]+\]", "", text) for text in texts]
+    return [re.sub(r"\[/?[a-z ]+\]", "", text) for text in texts] + _texts_of_the_library()
+
+
+def _texts_of_the_library() -> list[str]:
+    """Return what the C++ library says: its errors' literals, with ``…`` for what stands between them."""
+    texts = []
+    for path in (ROOT / "runtime" / "cpp" / "src").glob("*.cpp"):
+        for call in re.findall(
+            r"\b(?:invalid|failed|not_found|refuse)\((.*?)\);", path.read_text(), re.DOTALL
+        ):
+            literals = re.finditer(r'"((?:[^"\\]|\\.)*)"', call)
+            end, text = 0, ""
+            for literal in literals:
+                between = call[end : literal.start()].strip()
+                text += ("…" if between else "") + literal[1].replace("\\", "")
+                end = literal.end()
+            texts.append(text)
+    return texts
 
 
 def _piece(value: ast.expr) -> str:

@@ -1,0 +1,137 @@
+// Detect objects in image files; print them, and write COCO's results.
+//
+//   detect MODEL IMAGE... [--out results.json] [--min-score 0.3] [--batch 4]
+#include <maskrcnn/detector.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iomanip>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "images.h"
+
+namespace {
+
+struct Arguments {
+  std::string model;
+  std::vector<std::string> images;
+  std::string out;
+  float min_score = 0.3f;
+  int batch = 4;
+};
+
+int fail(const std::string& message) {
+  std::fprintf(stderr, "detect: error: %s\n", message.c_str());
+  return 2;
+}
+
+bool parse(int count, char** texts, Arguments& arguments) {
+  for (int i = 1; i < count; ++i) {
+    const std::string text = texts[i];
+    const bool has_value = i + 1 < count;
+    if (text == "--out" && has_value) {
+      arguments.out = texts[++i];
+    } else if (text == "--min-score" && has_value) {
+      arguments.min_score = std::strtof(texts[++i], nullptr);
+    } else if (text == "--batch" && has_value) {
+      arguments.batch = std::atoi(texts[++i]);
+    } else if (text.rfind("--", 0) == 0) {
+      return false;
+    } else if (arguments.model.empty()) {
+      arguments.model = text;
+    } else {
+      arguments.images.push_back(text);
+    }
+  }
+  return !arguments.model.empty() && !arguments.images.empty();
+}
+
+std::string quoted(const std::string& text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') out += '\\';
+    if (static_cast<unsigned char>(c) < 0x20) {
+      char escaped[8];
+      std::snprintf(escaped, sizeof escaped, "\\u%04x", c);
+      out += escaped;
+    } else {
+      out += c;
+    }
+  }
+  return out + "\"";
+}
+
+// An image's detections, as COCO's results have them: ids start at 1. Returns why not, or nothing.
+std::string write_results(const maskrcnn::Detections& found, int image_id, const std::string& file_name,
+                          std::ostream& out, bool& is_first) {
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const maskrcnn::Box& box = found.boxes[i];
+    out << (is_first ? "\n" : ",\n") << "{\"image_id\": " << image_id << ", \"category_id\": " << found.labels[i] + 1
+        << ", \"bbox\": [" << box.x1 << ", " << box.y1 << ", " << box.x2 - box.x1 << ", " << box.y2 - box.y1
+        << "], \"score\": " << found.scores[i] << ", \"file_name\": " << quoted(file_name);
+    is_first = false;
+    if (found.has_masks()) {
+      const auto rle = found.rle(i);
+      if (!rle) return rle.error().message;
+      out << ", \"segmentation\": {\"size\": [" << rle.value().height << ", " << rle.value().width
+          << "], \"counts\": " << quoted(rle.value().counts) << "}";
+    }
+    out << "}";
+  }
+  return "";
+}
+
+void print(const maskrcnn::Detections& found, const std::string& path) {
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    const maskrcnn::Box& box = found.boxes[i];
+    std::printf("%s  %s  %.3f  %.1f %.1f %.1f %.1f\n", path.c_str(), found.name(i).c_str(), found.scores[i], box.x1,
+                box.y1, box.x2, box.y2);
+  }
+}
+
+}  // namespace
+
+int main(int count, char** texts) {
+  Arguments arguments;
+  if (!parse(count, texts, arguments)) {
+    return fail("expected MODEL IMAGE... [--out FILE] [--min-score S] [--batch N]");
+  }
+  maskrcnn::Options options;
+  options.batch_size = arguments.batch;
+  auto opened = maskrcnn::Detector::open(arguments.model, options);
+  if (!opened) return fail(opened.error().message);
+  const maskrcnn::Detector& detector = opened.value();
+
+  std::vector<Pixels> pixels(arguments.images.size());
+  std::vector<maskrcnn::Image> images(pixels.size());
+  for (std::size_t i = 0; i < pixels.size(); ++i) {
+    std::string problem;
+    if (!read_image(arguments.images[i], pixels[i], problem)) return fail(arguments.images[i] + ": " + problem);
+    images[i].pixels = pixels[i].bgr.data();
+    images[i].height = pixels[i].height;
+    images[i].width = pixels[i].width;
+  }
+
+  maskrcnn::RunOptions run;
+  run.min_score = arguments.min_score;
+  const auto detected = detector.detect(images.data(), images.size(), run);
+  if (!detected) return fail(detected.error().message);
+  for (std::size_t i = 0; i < images.size(); ++i) print(detected.value()[i], arguments.images[i]);
+  if (arguments.out.empty()) return 0;
+
+  std::ofstream out(arguments.out);
+  out << std::setprecision(std::numeric_limits<float>::max_digits10) << "[";
+  bool is_first = true;
+  for (std::size_t i = 0; i < images.size(); ++i) {
+    const std::string problem =
+        write_results(detected.value()[i], static_cast<int>(i) + 1, arguments.images[i], out, is_first);
+    if (!problem.empty()) return fail(problem);
+  }
+  out << "\n]\n";
+  out.close();
+  return out ? 0 : fail(arguments.out + ": expected to write it, found no room or no permission");
+}

@@ -1,0 +1,257 @@
+#include "maskrcnn/detector.h"
+
+#include <algorithm>
+#include <cstring>
+#include <deque>
+
+#include "errors.h"
+#include "files.h"
+#include "masks.h"
+#include "model.h"
+#include "prepare.h"
+
+#define MASKRCNN_TEXT_OF(value) #value
+#define MASKRCNN_TEXT(value) MASKRCNN_TEXT_OF(value)
+
+namespace maskrcnn {
+namespace {
+
+bool is_onnx(const std::string& suffix) { return suffix == ".onnx"; }
+bool is_engine(const std::string& suffix) { return suffix == ".engine" || suffix == ".plan" || suffix == ".trt"; }
+
+constexpr BackendEntry kBackends[] = {
+#if defined(MASKRCNN_WITH_OPENVINO)
+    {"openvino", is_onnx, open_openvino},
+#else
+    {"openvino", is_onnx, nullptr},
+#endif
+#if defined(MASKRCNN_WITH_TENSORRT)
+    {"tensorrt", is_engine, open_tensorrt},
+#else
+    {"tensorrt", is_engine, nullptr},
+#endif
+};
+
+std::shared_ptr<const Model> opened(const std::string& path, const Options& options) {
+  if (options.batch_size < 0 || options.batch_size > kMaxBatch) {
+    invalid("batch_size: expected a whole number from 1 to ", kMaxBatch, ", or 0, found ", options.batch_size);
+  }
+  check_model_file(path);
+  const std::string suffix = suffix_of(path);
+  for (const BackendEntry& backend : kBackends) {
+    if (!backend.reads(suffix)) continue;
+    if (backend.open == nullptr) {
+      failed("model ", path, ": expected a library that was built with ", backend.name, ", found one with ", backends(),
+             " alone; build it with both (docs/cpp.md), or take a file of the other kind");
+    }
+    return backend.open(path, options);
+  }
+  invalid("model ", path, ": expected a file .onnx, .engine, .plan or .trt, found the suffix '", suffix, "'");
+}
+
+// The names of an empty list, for whoever asks beyond its end.
+const std::string kNoName;
+
+std::size_t batch_of(const Model& model, int batch_size, std::size_t num_images) {
+  std::size_t most = num_images;
+  if (batch_size > 0) most = std::min(most, static_cast<std::size_t>(batch_size));
+  const int largest = model.metadata().info.largest_batch;
+  return largest > 0 ? std::min(most, static_cast<std::size_t>(largest)) : most;
+}
+
+}  // namespace
+
+// A model and how its images are divided; what a Detector has.
+class OpenModel {
+ public:
+  OpenModel(std::shared_ptr<const Model> model, int batch_size) : model_(std::move(model)), batch_size_(batch_size) {}
+
+  const ModelInfo& info() const { return model_->metadata().info; }
+
+  void check(const Image* images, std::size_t num_images, const RunOptions& options) const {
+    if (images == nullptr && num_images > 0) invalid("images: expected an array, found a null pointer");
+    if (!(options.min_score >= -1e30f)) invalid("min_score: expected a number, found NaN");
+    if (options.stream != nullptr && !model_->is_on_device()) {
+      invalid("stream: expected none, as ", info().backend, " runs on the CPU, found one");
+    }
+    for (std::size_t i = 0; i < num_images; ++i) {
+      check_image(images[i], joined("images[", i, "]"), model_->metadata());
+      if (images[i].memory != Memory::kHost && !model_->is_on_device()) {
+        invalid("images[", i, "]: expected host memory, as ", info().backend,
+                " runs on the CPU, found memory of a device; copy it");
+      }
+      network_size({images[i].height, images[i].width}, model_->metadata());
+    }
+  }
+
+  // Calls run(images, how many) for each batch.
+  template <typename Run>
+  void for_batches(const Image* images, std::size_t num_images, const Run& run) const {
+    const std::size_t size = batch_of(*model_, batch_size_, num_images);
+    for (std::size_t start = 0; start < num_images; start += size) {
+      run(images + start, std::min(size, num_images - start));
+    }
+  }
+
+  const Model& model() const { return *model_; }
+
+ private:
+  std::shared_ptr<const Model> model_;
+  int batch_size_;
+};
+
+struct PendingState {
+  std::shared_ptr<const OpenModel> model;
+  std::deque<std::unique_ptr<Job>> jobs;
+  bool is_done = false;
+};
+
+namespace {
+
+void append(std::vector<Detections>& all, std::vector<Detections> found) {
+  std::move(found.begin(), found.end(), std::back_inserter(all));
+}
+
+void check_open(const OpenModel* model) {
+  if (model == nullptr) invalid("detector: expected an open one, found one that was moved from; use the other");
+}
+
+std::vector<Detections> detected(const OpenModel& open, const Image* images, std::size_t num_images,
+                                 const RunOptions& options) {
+  open.check(images, num_images, options);
+  std::vector<Detections> all;
+  std::deque<std::unique_ptr<Job>> jobs;
+  const auto finish_first = [&] {
+    const std::unique_ptr<Job> job = std::move(jobs.front());
+    jobs.pop_front();
+    append(all, job->wait());
+  };
+  open.for_batches(images, num_images, [&](const Image* first, std::size_t count) {
+    while (jobs.size() >= open.model().num_slots()) finish_first();
+    jobs.push_back(open.model().submit(first, count, options));
+  });
+  while (!jobs.empty()) finish_first();
+  return all;
+}
+
+}  // namespace
+
+const std::string& Detections::name(std::size_t index) const noexcept {
+  if (internals_ == nullptr || index >= labels.size()) return kNoName;
+  const auto& classes = internals_->metadata->info.classes;
+  const auto label = static_cast<std::size_t>(labels[index]);
+  return label < classes.size() ? classes[label] : kNoName;
+}
+
+bool Detections::has_masks() const noexcept {
+  return internals_ != nullptr && internals_->metadata->mask_mode != MaskMode::kNone;
+}
+
+Result<RunLengths> Detections::rle(std::size_t index) const noexcept {
+  return guarded([&] {
+    check_mask(internals_.get(), index);
+    return RunLengths{image_height, image_width, counts_of(*internals_, index)};
+  });
+}
+
+Result<Mask> Detections::mask(std::size_t index) const noexcept {
+  return guarded([&] {
+    check_mask(internals_.get(), index);
+    return mask_of(*internals_, index);
+  });
+}
+
+Result<bool> Detections::full_mask(std::size_t index, std::uint8_t* pixels, std::int64_t row_pitch) const noexcept {
+  return guarded([&] {
+    check_mask(internals_.get(), index);
+    const Size& size = internals_->image;
+    const std::int64_t pitch = row_pitch == 0 ? size.width : row_pitch;
+    if (pixels == nullptr) invalid("pixels: expected memory for the mask, found a null pointer");
+    if (pitch < size.width) {
+      invalid("row_pitch: expected at least the image's width, ", size.width, ", found ", row_pitch);
+    }
+    const Mask mask = mask_of(*internals_, index);
+    for (std::int64_t y = 0; y < size.height; ++y) {
+      std::memset(pixels + y * pitch, 0, static_cast<std::size_t>(size.width));
+    }
+    for (std::int64_t y = 0; y < mask.height; ++y) {
+      std::copy_n(mask.pixels.data() + y * mask.width, mask.width, pixels + (mask.top + y) * pitch + mask.left);
+    }
+    return true;
+  });
+}
+
+Pending::Pending(std::unique_ptr<PendingState> state) noexcept : state_(std::move(state)) {}
+Pending::Pending(Pending&&) noexcept = default;
+Pending& Pending::operator=(Pending&&) noexcept = default;
+Pending::~Pending() = default;
+
+Result<std::vector<Detections>> Pending::wait() noexcept {
+  return guarded([&] {
+    if (state_ == nullptr || state_->is_done) {
+      invalid("pending: expected a batch under way, found one that was waited for; submit it again");
+    }
+    state_->is_done = true;
+    std::vector<Detections> all;
+    while (!state_->jobs.empty()) {
+      const std::unique_ptr<Job> job = std::move(state_->jobs.front());
+      state_->jobs.pop_front();
+      append(all, job->wait());
+    }
+    return all;
+  });
+}
+
+Detector::Detector(std::shared_ptr<const OpenModel> model) noexcept : model_(std::move(model)) {}
+Detector::Detector(Detector&&) noexcept = default;
+Detector& Detector::operator=(Detector&&) noexcept = default;
+Detector::~Detector() = default;
+
+Result<Detector> Detector::open(const std::string& path, const Options& options) noexcept {
+  return guarded(
+      [&] { return Detector(std::make_shared<const OpenModel>(opened(path, options), options.batch_size)); });
+}
+
+const ModelInfo& Detector::info() const noexcept {
+  static const ModelInfo kMovedFrom;
+  return model_ == nullptr ? kMovedFrom : model_->info();
+}
+
+Result<std::vector<Detections>> Detector::detect(const Image* images, std::size_t num_images,
+                                                 const RunOptions& options) const noexcept {
+  return guarded([&] {
+    check_open(model_.get());
+    return detected(*model_, images, num_images, options);
+  });
+}
+
+Result<Pending> Detector::submit(const Image* images, std::size_t num_images,
+                                 const RunOptions& options) const noexcept {
+  return guarded([&] {
+    check_open(model_.get());
+    model_->check(images, num_images, options);
+    auto state = std::make_unique<PendingState>();
+    state->model = model_;
+    model_->for_batches(images, num_images, [&](const Image* first, std::size_t count) {
+      state->jobs.push_back(model_->model().submit(first, count, options));
+    });
+    return Pending(std::move(state));
+  });
+}
+
+const char* version() noexcept {
+  return MASKRCNN_TEXT(MASKRCNN_VERSION_MAJOR) "." MASKRCNN_TEXT(MASKRCNN_VERSION_MINOR) "." MASKRCNN_TEXT(
+      MASKRCNN_VERSION_PATCH);
+}
+
+const char* backends() noexcept {
+#if defined(MASKRCNN_WITH_OPENVINO) && defined(MASKRCNN_WITH_TENSORRT)
+  return "openvino tensorrt";
+#elif defined(MASKRCNN_WITH_TENSORRT)
+  return "tensorrt";
+#else
+  return "openvino";
+#endif
+}
+
+}  // namespace maskrcnn

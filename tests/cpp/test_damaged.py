@@ -1,0 +1,298 @@
+"""Damaged files, arguments out of range and null pointers: an error that says what is wrong, never a crash.
+
+Whole sweeps run in a process of their own, so that a crash is a failed test and not the end of the run.
+"""
+
+import json
+import subprocess
+import sys
+from ctypes import byref, c_void_p
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from runtime import Detector as PythonDetector
+from runtime.metadata import KEY
+from tests.cpp import library as cpp
+from tests.cpp.conftest import ROOT, Installed
+from tests.cpp.library import Library
+from tests.runtime import fakes
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fakes.save(tmp_path_factory.mktemp("model") / "m.onnx")
+
+
+def refusal(library: Library, path: Path, **options: Any) -> cpp.LibraryError:
+    with pytest.raises(cpp.LibraryError) as caught:
+        cpp.Detector(library, path, **options).close()
+    return caught.value
+
+
+def python_refusal(path: Path) -> str:
+    with pytest.raises((ValueError, FileNotFoundError, RuntimeError)) as caught:
+        PythonDetector(path, backend="openvino").close()
+    return str(caught.value)
+
+
+def save_described(path: Path, change: Any) -> None:
+    """Write the fake with its metadata changed: a dict of fields, None for one that is gone, or a text."""
+    proto = fakes.model()
+    text = change
+    if isinstance(change, dict):
+        data = {**json.loads(fakes.metadata().to_json()), **change}
+        text = json.dumps({name: value for name, value in data.items() if value is not ...})
+    onnx.helper.set_model_props(proto, {KEY: text})
+    onnx.save(proto, path)
+
+
+DESCRIBED: dict[str, Any] = {
+    "no_json": "nothing",
+    "format": {"format": 3},
+    "no_format": {"format": ...},
+    "format_text": {"format": "2"},
+    "list": "[1, 2]",
+    "missing": {"steps": ..., "classes": ...},
+    "masks": {"masks": "round"},
+    "threshold": {"mask_threshold": 1.5},
+    "threshold_text": {"mask_threshold": "x"},
+    "rows": {"max_per_img": 0},
+    "size": {"size": [64, 96.5]},
+    "divisor": {"size_divisor": 0},
+    "std": {"std": [1, 0, 1]},
+    "order": {"color_order": "hsv"},
+    "step": {"steps": [{"step": "turn"}]},
+    "step_text": {"steps": ["fit"]},
+    "step_field": {"steps": [{"step": "fit", "box": [64, 96], "colour": 1}]},
+    "step_missing": {"steps": [{"step": "fit"}]},
+    "step_range": {"steps": [{"step": "fit", "box": [64, -96]}]},
+    "step_choice": {"steps": [{"step": "fit", "box": [64, 96], "interpolation": "cubic"}]},
+    "resize": {"steps": [{"step": "resize"}]},
+    "pad": {"steps": [{"step": "pad"}]},
+    "load": {"load": {"color_type": "sepia"}},
+    "classes": {"classes": []},
+    "skeleton": {"keypoints": ["a", "b"], "skeleton": [[0, 2]]},
+    "clip": {"clip": 1},
+    "huge": {"max_per_img": 10**30},
+}
+# A JSON library's words for what is not JSON, and for numbers of thirty digits, are its own.
+OWN_WORDS = ("no_json", "list", "huge")
+
+
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_metadata_is_refused_in_pythons_words(library: Library, tmp_path: Path, name: str) -> None:
+    save_described(tmp_path / "m.onnx", DESCRIBED[name])
+    found = refusal(library, tmp_path / "m.onnx")
+    assert found.code == "invalid"
+    assert f"model {tmp_path}/m.onnx: model metadata" in str(found)
+    if name not in OWN_WORDS:
+        assert str(found) == python_refusal(tmp_path / "m.onnx")
+
+
+def test_other_files_are_refused_in_pythons_words(library: Library, tmp_path: Path) -> None:
+    foreign = fakes.save(tmp_path / "foreign.onnx", with_metadata=False)
+    half = fakes.save(tmp_path / "half.onnx", images="float16[B, 3, 64, 96]")
+    fixed = fakes.save(tmp_path / "fixed.onnx", dets="float[1, 4, 5]")
+    (tmp_path / "folder.onnx").mkdir()
+    paths = (foreign, half, fixed, tmp_path / "folder.onnx", tmp_path / "none.onnx")
+    for path in paths:
+        # Python's commands have --model.
+        expected = python_refusal(path).replace(", or name another with --model", "")
+        assert str(refusal(library, path)) == expected
+    assert refusal(library, paths[-1]).code == "not found"
+
+
+def test_local_functions_are_refused(library: Library, embedded_path: Path) -> None:
+    found = refusal(library, embedded_path)
+    assert "expected standard operators alone, found the local functions" in str(found)
+    assert "--for openvino" in str(found)
+
+
+def test_other_suffixes(library: Library, tmp_path: Path) -> None:
+    for name, message in (
+        ("m.engine", "expected a library that was built with tensorrt, found one with openvino alone"),
+        ("m.txt", "expected a file .onnx, .engine, .plan or .trt, found the suffix '.txt'"),
+        ("m", "found the suffix ''"),
+    ):
+        (tmp_path / name).write_bytes(b"x")
+        assert message in str(refusal(library, tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threads": -1}, "threads: expected a whole number from 0 to 1024, found -1"),
+        ({"streams": -2}, "streams: expected a whole number from 1 to 1024, found -2"),
+        ({"sizes": -2}, "sizes: expected a whole number from 0 to 1024, found -2"),
+        ({"batch_size": 5000}, "batch_size: expected a whole number from 1 to 1024, or 0, found 5000"),
+    ],
+)
+def test_options_out_of_range(library: Library, model: Path, options: dict, message: str) -> None:
+    assert message in str(refusal(library, model, **options))
+
+
+IMAGES: dict[str, tuple[dict[str, int], str]] = {
+    "null": ({"pixels": 0}, "expected pixels, found a null pointer"),
+    "no_height": ({"height": 0}, "expected a height and a width of at least 1 px, found 0x20"),
+    "negative": ({"width": -5}, "expected a height and a width of at least 1 px, found 10x-5"),
+    "two_channels": ({"channels": 2}, r"expected 3 (blue, green, red) channels of uint8, found 2"),
+    "many_channels": ({"channels": 2**31 - 1}, "found 2147483647; convert the image"),
+    "pitch": ({"row_pitch": 59}, "expected rows at least 60 bytes apart, found a row_pitch of 59"),
+    "negative_pitch": ({"row_pitch": -60}, "expected rows at least 60 bytes apart"),
+    "short": ({"num_bytes": 599}, "expected a buffer of at least 600 bytes"),
+    "huge": ({"height": 2**31 - 1, "width": 2**31 - 1}, "expected edges of up to 1048576 px"),
+    "large": ({"height": 2**20, "width": 2**20}, "expected edges of up to 1048576 px and up to 536870912"),
+    "wide": ({"height": 1, "width": 2**20 + 1}, "expected edges of up to 1048576 px"),
+    "device": ({"on_device": 1}, "expected host memory, as OpenVINO"),
+}
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_images_are_refused(library: Library, model: Path, name: str) -> None:
+    changes, message = IMAGES[name]
+    pixels = np.zeros((10, 20, 3), np.uint8)
+    (image,) = cpp.images_of([pixels])
+    image.num_bytes = 600
+    for field, value in changes.items():
+        setattr(image, field, value)
+    with (
+        cpp.Detector(library, model) as detector,
+        pytest.raises(cpp.LibraryError) as caught,
+    ):
+        detector.raw(byref(image), 1)
+    assert "images[0]: " in str(caught.value)
+    assert message in str(caught.value)
+    assert caught.value.code == "invalid"
+
+
+def test_an_image_that_does_not_fit(library: Library, tmp_path: Path) -> None:
+    fakes.save(tmp_path / "m.onnx", fakes.metadata(steps=()))
+    image = np.zeros((65, 20, 3), np.uint8)
+    with cpp.Detector(library, tmp_path / "m.onnx") as ours:
+        with pytest.raises(cpp.LibraryError) as caught:
+            ours([image])
+        with (
+            PythonDetector(tmp_path / "m.onnx", backend="openvino") as theirs,
+            pytest.raises(ValueError) as expected,
+        ):
+            theirs([image])
+    assert str(caught.value) == str(expected.value)
+
+
+def test_null_pointers(library: Library, model: Path) -> None:
+    null, error = c_void_p(), c_void_p()
+    text = str(model).encode()
+    pointer = c_void_p()
+    calls = [
+        lambda: library.open(None, None, byref(pointer), byref(error)),
+        lambda: library.open(text, None, None, byref(error)),
+        lambda: library.open(text, byref(cpp.Options()), byref(pointer), byref(error)),
+        lambda: library.detect(None, None, 0, 0.0, None, byref(pointer), byref(error)),
+        lambda: library.detect(None, None, 0, 0.0, None, None, byref(error)),
+        lambda: library.submit(None, None, 1, 0.0, None, byref(pointer), byref(error)),
+        lambda: library.wait(None, byref(pointer), byref(error)),
+        lambda: library.rle(None, 0, 0, byref(pointer), byref(error)),
+        lambda: library.rle(None, 0, 0, None, byref(error)),
+        lambda: library.mask(None, 0, 0, None, 0, byref(error)),
+    ]
+    for call in calls:
+        assert cpp.CODES[call()] == "invalid"
+        assert b": expected " in library.error_message(error)
+        library.error_free(error)
+    for release in ("detector_free", "pending_free", "results_free", "string_free", "error_free"):
+        getattr(library, release)(null)
+    assert library.open(None, None, byref(pointer), None) == 2  # nobody wants to know why
+    assert library.num_classes(null) == library.num_images(null) == library.num_detections(null, 0) == 0
+    for read in ("mask_mode", "backend"):
+        assert getattr(library, read)(null) is None
+    assert library.class_name(null, 0) is None
+    assert not library.boxes(null, 0)
+    assert library.error_message(null)
+
+
+def test_out_of_range(library: Library, model: Path) -> None:
+    with cpp.Detector(library, model) as detector:
+        results = c_void_p()
+        images = cpp.images_of([fakes.random_image(20, 30)])
+        library.call("detect", detector._pointer, images, 1, 0.0, None, byref(results))
+        assert library.num_detections(results, 0) == 3
+        assert library.num_detections(results, 1) == 0
+        assert not library.scores(results, 1)
+        counts = c_void_p()
+        for image, row, message in (
+            (1, 0, "image: expected"),
+            (0, 3, "masks: expected an index below 3, found 3"),
+        ):
+            with pytest.raises(cpp.LibraryError, match=message):
+                library.call("rle", results, image, row, byref(counts))
+        with pytest.raises(cpp.LibraryError, match="null pointer"):
+            library.call("mask", results, 0, 0, None, 0)
+        library.results_free(results)
+        assert library.class_name(detector._pointer, 3) is None
+        with pytest.raises(cpp.LibraryError, match="min_score: expected a number, found NaN"):
+            detector([fakes.random_image(20, 30)], float("nan"))
+        with pytest.raises(cpp.LibraryError, match="stream: expected none"):
+            library.call("detect", detector._pointer, images, 1, 0.0, 1, byref(results))
+
+
+def test_no_masks(library: Library, tmp_path: Path) -> None:
+    fakes.save(tmp_path / "m.onnx", fakes.metadata(masks="none"))
+    with (
+        cpp.Detector(library, tmp_path / "m.onnx") as detector,
+        pytest.raises(cpp.LibraryError, match="masks: expected a model with masks, found one without"),
+    ):
+        detector.mask([fakes.random_image(20, 30)], 0, 30)
+
+
+def test_damaged_files(installed: Installed, model: Path, tmp_path: Path) -> None:
+    """Cut at every length of the first kilobyte and at 60 more, and with bytes of the metadata changed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.cpp.test_damaged", str(installed.library), str(model), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    num_cut, num_changed, num_opened = map(int, done.stdout.split())
+    assert num_cut > 500
+    assert num_changed > 200
+    assert num_opened < num_changed  # a letter of a class name may be another
+
+
+def _open(library: Library, path: Path) -> bool:
+    """Return whether the library opens it; what it says of a refusal names the file."""
+    try:
+        with cpp.Detector(library, path, threads=1) as detector:
+            detector([np.full((30, 40, 3), 200, np.uint8)])
+    except cpp.LibraryError as error:
+        if "expected" not in str(error) and "OpenVINO" not in str(error):
+            raise AssertionError(f"unclear words: {error}") from error
+        return False
+    return True
+
+
+def _main(library_path: str, model: str, folder: str) -> None:
+    library, data, target = Library(Path(library_path)), Path(model).read_bytes(), Path(folder) / "d.onnx"
+    lengths = [*range(0, min(1024, len(data)), 2), *np.linspace(1024, len(data) - 1, 60).astype(int)]
+    num_cut = 0
+    for length in lengths:
+        target.write_bytes(data[:length])
+        if _open(library, target):
+            raise AssertionError(f"opened when cut at {length} of {len(data)}")
+        num_cut += 1
+    start = data.index(b'{"format"')
+    random, num_opened = np.random.default_rng(1), 0
+    changes = [(int(random.integers(start, len(data))), int(random.integers(0, 256))) for _ in range(300)]
+    for place, value in changes:
+        target.write_bytes(data[:place] + bytes([value]) + data[place + 1 :])
+        num_opened += _open(library, target)
+    print(num_cut, len(changes), num_opened)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
