@@ -168,7 +168,7 @@ def _placed_labels(detections: Detections, factor: int, shape: tuple[int, ...], 
     taken = np.zeros((0, 4), int)
     for index in reversed(range(len(detections))):
         label = int(detections.labels[index])
-        text = f"{detections.classes[label]} {detections.scores[index]:.2f}"
+        text = f"{detections.classes[label]}{_track(detections, index)} {detections.scores[index]:.2f}"
         (width, height), descent = cv2.getTextSize(text, _FONT, pen.text_scale, pen.text_thickness)
         size = (width + 2 * pen.padding, height + descent + pen.padding)
         places = _label_places(_inside(detections.boxes[index] * factor, shape), size, shape)
@@ -176,6 +176,12 @@ def _placed_labels(detections: Detections, factor: int, shape: tuple[int, ...], 
         taken = np.vstack((taken, box))
         placed.append(_Label(text, class_color(label), box, box[3] - descent - pen.padding // 2))
     return placed
+
+
+def _track(detections: Detections, index: int) -> str:
+    """Return the object's number in a video, where it has one."""
+    track_id = -1 if detections.track_ids is None else int(detections.track_ids[index])
+    return f" #{track_id}" if track_id >= 0 else ""
 
 
 def _label_places(

@@ -33,38 +33,41 @@ class JsonLinesWriter:
 
     def add(
         self,
-        image_id: int,
+        image_id: Any,
         file_name: str,
         size: tuple[int, int],
         results: Sequence[dict[str, Any]],
         classes: Sequence[str],
+        category_ids: Optional[Sequence[Any]] = None,
     ) -> None:
         """Write what was found in an image.
 
         Args:
-            image_id: the image's number in the run, from 1.
+            image_id: the image's number in the run, from 1, or its id in the user's annotations.
             file_name: of the image.
             size: (height, width) px.
             results: of ``coco_results``.
             classes: the model's.
+            category_ids: see ``coco_results``.
 
         Raises:
             OSError: it cannot be written; no part of the line is.
         """
+        names = dict(zip(range(1, len(classes) + 1) if category_ids is None else category_ids, classes))
         detections = [
             {
-                "category": classes[r["category_id"] - 1],
+                "category": names[r["category_id"]],
                 **{k: v for k, v in r.items() if k not in _OF_THE_LINE},
             }
             for r in results
         ]
         self._write(image_id, file_name, width=size[1], height=size[0], detections=detections)
 
-    def add_skipped(self, image_id: int, file_name: str, reason: str) -> None:
+    def add_skipped(self, image_id: Any, file_name: str, reason: str) -> None:
         """Write why an image was skipped; see ``add``."""
         self._write(image_id, file_name, skipped=reason)
 
-    def _write(self, image_id: int, file_name: str, **content: Any) -> None:
+    def _write(self, image_id: Any, file_name: str, **content: Any) -> None:
         line = json.dumps({"image_id": image_id, "file_name": file_name, **content}) + "\n"
         append_whole(self._file, line.encode("ascii"), self._path)
         if not self._has_lines:
