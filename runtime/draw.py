@@ -76,7 +76,7 @@ def draw_detections(image: np.ndarray, detections: Detections) -> np.ndarray:
             f"image: expected the detections' {detections.image_size} (height, width), found {image.shape[:2]}; "
             "draw on the image that was detected in, at its own size"
         )
-    image = _in_color(image)
+    image = in_color(image)
     factor = max(1, -(-_MIN_DRAWN_EDGE_PX // max(image.shape[:2])))
     canvas = np.repeat(np.repeat(image, factor, 0), factor, 1) if factor > 1 else image.copy()
     worst_first = detections.select(np.argsort(detections.scores, kind="stable"))
@@ -94,7 +94,8 @@ def draw_detections(image: np.ndarray, detections: Detections) -> np.ndarray:
     return canvas
 
 
-def _in_color(image: np.ndarray) -> np.ndarray:
+def in_color(image: np.ndarray) -> np.ndarray:
+    """Return (H, W, 3) BGR pixels of an image that may be grey or have alpha."""
     if image.ndim == 2 or image.shape[2] == 1:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     return image[..., :3]

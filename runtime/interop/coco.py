@@ -1,11 +1,15 @@
 """Detections as Python dictionaries in COCO's words."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Optional
 
-from runtime.coco_writer import coco_results
+import numpy as np
+
+from runtime.coco_writer import Identity, coco_results
 from runtime.detections import Detections
-from runtime.rle import load_pycocotools
+from runtime.metadata import ModelMetadata
+from runtime.rle import RunLengthMasks, load_pycocotools
 
 _OF_THE_LINE = ("image_id", "file_name")
 
@@ -18,6 +22,45 @@ def dict_from_detections(detections: Detections) -> dict[str, Any]:
         for name, row in zip(detections.names, coco_results(detections, 1, ""))
     ]
     return {"width": width, "height": height, "detections": rows}
+
+
+def detections_from_rows(
+    rows: Sequence[Mapping[str, Any]],
+    image_size: tuple[int, int],
+    facts: ModelMetadata,
+    category_ids: Optional[Sequence[Identity]] = None,
+) -> Detections:
+    """Return the detections of which COCO's results were made, with what these have rounded.
+
+    Args:
+        rows: of one image; see ``coco_results``.
+        image_size: (height, width) px.
+        facts: of the model that has found them.
+        category_ids: see ``coco_results``.
+    """
+    ids = range(1, len(facts.classes) + 1) if category_ids is None else category_ids
+    labels = {identity: label for label, identity in enumerate(ids) if identity is not None}
+    boxes = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    points, tracks, masks = None, None, None
+    if facts.keypoints:
+        points = np.array([row["keypoints"] for row in rows], np.float32).reshape(-1, len(facts.keypoints), 3)
+    if rows and all("track_id" in row for row in rows):
+        tracks = np.array([row["track_id"] for row in rows], np.int64)
+    if facts.masks != "none":
+        masks = RunLengthMasks(tuple(row["segmentation"]["counts"].encode() for row in rows), image_size)
+    return Detections(
+        boxes=boxes.astype(np.float32),
+        scores=np.array([row["score"] for row in rows], np.float32),
+        labels=np.array([labels[row["category_id"]] for row in rows], np.int32),
+        image_size=image_size,
+        classes=facts.classes,
+        mask_source=masks,
+        keypoints=points,
+        keypoint_names=facts.keypoints,
+        skeleton=facts.skeleton,
+        track_ids=tracks,
+    )
 
 
 def dataset_from_detections(detections: Detections, file_name: str) -> dict[str, Any]:

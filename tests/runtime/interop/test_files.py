@@ -137,7 +137,9 @@ def test_supervision_reads_labelme(tmp_path: Path) -> None:
 
 def _check_labelme(content: dict) -> None:
     """Check a file as LabelMe's own reader does (labelme/_label_file.py), which needs Qt to be imported."""
-    assert {"version", "imagePath", "imageData", "shapes", "flags", "imageHeight", "imageWidth"} == set(content)
+    assert {"version", "imagePath", "imageData", "shapes", "flags", "imageHeight", "imageWidth"} == set(
+        content
+    )
     assert isinstance(content["imagePath"], str)
     assert content["imageData"] is None
     for shape in content["shapes"]:
@@ -157,7 +159,8 @@ def test_labelme_has_a_shape_for_each_part_and_key_point(tmp_path: Path) -> None
     _check_labelme(content)
     shapes = content["shapes"]
     kinds = [shape["shape_type"] for shape in shapes]
-    assert kinds == ["polygon", "point", "point", "polygon", "polygon", "point", "point", "rectangle", "point", "point"]
+    points = ["point", "point"]
+    assert kinds == ["polygon", *points, "polygon", "polygon", *points, "rectangle", *points]
     assert [shape["group_id"] for shape in shapes] == [1, 1, 1, 2, 2, 2, 2, 3, 3, 3]
     assert shapes[0]["description"] == "score 0.900"
     assert [s["label"] for s in shapes[1:3]] == ["left", "right"]
@@ -171,7 +174,11 @@ def test_labelme_has_a_shape_for_each_part_and_key_point(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("a.xml", {}, r"expected a suffix of .json, .txt, .* or a format of overlay, coco, labelme, yolo, found '.xml'"),
+        (
+            "a.xml",
+            {},
+            r"a suffix of .json, .txt, .* or a format of overlay, coco, labelme, yolo, found '.xml'",
+        ),
         ("a.json", {"format": "voc"}, "found 'voc'"),
         ("a.jpg", {}, r"expected the image to draw on, found none; save\(path, image\)"),
         ("a.txt", {"format": "overlay", "image": _image()}, "expected one of .jpg, .*, found '.txt'"),
@@ -210,7 +217,10 @@ def test_supervision_gets_boxes_masks_names_and_tracks() -> None:
     assert (annotated != _image()).any()
     empty = _detections(masks=False).filter(1.0).to_supervision()
     assert len(empty) == 0
-    assert supervision.Detections.merge([empty, _detections(masks=False).to_supervision()]).xyxy.shape == (3, 4)
+    assert supervision.Detections.merge([empty, _detections(masks=False).to_supervision()]).xyxy.shape == (
+        3,
+        4,
+    )
 
 
 def test_without_supervision_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
