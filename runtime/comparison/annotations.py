@@ -167,7 +167,7 @@ def _result(
         )
     if image_id not in sizes:
         return None
-    checked = {
+    checked: dict[str, Any] = {
         "image_id": image_id,
         "category_id": category_id,
         "bbox": _box(row),

@@ -11,6 +11,8 @@ from typing import Optional
 from runtime.comparison.annotations import Identity, read_images_and_categories
 from runtime.comparison.average_precision import CocoDataset, category_ids
 from runtime.messages import counted, in_utf8, listed
+from runtime.pipeline import Source
+from runtime.remote import RemoteImage
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +47,7 @@ class Matched:
         notes: what was left out, and what the sources lack.
     """
 
-    paths: tuple[Path, ...]
+    paths: tuple[Source, ...]
     entries: tuple[dict, ...]
     notes: tuple[str, ...]
 
@@ -60,7 +62,7 @@ def read_own_dataset(path: Path) -> OwnDataset:
     return OwnDataset(path, images, categories)
 
 
-def match_images(dataset: OwnDataset, paths: Sequence[Path]) -> Matched:
+def match_images(dataset: OwnDataset, paths: Sequence[Source]) -> Matched:
     """Find each file's entry: the one whose ``file_name`` ends the file's path, else the only one of its bare name.
 
     Files without an entry are left out, and said.
@@ -71,7 +73,7 @@ def match_images(dataset: OwnDataset, paths: Sequence[Path]) -> Matched:
     by_name: dict[str, list[dict]] = {}
     for entry in dataset.images:
         by_name.setdefault(_parts(entry["file_name"])[-1], []).append(entry)
-    found: list[tuple[Path, dict]] = []
+    found: list[tuple[Source, dict]] = []
     others = []
     for path in paths:
         entry = _entry(dataset, path, by_name.get(in_utf8(path.name), []))
@@ -90,8 +92,8 @@ def match_images(dataset: OwnDataset, paths: Sequence[Path]) -> Matched:
     return Matched(tuple(path for path, _ in found), tuple(entry for _, entry in found), notes)
 
 
-def _entry(dataset: OwnDataset, path: Path, candidates: Sequence[dict]) -> Optional[dict]:
-    parts = [in_utf8(part) for part in path.resolve().parts]
+def _entry(dataset: OwnDataset, path: Source, candidates: Sequence[dict]) -> Optional[dict]:
+    parts = [path.name] if isinstance(path, RemoteImage) else [in_utf8(p) for p in path.resolve().parts]
     lengths = [(len(own), entry) for own, entry in ((_parts(e["file_name"]), e) for e in candidates)]
     ending = [(length, entry) for length, entry in lengths if parts[-length:] == _parts(entry["file_name"])]
     most = max((length for length, _ in ending), default=0)
@@ -110,8 +112,8 @@ def _parts(name: str) -> list[str]:
     return [part for part in PureWindowsPath(name).parts if part not in (".", "\\", "/")] or [name]
 
 
-def _check_once(dataset: OwnDataset, found: Sequence[tuple[Path, dict]]) -> None:
-    first: dict[Identity, Path] = {}
+def _check_once(dataset: OwnDataset, found: Sequence[tuple[Source, dict]]) -> None:
+    first: dict[Identity, Source] = {}
     for path, entry in found:
         other = first.setdefault(entry["id"], path)
         if other != path:

@@ -19,7 +19,7 @@ import numpy as np
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.documents import parsed
-from runtime.host.preprocess import check_image
+from runtime.host.preprocess import check_image, network_size
 from runtime.images import BYTES_VARIABLE, MAX_BYTES, decode_image
 from runtime.inference.options import InferenceOptions, chosen_labels
 from runtime.interop.coco import dict_from_detections
@@ -30,6 +30,7 @@ from runtime.reading import limit
 EXIT_OK, EXIT_BAD_LINES = 0, 1
 # Of JSON around an image.
 _ROOM = 1 << 16
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,23 +119,39 @@ def _batches(stream: IO[bytes], size: int) -> Iterator[list[tuple[int, Optional[
 
 def _read_lines(stream: IO[bytes], lines: queue.Queue) -> None:
     """Put numbers and lines into a queue, None for the content of one that is too long; at the end, None."""
-    most = limit(BYTES_VARIABLE, MAX_BYTES) * 4 // 3 + _ROOM
-    number = 0
+    # Past its buffer, whose lock a thread that waits would keep while the process ends.
+    source, most = getattr(stream, "raw", stream), limit(BYTES_VARIABLE, MAX_BYTES) * 4 // 3 + _ROOM
+    line, number = _Line(most), 0
     try:
-        while True:
-            line = stream.readline(most)
-            if not line:
-                return
-            number += 1
-            is_whole = len(line) < most or line.endswith(b"\n")
-            while not is_whole:
-                rest = stream.readline(most)
-                is_whole = not rest or rest.endswith(b"\n")
-                line = None
-            if line is None or line.strip():
-                lines.put((number, line))
+        while data := source.read(_CHUNK):
+            *ends, rest = data.split(b"\n")
+            for end in ends:
+                number += 1
+                line.add(end)
+                line.put(lines, number)
+            line.add(rest)
+        line.put(lines, number + 1)
     finally:
         lines.put(None)
+
+
+class _Line:
+    """A line while it comes."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._data, self._is_too_long = most, bytearray(), False
+
+    def add(self, data: bytes) -> None:
+        if not self._is_too_long:
+            self._data += data
+        if len(self._data) > self._most:
+            self._data, self._is_too_long = bytearray(), True
+
+    def put(self, lines: queue.Queue, number: int) -> None:
+        """Put it into the queue, an empty one excepted, and begin the next."""
+        if self._is_too_long or self._data.strip():
+            lines.put((number, None if self._is_too_long else bytes(self._data)))
+        self._data, self._is_too_long = bytearray(), False
 
 
 def _read(number: int, line: Optional[bytes], detector: Detector) -> Request:
@@ -149,6 +166,7 @@ def _read(number: int, line: Optional[bytes], detector: Detector) -> Request:
         identity = content.get("id")
         image = decode_image(_decoded(content["image"]), "image", detector.metadata.load)
         check_image(image, "image", detector.metadata)
+        network_size(image.shape[0], image.shape[1], detector.metadata)
     except (OSError, ValueError) as error:
         return Request(number, identity, error=said(error))
     return Request(number, identity, image)

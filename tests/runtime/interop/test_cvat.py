@@ -29,13 +29,13 @@ def _context(score: float | None = None, *, polygons: bool = False) -> _Detectio
     return _DetectionFunctionContextImpl(frame_name="a.jpg", conf_threshold=score, conv_mask_to_poly=polygons)
 
 
-def _dataset_labels(function: CvatFunction) -> list[SimpleNamespace]:
+def _dataset_labels(function: CvatFunction, polygons: bool) -> list[SimpleNamespace]:
     """Return the labels of a CVAT project that has the function's, with ids of its own."""
     return [
         SimpleNamespace(
             id=100 + label.id,
             name=label.name,
-            type=str(getattr(label, "type", "any")),
+            type="polygon" if polygons else str(label.type),
             attributes=[],
             sublabels=[
                 SimpleNamespace(id=500 + s.id, name=s.name, type="points", attributes=[])
@@ -51,7 +51,7 @@ def _mapped(function: CvatFunction, shapes: list, *, polygons: bool = False) -> 
     mapper = _AnnotationMapper(
         logging.getLogger(),
         function.spec.labels,
-        _dataset_labels(function),
+        _dataset_labels(function, polygons),
         allow_unmatched_labels=False,
         conv_mask_to_poly=polygons,
     )
