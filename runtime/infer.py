@@ -60,8 +60,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _images(paths: "Sequence[Source]", args: argparse.Namespace) -> int:
-    from runtime.inference.report import print_report
-    from runtime.inference.run import check_outputs, detect_and_write
+    with loading():
+        from runtime.inference.report import print_report
+        from runtime.inference.run import check_outputs, detect_and_write
 
     _refuse(args, ("stride", "max_fps", "track"), "videos", "images")
     paths, own = _with_own_ids(paths, args.annotations)
@@ -75,8 +76,9 @@ def _images(paths: "Sequence[Source]", args: argparse.Namespace) -> int:
 
 
 def _videos(sources: Sequence[str], args: argparse.Namespace) -> int:
-    from runtime.inference.run import check_outputs
-    from runtime.inference.videos import detect_videos, print_video_report
+    with loading():
+        from runtime.inference.run import check_outputs
+        from runtime.inference.videos import detect_videos, print_video_report
 
     _refuse(args, ("annotations", "format", "crops"), "images", "videos")
     check_outputs(args.out, [args.model, *map(Path, sources)])
@@ -88,7 +90,8 @@ def _videos(sources: Sequence[str], args: argparse.Namespace) -> int:
 
 
 def _answer(args: argparse.Namespace) -> int:
-    from runtime.inference.requests import answer_requests
+    with loading():
+        from runtime.inference.requests import answer_requests
 
     names = ("annotations", "format", "crops", "resume", "stride", "max_fps", "track")
     _refuse(args, names, "files", "standard input")
@@ -111,8 +114,9 @@ def _with_own_ids(
     """Return the images that the annotations list, and their ids."""
     if annotations is None:
         return paths, None
-    from runtime.inference.own_ids import match_images, read_own_dataset
-    from runtime.inference.run import Own
+    with loading():
+        from runtime.inference.own_ids import match_images, read_own_dataset
+        from runtime.inference.run import Own
 
     dataset = read_own_dataset(annotations)
     matched = match_images(dataset, paths)

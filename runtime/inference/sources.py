@@ -1,5 +1,7 @@
 """What ``runtime.infer`` is asked to look at: image files, addresses, videos, or images from standard input."""
 
+import glob
+import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +58,7 @@ def select_sources(names: Sequence[str], *, recursive: bool = False) -> Sources:
             f"sources: expected images or videos, found both, such as {other} and {videos[0]}; run them apart"
         )
     if videos:
-        return Sources(videos=videos)
+        return Sources(videos=tuple(dict.fromkeys(file for name in videos for file in _videos_of(name))))
     return _images(names, recursive)
 
 
@@ -101,6 +103,16 @@ def _images(names: Sequence[str], recursive: bool) -> Sources:
         found.update(dict.fromkeys(selection.paths))
         ignored += selection.ignored
     return Sources(images=tuple(found), ignored=tuple(ignored))
+
+
+def _videos_of(name: str) -> list[str]:
+    """Return the files that a pattern matches, or the name itself."""
+    if "://" in name or name.startswith(_CAMERA) or os.path.lexists(name) or not glob.has_magic(name):
+        return [name]
+    found = sorted(path for path in glob.iglob(name, recursive=True) if os.path.isfile(path))
+    if not found:
+        raise FileNotFoundError(f"pattern {name}: expected videos, found none; name another pattern or files")
+    return found
 
 
 def _is_folder(name: str) -> bool:

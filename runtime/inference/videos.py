@@ -1,7 +1,7 @@
 """Videos, streams and cameras through a detector: a line of JSON for each frame, and a video with what was found."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -129,13 +129,14 @@ class _Run:
         self._names = numbered_names([_as_path(source) for source in sources])
         self.report = VideoReport()
         self._lines: JsonLinesWriter
-        self._earlier = list(whole_lines(options.out / LINES)) if options.resume else []
-        self._kept = _kept(self._earlier, detector.file_batch)
-        self._place = 0
+        self._path, self._place = options.out / LINES, 0
+        earlier = (line.get("file_name") for line in self._earlier_lines())
+        self._num_earlier, self._kept = _kept(earlier, detector.file_batch)
+        self._before = self._earlier_lines()
 
     def write_all(self) -> None:
         """Detect in all sources, and write; what ends it is in the report once something is finished."""
-        with JsonLinesWriter(self._options.out, least=max(1, len(self._earlier))) as self._lines:
+        with JsonLinesWriter(self._options.out, least=max(1, self._num_earlier)) as self._lines:
             try:
                 for source, name in zip(self._sources, self._names):
                     with ExitStack() as stack:
@@ -187,31 +188,30 @@ class _Run:
                 return
             yield batch
 
+    def _earlier_lines(self) -> Iterator[dict]:
+        return whole_lines(self._path) if self._options.resume else iter(())
+
     def _add(self, frames: list[Frame], video: "_Video") -> None:
-        known = self._earlier[self._place : min(self._place + len(frames), self._kept)]
-        if len(known) < len(frames):
-            lines = self._detected(frames, video)
+        lines = before = list(islice(self._before, len(frames)))
+        for frame, line in zip(frames, before):
+            _check_frame(self._path, line, frame, video.label)
+        if self._place + len(frames) <= self._kept:
+            self.report.num_resumed += len(frames)
         else:
-            lines = known
-            self.report.num_resumed += len(known)
-            for frame, line in zip(frames, lines):
-                _check_frame(self._options.out / LINES, line, frame, video.label)
+            lines = self._detected(frames, video)
+            for old, new in zip(before, lines):
+                check_same(self._path, old, new)
         for frame, line in zip(frames, lines):
             self._finish(frame, line, video)
 
     def _detected(self, frames: list[Frame], video: "_Video") -> list[dict]:
-        """Return the lines of frames, without tracks; compared with those that an earlier run has."""
-        path = self._options.out / LINES
+        """Return the lines of frames, without tracks."""
         with released():
             found = self._detector([frame.image for frame in frames])
-        lines = []
-        for frame, detections in zip(frames, found):
-            kept = self._chosen.of(detections).filter(self._options.json_score)
-            lines.append(_line(video.label, frame, kept))
-        for frame, line, before in zip(frames, lines, self._earlier[self._place :]):
-            _check_frame(path, before, frame, video.label)
-            check_same(path, before, line)
-        return lines
+        return [
+            _line(video.label, frame, self._chosen.of(detections).filter(self._options.json_score))
+            for frame, detections in zip(frames, found)
+        ]
 
     def _finish(self, frame: Frame, line: dict, video: "_Video") -> None:
         """Write a frame's line and its picture, both of what the line has, so that a resumed run's are the same."""
@@ -309,16 +309,16 @@ def _row(detection: dict) -> dict:
     return {key: value for key, value in detection.items() if key != "category"}
 
 
-def _kept(earlier: Sequence[dict], batch: int) -> int:
-    """Return how many lines stay: whole batches, without the last one, which is made again."""
-    starts, begin = [0], 0
-    for place, line in enumerate(earlier):
-        if place and line.get("file_name") != earlier[place - 1].get("file_name"):
-            begin = place
-            starts.append(place)
-        elif (place + 1 - begin) % batch == 0:
-            starts.append(place + 1)
-    return starts[-2] if len(starts) > 1 else 0
+def _kept(names: Iterable[str], batch: int) -> tuple[int, int]:
+    """Return how many lines there are, and how many stay: whole batches, without the last, which is made again."""
+    last, kept, begin, number, video = 0, 0, 0, 0, None
+    for number, name in enumerate(names, 1):
+        if name != video:  # the first line of a video
+            begin, video = number - 1, name
+            last, kept = (begin, last) if begin > last else (last, kept)
+        if (number - begin) % batch == 0:
+            last, kept = number, last
+    return number, kept
 
 
 def _check_frame(path: Path, line: dict, frame: Frame, label: str) -> None:

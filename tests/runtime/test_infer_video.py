@@ -106,6 +106,20 @@ def test_some_frames_are_enough(
     assert drawn.audio == read_video(video).audio
 
 
+def test_a_pattern_stands_for_its_videos(
+    video: Path, fake_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("b.mp4", "a.mp4"):
+        (tmp_path / name).write_bytes(video.read_bytes())
+    options = ("--model", fake_model, "--out", tmp_path / "out", "--stride", 10)
+    assert _run(tmp_path / "*.mp4", *options) == 0
+    lines = lines_of(tmp_path / "out")
+    assert [Path(line["file_name"]).name for line in lines] == ["a.mp4"] * 3 + ["b.mp4"] * 3
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.mp4")) == ["a-detections.mp4", "b-detections.mp4"]
+    assert _run(tmp_path / "*.mkv", *options) == 2
+    assert "expected videos, found none" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("suffix", "made"), [(".mkv", ".mkv"), (".mov", ".mov"), (".avi", ".mkv")])
 def test_containers(suffix: str, made: str, fake_model: Path, tmp_path: Path) -> None:
     times = list(range(0, 400, 40))
