@@ -141,6 +141,7 @@ class _Run:
                 for source, name in zip(self._sources, self._names):
                     with ExitStack() as stack:
                         self._write(source, name, stack)
+                self._check_end()
             except ResumeError:
                 raise
             except _ENDS as error:
@@ -187,6 +188,15 @@ class _Run:
             if not batch:
                 return
             yield batch
+
+    def _check_end(self) -> None:
+        after = next(self._before, None)
+        if after is not None:
+            raise ResumeError(
+                f"--resume {self._path}: expected {counted(self._place, 'frame')}, found one more of "
+                f"{after.get('file_name')}; name the videos and the options of the run that was interrupted, or leave "
+                "--resume out: the run then begins anew"
+            )
 
     def _earlier_lines(self) -> Iterator[dict]:
         return whole_lines(self._path) if self._options.resume else iter(())

@@ -1,5 +1,6 @@
 """Frames of a video file, a stream or a camera, decoded in a thread while others are looked at."""
 
+import math
 import queue
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ SECONDS = 10.0
 # Frames that are decoded ahead; a 1080p one takes 6 MB.
 _AHEAD = 8
 _POLL_SECONDS = 0.1
+_USUAL_RATE = 25.0
 # What a file may have FFmpeg open: itself. A playlist in it could lead anywhere.
 _FILE_PROTOCOLS = "file"
 _LIVE_PROTOCOLS = "rtsp,rtsps,rtp,srtp,udp,tcp,tls,crypto"
@@ -94,6 +96,7 @@ class VideoReader(Closing):
         self.stream.thread_type = "AUTO"
         self.audio = list(self.container.streams.audio) if with_audio and not self.is_live else []
         self.num_read = self.num_dropped = 0
+        self._seconds = -math.inf
         self._stride, self._gap = stride, 1 / max_fps if max_fps else 0.0
         self._items: queue.Queue = queue.Queue(1 if self.is_live else _AHEAD)
         self._stopped = threading.Event()
@@ -153,7 +156,7 @@ class VideoReader(Closing):
         """Put what comes into the queue; at the end None, or what went wrong."""
         end: Optional[BaseException] = None
         try:
-            last = -float("inf")
+            last = -math.inf
             for packet in self.container.demux(self.stream, *self.audio):
                 if self._stopped.is_set():
                     return
@@ -168,15 +171,18 @@ class VideoReader(Closing):
 
     def _take(self, frame: Any, last: float) -> float:
         """Put a frame that is wanted into the queue; return the time of the last one that was."""
-        number = self.num_read
+        number, rate = self.num_read, self.frame_rate or _USUAL_RATE
         self.num_read += 1
-        seconds = (
-            float(frame.pts * frame.time_base) if frame.pts is not None else number / (self.frame_rate or 25)
-        )
+        pts = frame.pts
+        seconds = number / rate if pts is None else float(pts * frame.time_base)
+        if seconds <= self._seconds:  # AVI has no times, and damaged files the same ones
+            pts, seconds = None, self._seconds + 1 / rate
+        self._seconds = seconds
         # Times of frames are rounded: those that are just as far apart as asked are far enough.
         if number % self._stride or (self._gap and seconds - last < self._gap * (1 - 1e-3)):
             return last
-        pts = frame.pts if frame.pts is not None else round(seconds / self.stream.time_base)
+        if pts is None:
+            pts = round(seconds / self.stream.time_base)
         self._put(Frame(number, seconds, pts, _upright(frame)))
         return seconds
 

@@ -239,8 +239,8 @@ def test_a_recording_that_lacks_an_image_is_refused_before_a_model_runs(
     evaluated = []
 
     def watched(
-            artifact: Artifact, data: CocoDataset, progress: Progress, classes: Sequence[str]
-        ) -> Evaluation:
+        artifact: Artifact, data: CocoDataset, progress: Progress, classes: Sequence[str]
+    ) -> Evaluation:
         evaluated.append(artifact.name)
         return evaluate_artifact(artifact, data, progress, classes)
 

@@ -125,7 +125,10 @@ def test_polygons_and_uncompressed_lengths_are_read(dataset: Path, tmp_path: Pat
         ({"bbox": [1, 2, 3]}, r"results\[0\].bbox: expected \[x, y, width, height\] in px"),
         ({"score": "high"}, r"results\[0\].score: expected a number"),
         ({"score": float("nan")}, r"results\[0\].score: expected a number"),
-        ({"segmentation": {"size": [3, 4], "counts": "x"}}, r"results\[0\].segmentation.size: expected the image's"),
+        (
+            {"segmentation": {"size": [3, 4], "counts": "x"}},
+            r"results\[0\].segmentation.size: expected the image's",
+        ),
     ],
 )
 def test_a_damaged_row_is_refused_with_its_place(

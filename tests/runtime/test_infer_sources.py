@@ -57,9 +57,7 @@ def test_folders_are_taken_with_those_within(
 
 def test_a_list_names_sources(images: Path, fake_model: Path, tmp_path: Path) -> None:
     listed = tmp_path / "list.txt"
-    listed.write_bytes(
-        f"{images / 'dark.png'}\r\n\n{images / 'sub'}\n{images / 'a.png'}".encode("utf-8-sig")
-    )
+    listed.write_bytes(f"{images / 'dark.png'}\r\n\n{images / 'sub'}\n{images / 'a.png'}".encode("utf-8-sig"))
     assert _run("--list", listed, "--model", fake_model, "--out", tmp_path / "out") == 0
     names = [Path(line["file_name"]).relative_to(images).as_posix() for line in lines_of(tmp_path / "out")]
     assert names == ["dark.png", "sub/a.png", "a.png"]
@@ -94,7 +92,12 @@ def test_a_list_that_is_none_is_refused(
     ],
 )
 def test_what_does_not_go_together_is_refused(
-    arguments: list[str], message: str, images: Path, fake_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    arguments: list[str],
+    message: str,
+    images: Path,
+    fake_model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     given = [a.format(images=images) for a in arguments]
     assert _run("--model", fake_model, "--out", tmp_path / "out", *given) == 2
@@ -104,14 +107,28 @@ def test_what_does_not_go_together_is_refused(
 
 def test_only_chosen_classes_are_in_all_files(images: Path, fake_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    options = ("--classes", "square", "triangle", "--crops", "box", "--format", "yolo", "labelme", "--score", "0.1")
+    options = (
+        "--classes",
+        "square",
+        "triangle",
+        "--crops",
+        "box",
+        "--format",
+        "yolo",
+        "labelme",
+        "--score",
+        "0.1",
+    )
     assert _run(images, "--model", fake_model, "--out", out, *options) == 0
     results = json.loads((out / "results.json").read_text())
     assert [r["category_id"] for r in results] == [2, 3]
     assert [d["category"] for line in lines_of(out) for d in line["detections"]] == ["square", "triangle"]
     shapes = json.loads((out / "labelme" / "a.json").read_text())["shapes"]
     assert {s["label"] for s in shapes} == {"square", "triangle"}
-    assert {line.split()[0] for line in (out / "yolo" / "labels" / "a.txt").read_text().splitlines()} == {"1", "2"}
+    assert {line.split()[0] for line in (out / "yolo" / "labels" / "a.txt").read_text().splitlines()} == {
+        "1",
+        "2",
+    }
     assert [p.name for p in sorted((out / "crops" / "a").iterdir())] == ["001_square.png", "002_triangle.png"]
     assert (out / "yolo" / "labels" / "dark.txt").read_text() == ""
 
@@ -132,7 +149,9 @@ def test_crops_are_the_pixels_of_boxes_or_masks(images: Path, fake_model: Path, 
             if kind == "mask":
                 np.testing.assert_array_equal(cut[..., 3], mask[y1:y2, x1:x2] * 255)
     # A higher score leaves none of the first run.
-    assert _run(images / "a.png", "--model", fake_model, "--out", out, "--crops", "box", "--score", "0.8") == 0
+    assert (
+        _run(images / "a.png", "--model", fake_model, "--out", out, "--crops", "box", "--score", "0.8") == 0
+    )
     assert [p.name for p in (out / "crops" / "a").iterdir()] == ["001_square.png"]
 
 
@@ -149,7 +168,10 @@ def test_names_of_classes_are_safe_in_files(images: Path, tmp_path: Path) -> Non
 
 def test_supervision_reads_labels_of_a_run(images: Path, fake_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert _run(images / "a.png", images / "dark.png", "--model", fake_model, "--out", out, "--format", "yolo") == 0
+    assert (
+        _run(images / "a.png", images / "dark.png", "--model", fake_model, "--out", out, "--format", "yolo")
+        == 0
+    )
     dataset = supervision.DetectionDataset.from_yolo(
         str(images), str(out / "yolo" / "labels"), str(out / "yolo" / "data.yaml"), force_masks=True
     )
@@ -210,7 +232,11 @@ def test_lines_are_answered_in_their_order(fake_model: Path) -> None:
         "image: expected base64",
     ]
     with Detector(fake_model, "onnxruntime") as detector:
-        for answer, size, seed in ((answers[0], sizes[0], 0), (answers[2], sizes[1], 1), (answers[7], sizes[2], 2)):
+        for answer, size, seed in (
+            (answers[0], sizes[0], 0),
+            (answers[2], sizes[1], 1),
+            (answers[7], sizes[2], 2),
+        ):
             (found,) = detector([fakes.random_image(*size, seed)])
             expected = json.loads(json.dumps(found.filter(0.4).to_dict()))
             assert {k: v for k, v in answer.items() if k != "id"} == expected

@@ -115,7 +115,10 @@ def test_a_pattern_stands_for_its_videos(
     assert _run(tmp_path / "*.mp4", *options) == 0
     lines = lines_of(tmp_path / "out")
     assert [Path(line["file_name"]).name for line in lines] == ["a.mp4"] * 3 + ["b.mp4"] * 3
-    assert sorted(p.name for p in (tmp_path / "out").glob("*.mp4")) == ["a-detections.mp4", "b-detections.mp4"]
+    assert sorted(p.name for p in (tmp_path / "out").glob("*.mp4")) == [
+        "a-detections.mp4",
+        "b-detections.mp4",
+    ]
     assert _run(tmp_path / "*.mkv", *options) == 2
     assert "expected videos, found none" in capsys.readouterr().err
 
@@ -123,11 +126,24 @@ def test_a_pattern_stands_for_its_videos(
 @pytest.mark.parametrize(("suffix", "made"), [(".mkv", ".mkv"), (".mov", ".mov"), (".avi", ".mkv")])
 def test_containers(suffix: str, made: str, fake_model: Path, tmp_path: Path) -> None:
     times = list(range(0, 400, 40))
-    source = write_video(tmp_path / f"a{suffix}", times, audio=suffix != ".avi")
+    codec = "mpeg4" if suffix == ".avi" else "libx264"
+    source = write_video(tmp_path / f"a{suffix}", times, audio=suffix != ".avi", codec=codec)
     assert _run(source, "--model", fake_model, "--out", tmp_path / "out") == 0
     drawn = read_video(tmp_path / "out" / f"a-detections{made}")
     assert drawn.times == pytest.approx([t / 1000 for t in times], abs=2e-3)
+    assert [line["time"] for line in lines_of(tmp_path / "out")] == pytest.approx(drawn.times, abs=2e-3)
     assert [data for _, data in drawn.audio] == [data for _, data in read_video(source).audio]
+
+
+def test_times_that_go_backwards_are_counted_on(fake_model: Path, tmp_path: Path) -> None:
+    """AVI has no times of frames: those of H.264 with frames between others come in the order of decoding."""
+    source = write_video(tmp_path / "a.avi", list(range(0, 400, 40)), audio=False)
+    assert _run(source, "--model", fake_model, "--out", tmp_path / "out") == 0
+    times = [line["time"] for line in lines_of(tmp_path / "out")]
+    assert len(times) == 10
+    assert all(b > a for a, b in zip(times, times[1:]))
+    drawn = read_video(tmp_path / "out" / "a-detections.mkv").times
+    assert drawn == pytest.approx(times, abs=2e-3)
 
 
 def test_an_odd_size_is_made_even(fake_model: Path, tmp_path: Path) -> None:
@@ -144,7 +160,9 @@ def test_an_odd_size_is_made_even(fake_model: Path, tmp_path: Path) -> None:
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     assert _run(source, "--model", fake_model, "--out", tmp_path / "out") == 0
-    assert [i.shape for i in read_video(tmp_path / "out" / "odd-detections.mkv").images] == [(334, 502, 3)] * 3
+    assert [i.shape for i in read_video(tmp_path / "out" / "odd-detections.mkv").images] == [
+        (334, 502, 3)
+    ] * 3
     assert {(line["height"], line["width"]) for line in lines_of(tmp_path / "out")} == {(333, 501)}
 
 
@@ -154,7 +172,9 @@ def test_a_video_that_was_held_sideways_is_turned(video: Path, fake_model: Path,
     place = data.index(b"tkhd") + 4 + 40
     one, minus = (65536).to_bytes(4, "big"), (-65536).to_bytes(4, "big", signed=True)
     none = bytes(4)
-    data[place : place + 36] = none + one + none + minus + none + none + none + none + (1 << 30).to_bytes(4, "big")
+    data[place : place + 36] = (
+        none + one + none + minus + none + none + none + none + (1 << 30).to_bytes(4, "big")
+    )
     turned = tmp_path / "turned.mp4"
     turned.write_bytes(data)
     with VideoReader(str(video)) as reader, VideoReader(str(turned)) as other:
@@ -230,7 +250,9 @@ class _Moving:
         step = 3.0 * self.count
         faint = 8 <= self.count < 12
         self.count += 1
-        boxes = np.array([[step, 5, step + 30, 25], [90 - step, 35, 96 - step, 60], [70, 0, 75, 4]], np.float32)
+        boxes = np.array(
+            [[step, 5, step + 30, 25], [64 - step / 2, 35, 94 - step / 2, 60], [70, 0, 75, 4]], np.float32
+        )
         scores = np.array([0.9, 0.15 if faint else 0.8, 0.1], np.float32)
         order = np.argsort(-scores, kind="stable")
         labels = np.array([0, 1, 2], np.int32)
@@ -265,14 +287,22 @@ def test_tracks_are_those_of_the_package() -> None:
         (found,) = detector([np.zeros((*SIZE, 3))])
         boxes = supervision.Detections(xyxy=found.boxes.astype(float), confidence=found.scores.astype(float))
         expected = theirs.update(boxes, timestamp=index / 25)
-        by_box = {tuple(box): number for box, number in zip(expected.xyxy.tolist(), expected.tracker_id.tolist())}
+        by_box = {
+            tuple(box): number for box, number in zip(expected.xyxy.tolist(), expected.tracker_id.tolist())
+        }
         tracked = ours(found, index / 25)
-        assert [by_box[tuple(box)] for box in tracked.boxes.astype(float).tolist()] == tracked.track_ids.tolist()
+        assert [
+            by_box[tuple(box)] for box in tracked.boxes.astype(float).tolist()
+        ] == tracked.track_ids.tolist()
     assert len(ours(found[[]], 1.0)) == 0
 
 
 def test_without_the_packages_it_says_what_to_install(
-    video: Path, fake_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    video: Path,
+    fake_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     for package, options in (("trackers", ["--track"]), ("av", [])):
         with monkeypatch.context() as patch:
@@ -284,7 +314,7 @@ def test_without_the_packages_it_says_what_to_install(
 
 @pytest.fixture(scope="module")
 def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_video(tmp_path_factory.mktemp("long") / "long.mp4", times_of(300), dark=20)
+    return write_video(tmp_path_factory.mktemp("long") / "long.mp4", times_of(150), dark=20)
 
 
 def _options(model: Path, out: Path) -> tuple:
@@ -292,14 +322,16 @@ def _options(model: Path, out: Path) -> tuple:
 
 
 @pytest.fixture(scope="module")
-def whole(long_video: Path, fake_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Content]:
+def whole(
+    long_video: Path, fake_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[bytes, Content]:
     """What an uninterrupted run writes."""
     out = tmp_path_factory.mktemp("whole")
     assert infer.main([str(a) for a in (long_video, *_options(fake_model, out))]) == 0
     return (out / "detections.jsonl").read_bytes(), read_video(out / "long-detections.mp4")
 
 
-@pytest.mark.parametrize("after", [(1, 90), (200,)])
+@pytest.mark.parametrize("after", [(1, 50), (100,)])
 def test_a_killed_run_goes_on(
     after: tuple[int, ...], long_video: Path, fake_model: Path, whole: tuple[bytes, Content], tmp_path: Path
 ) -> None:
@@ -333,7 +365,7 @@ def test_a_signal_leaves_a_whole_video(long_video: Path, fake_model: Path, tmp_p
     assert "Traceback" not in said
     lines = lines_of(tmp_path)
     assert f"interrupted by SIGINT: {len(lines)} frames finished, in" in said
-    assert 20 <= len(lines) < 300
+    assert 20 <= len(lines) < 150
     assert len(read_video(tmp_path / "long-detections.mp4").times) == len(lines)
     assert leftovers(tmp_path) == []
 
@@ -358,7 +390,9 @@ class _Slow:
         assert len(images) == 1
         time.sleep(0.05)
         none = np.zeros(0, np.float32)
-        return [Detections(np.zeros((0, 4), np.float32), none, none.astype(np.int32), (48, 64), fakes.CLASSES)]
+        return [
+            Detections(np.zeros((0, 4), np.float32), none, none.astype(np.int32), (48, 64), fakes.CLASSES)
+        ]
 
 
 def test_of_a_live_source_the_latest_frame_comes_and_others_are_counted(

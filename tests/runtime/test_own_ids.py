@@ -87,7 +87,10 @@ def test_without_annotations_the_ids_of_results_are_refused(
     arguments = [str(out / "results.json"), "--annotations", str(own / "annotations.json")]
     assert evaluate_main(arguments) == 2
     said = capsys.readouterr().err
-    assert "results[0].image_id: expected an id of the annotations' images, found 1; make the results with" in said
+    assert (
+        "results[0].image_id: expected an id of the annotations' images, found 1; make the results with"
+        in said
+    )
     # Ids that both have, of other images.
     truth = json.loads((own / "annotations.json").read_text())
     for image, identity in zip(truth["images"], (3, 1, 2)):
@@ -96,7 +99,9 @@ def test_without_annotations_the_ids_of_results_are_refused(
     truth["categories"] = [{"id": n, "name": name} for n, name in enumerate(fakes.CLASSES, 1)]
     (tmp_path / "other.json").write_text(json.dumps(truth))
     assert evaluate_main([str(out / "results.json"), "--annotations", str(tmp_path / "other.json")]) == 2
-    assert "results[0].file_name: expected '2.png', which the annotations' image 1 is" in capsys.readouterr().err
+    assert (
+        "results[0].file_name: expected '2.png', which the annotations' image 1 is" in capsys.readouterr().err
+    )
 
 
 def test_images_that_are_not_listed_are_left_out_and_said(
@@ -166,14 +171,20 @@ def test_folders_tell_images_of_one_name_apart(own: Path, fake_model: Path, tmp_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images": [{"id": 1, "file_name": "x.png"}]}, "expected its images among the sources, found none of them in"),
+        (
+            {"images": [{"id": 1, "file_name": "x.png"}]},
+            "expected its images among the sources, found none of them in",
+        ),
         (
             {"images": [{"id": 1, "file_name": "a/1.png"}, {"id": 2, "file_name": "b/1.png"}]},
             "expected one image for .*1.png, found the ids 1, 2; write their folders into file_name",
         ),
         ({"categories": [{"id": 1, "name": "Circle"}]}, "letter for letter, found 'Circle' for 'circle'"),
         ({"categories": [{"id": 1, "name": "dog"}]}, "expected categories of the model's names in"),
-        ({"categories": [{"id": 1.5, "name": "circle"}]}, r"categories\[0\].id: expected a whole number or a string"),
+        (
+            {"categories": [{"id": 1.5, "name": "circle"}]},
+            r"categories\[0\].id: expected a whole number or a string",
+        ),
         ({"images": None}, "expected COCO's format with the lists images, categories, found"),
     ],
 )

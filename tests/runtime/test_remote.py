@@ -21,7 +21,7 @@ PNG = cv2.imencode(".png", fakes.random_image(64, 96))[1].tobytes()
 
 
 class _Handler(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         answer = getattr(self, "_" + self.path.strip("/").partition("/")[0].partition(".")[0], None)
         if answer is None:
             self.send_error(404, "Not Found")
@@ -131,12 +131,16 @@ def test_what_takes_too_long_is_given_up(path: str, server: str, monkeypatch: py
 def test_what_is_too_large_is_not_read_to_its_end(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MASKRCNN_MAX_IMAGE_BYTES", str(len(PNG)))
     assert fetch(f"{server}/image") == PNG
-    with pytest.raises(ValueError, match=f"expected an image, found more than {len(PNG)} bytes; .*MAX_IMAGE_BYTES"):
+    with pytest.raises(
+        ValueError, match=f"expected an image, found more than {len(PNG)} bytes; .*MAX_IMAGE_BYTES"
+    ):
         fetch(f"{server}/large")
 
 
 def test_nobody_there_is_said() -> None:
-    with pytest.raises(OSError, match="http://127.0.0.1:9/a.png: expected an image, found no answer: .*refused"):
+    with pytest.raises(
+        OSError, match="http://127.0.0.1:9/a.png: expected an image, found no answer: .*refused"
+    ):
         fetch("http://127.0.0.1:9/a.png")
 
 

@@ -34,7 +34,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _options(model: Path, out: Path) -> tuple:
-    return ("--model", model, "--out", out, "--batch", 3, "--threads", 1, "--format", "yolo", "--backend", "onnxruntime")
+    run_as = ("--batch", 3, "--threads", 1, "--backend", "onnxruntime")
+    return ("--model", model, "--out", out, "--format", "yolo", *run_as)
 
 
 def _content(out: Path) -> dict[str, bytes]:
@@ -91,7 +92,7 @@ def test_wherever_it_was_cut_the_files_are_the_same(
     assert _content(tmp_path) == whole
 
 
-def test_without_an_earlier_run_it_begins(images: Path, fake_model: Path, tmp_path: Path, capsys) -> None:  # noqa: ANN001
+def test_without_an_earlier_run_it_begins(images: Path, fake_model: Path, tmp_path: Path, capsys) -> None:
     one = images / "000.png"
     assert infer.main([str(a) for a in (one, *_options(fake_model, tmp_path), "--resume")]) == 0
     assert len(lines_of(tmp_path)) == 1
@@ -106,7 +107,9 @@ def test_groups_are_those_of_the_pipeline(images: Path, fake_model: Path, tmp_pa
     for batch in (1, 2, 5):
         readable = (generator.random(700) < 0.3).tolist()
         readable[100:500] = [False] * 400
-        files = (_ReadFile(i, Path(), None, "" if r else "x", None, 0.0, None) for i, r in enumerate(readable))
+        files = (
+            _ReadFile(i, Path(), None, "" if r else "x", None, 0.0, None) for i, r in enumerate(readable)
+        )
         lengths = [len(group) for group in _groups(files, batch)]
         group, found, begin = _Group(batch), [], 0
         for number, is_readable in enumerate(readable, 1):
@@ -160,7 +163,13 @@ def test_own_ids_are_resumed(images: Path, fake_model: Path, tmp_path: Path) -> 
     contents = []
     for folder, resumed in (("a", False), ("b", True)):
         out = tmp_path / folder
-        options = [images, *_options(fake_model, out), "--annotations", tmp_path / "own.json", "--no-overlays"]
+        options = [
+            images,
+            *_options(fake_model, out),
+            "--annotations",
+            tmp_path / "own.json",
+            "--no-overlays",
+        ]
         if resumed:
             out.mkdir()
             shutil.copyfile(tmp_path / "a" / "detections.jsonl", out / "detections.jsonl")

@@ -31,14 +31,6 @@ def times_of(number: int, seed: int = 0) -> list[int]:
     return [0, *np.cumsum(gaps).tolist()]
 
 
-def moving_square(index: int, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """Return a frame: a smooth background, and a square that moves to the right."""
-    image = np.full((*size, 3), 90, np.uint8)
-    left = 4 + 2 * index
-    image[20:44, left : left + 24] = (40, 200, 240)
-    return image
-
-
 def write_video(
     path: Path,
     times: list[int],
@@ -46,17 +38,22 @@ def write_video(
     size: tuple[int, int] = SIZE,
     audio: bool = True,
     dark: Optional[int] = None,
+    codec: str = "libx264",
 ) -> Path:
     """Write H.264 with AAC; frame ``dark`` is black."""
     with av.open(str(path), "w") as container:
-        video = container.add_stream("libx264", rate=25, options={"crf": "8"})
+        video = container.add_stream(codec, rate=25, options={"crf": "8"} if codec == "libx264" else {})
         video.height, video.width = size
-        video.pix_fmt, video.codec_context.time_base = "yuv420p", MILLISECOND
+        video.pix_fmt = "yuv420p"
+        if path.suffix != ".avi":  # whose frames are evenly apart
+            video.codec_context.time_base = MILLISECOND
         sound = container.add_stream("aac", rate=RATE, layout="mono") if audio else None
         for index, time in enumerate(times):
             image = np.zeros((*size, 3), np.uint8) if index == dark else fakes.random_image(*size, 3)
             frame = av.VideoFrame.from_ndarray(image, format="bgr24")
-            frame.pts, frame.time_base = time, MILLISECOND
+            frame.pts = index if path.suffix == ".avi" else time
+            if path.suffix != ".avi":
+                frame.time_base = MILLISECOND
             container.mux(video.encode(frame))
         for index in range((times[-1] * RATE // 1000 // SAMPLES + 1) if audio else 0):
             tone = (np.sin(np.arange(SAMPLES) / 20) * 8000).astype(np.int16)[None]

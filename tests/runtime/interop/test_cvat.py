@@ -156,8 +156,8 @@ class _Seen:
 
 
 def test_an_empty_mask_is_no_shape(fake_model: Path) -> None:
-    from runtime.rle import RunLengthMasks, rle_from_crop
     from runtime.masks import MaskCrop
+    from runtime.rle import RunLengthMasks, rle_from_crop
 
     nothing = rle_from_crop(MaskCrop(np.zeros((0, 0), bool), 0, 0), (HEIGHT, WIDTH))["counts"].encode()
     with create(str(fake_model), backend="onnxruntime") as function:
