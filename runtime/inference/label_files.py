@@ -25,7 +25,7 @@ from runtime.remote import RemoteImage
 FORMATS = ("coco", "labelme", "yolo")
 CROPS = ("box", "mask")
 LABELME_FOLDER, YOLO_FOLDER, CROPS_FOLDER = "labelme", "yolo", "crops"
-# px; an outline that people edit needs a tenth of the points of the exact one.
+# px; people cannot edit an outline that has a point at every pixel's corner.
 TOLERANCE = 1.0
 _LONGEST_CLASS = 60
 
