@@ -70,7 +70,7 @@ TENSORRT_RTX = (
 # What other programs take of results, and where images come from; each as it has been run.
 SUPERVISION = 'supervision>=0.31; python_version >= "3.10"'
 CVAT = 'cvat-sdk>=2.80; python_version >= "3.11"'
-VIDEO = "av>=14"
+VIDEO = "av>=14.2"
 TRACKERS = 'trackers>=2.6; python_version >= "3.10"'
 
 # As CMakeLists.txt lists them.

@@ -200,15 +200,16 @@ class _Run:
         found = self._chosen.of(result.detections)
         kept, drawn = found.filter(self._options.json_score), found.filter(self._options.score)
         self._check_resumed(index, kept)
-        # First what is only of this image: an image that has a line is finished.
+        with self._report.stage("write"):
+            self._write(kept, identity)
+        self._report.add(identity.file_name, drawn)
+        # Last what is large: a run that is resumed makes these of the last batch again.
+        if self._labels is not None:
+            with self._report.stage("write"):
+                self._labels.write(index, result.image, drawn)
         if self._options.overlays:
             with self._report.stage("overlays"):
                 self._draw(self._overlays[index], result, drawn)
-        with self._report.stage("write"):
-            if self._labels is not None:
-                self._labels.write(index, result.image, drawn)
-            self._write(kept, identity)
-        self._report.add(identity.file_name, drawn)
 
     def _write(self, kept: Detections, identity: _Identity) -> None:
         image_id, name, ids = identity.image_id, identity.file_name, self._chosen.category_ids
