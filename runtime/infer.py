@@ -95,6 +95,8 @@ def _answer(args: argparse.Namespace) -> int:
 
     names = ("annotations", "format", "crops", "resume", "stride", "max_fps", "track")
     _refuse(args, names, "files", "standard input")
+    if sys.stdin is None:
+        raise ValueError("sources: expected JSON lines on standard input, found it closed; pipe them in")
     with held(), _detector(args) as detector:
         return answer_requests(sys.stdin.buffer, detector, _options(args)).exit_status
 

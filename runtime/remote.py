@@ -42,6 +42,14 @@ class RemoteImage:
 
     url: str
 
+    def __post_init__(self) -> None:
+        try:
+            host = urllib.parse.urlsplit(self.url).hostname
+        except ValueError as error:
+            raise ValueError(f"{self.url}: expected an http or https address, found {said(error)}") from error
+        if not host or not is_address(self.url):
+            raise ValueError(f"{self.url}: expected an http or https address, found none with a host")
+
     def __str__(self) -> str:
         return self.url
 

@@ -213,6 +213,10 @@ def _opened(source: str) -> _Opened:
     if source.startswith(CAMERA):
         device = source[len(CAMERA) :]
         return _Opened(f"/dev/video{device}" if device.isdigit() else device, True, "v4l2")
+    if "://" in source:
+        raise ValueError(
+            f"{source}: expected a video file, {CAMERA}0 or {LIVE_SCHEMES[0]}://, found another address; download it"
+        )
     if not Path(source).is_file():
         raise FileNotFoundError(f"{source}: expected a video, found no file by that name; check the path")
     # An address in its name stays a name.

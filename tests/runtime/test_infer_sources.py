@@ -270,6 +270,15 @@ def test_a_signal_ends_the_waiting(fake_model: Path) -> None:
         process.wait()
 
 
+def test_a_closed_standard_input_is_refused(fake_model: Path) -> None:
+    command = [sys.executable, "-m", "runtime.infer", "-", "--model", str(fake_model)]
+    closed = subprocess.run(
+        ["sh", "-c", '"$@" <&-', "sh", *command], cwd=ROOT, capture_output=True, timeout=60, check=False
+    )
+    assert closed.returncode == 2
+    assert b"expected JSON lines on standard input, found it closed" in closed.stderr
+
+
 def test_an_image_that_does_not_fit_is_an_error_of_its_own(tmp_path: Path) -> None:
     from runtime.transforms import Resize
 

@@ -471,5 +471,7 @@ def test_a_stream_that_nobody_sends_is_refused(fake_model: Path, tmp_path: Path,
         source = f"rtsp://127.0.0.1:{taken.getsockname()[1]}/x"
         assert _run(source, "--model", fake_model, "--out", tmp_path) == 2
     assert re.search("expected a stream or a camera that FFmpeg can open, found", capsys.readouterr().err)
+    assert _run("https://127.0.0.1/clip.mp4", "--model", fake_model, "--out", tmp_path) == 2
+    assert "found another address; download it" in capsys.readouterr().err
     assert _run("camera:77", "--model", fake_model, "--out", tmp_path) == 2
     assert "camera:77: expected a stream or a camera" in capsys.readouterr().err

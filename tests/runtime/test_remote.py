@@ -157,6 +157,14 @@ def test_an_address_has_a_name(url: str, name: str) -> None:
     assert RemoteImage(url).name == name
 
 
+@pytest.mark.parametrize("url", ["http://[::1/a.png", "https:///a.png", "http://"])
+def test_what_is_no_address_is_refused(
+    url: str, fake_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert infer.main([url, "--model", str(fake_model), "--out", str(tmp_path / "out")]) == 2
+    assert f"error: {url}: expected an http or https address, found" in capsys.readouterr().err
+
+
 def test_addresses_and_files_run_together(
     server: str, fake_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
