@@ -270,6 +270,16 @@ def test_a_signal_ends_the_waiting(fake_model: Path) -> None:
         process.wait()
 
 
+def test_a_line_that_is_too_long_is_passed_over(fake_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKRCNN_MAX_IMAGE_BYTES", "20000")
+    lines = [_request("long", b"x" * 3_000_000), _request("short", fakes.random_image(33, 41))]
+    code, answers, _ = _answers(fake_model, lines)
+    assert code == 1
+    assert answers[0]["line"] == 1
+    assert answers[0]["error"].startswith("expected a shorter line; set MASKRCNN_MAX_IMAGE_BYTES")
+    assert (answers[1]["id"], len(answers[1]["detections"])) == ("short", 3)
+
+
 def test_a_closed_standard_input_is_refused(fake_model: Path) -> None:
     command = [sys.executable, "-m", "runtime.infer", "-", "--model", str(fake_model)]
     closed = subprocess.run(
