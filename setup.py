@@ -67,6 +67,12 @@ TENSORRT_RTX = (
     'tensorrt-rtx>=1.7; sys_platform == "linux" and platform_machine == "x86_64" and python_version >= "3.10"'
 )
 
+# What other programs take of results, and where images come from; each as it has been run.
+SUPERVISION = 'supervision>=0.31; python_version >= "3.10"'
+CVAT = 'cvat-sdk>=2.80; python_version >= "3.11"'
+VIDEO = "av>=14.2"
+TRACKERS = 'trackers>=2.6; python_version >= "3.10"'
+
 # As CMakeLists.txt lists them.
 OPERATORS_WITH_BINDINGS = [
     "cast_masks",
@@ -177,8 +183,16 @@ setup(
             "nlohmann-json",  # headers of the C++ library's tests
             OPENVINO,
             TENSORRT_RTX,
+            SUPERVISION,
+            CVAT,
+            VIDEO,
+            TRACKERS,
         ],
         "openvino": [OPENVINO, "onnx>=1.16"],
+        "interop": [SUPERVISION],
+        "cvat": [CVAT, "pillow"],
+        "video": [VIDEO],
+        "track": [VIDEO, TRACKERS],
         "docs": ["mkdocs-material>=9.6"],
         "gpu": ["tensorrt>=8.4", "cuda-python"],
     },

@@ -8,15 +8,16 @@ ids. Together::
     COCO("out/images.json").loadRes("out/results.json")
 
 A ``category_id`` is the label's index + 1, since COCO's ids start at 1; an ``image_id`` is the number of the
-image in the run, from 1.
+image in the run, from 1. Both are the user's own where there are annotations (``runtime.inference.own_ids``).
 """
 
 import json
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Optional
+from typing import IO, Optional, Union
 
 from runtime.detections import Detections
 from runtime.files import append_whole, whole_file, withdraw
@@ -25,17 +26,30 @@ from runtime.rle import load_pycocotools
 RESULTS, IMAGES = "results.json", "images.json"
 
 
-def coco_results(detections: Detections, image_id: int, file_name: str) -> list[dict]:
+Identity = Union[int, str]
+
+
+def coco_results(
+    detections: Detections,
+    image_id: Identity,
+    file_name: str,
+    category_ids: Optional[Sequence[Identity]] = None,
+) -> list[dict]:
     """Return one COCO result per detection, with ``segmentation`` and ``keypoints`` where the model has them.
 
     The third number of a key point, which COCO leaves open in results, is its score.
+
+    Args:
+        detections: of the image.
+        image_id, file_name: the image's.
+        category_ids: of each label; None: the label + 1.
     """
     corners = detections.boxes.astype(float)
     sizes = corners[:, 2:] - corners[:, :2]
     results = [
         {
             "image_id": image_id,
-            "category_id": int(label) + 1,
+            "category_id": int(label) + 1 if category_ids is None else category_ids[label],
             "bbox": [round(v, 3) for v in (*corner.tolist(), *size.tolist())],
             "score": round(float(score), 6),
             "file_name": file_name,
@@ -48,6 +62,9 @@ def coco_results(detections: Detections, image_id: int, file_name: str) -> list[
     if detections.keypoints is not None:
         for result, points in zip(results, detections.keypoints.astype(float)):
             result["keypoints"] = [round(v, 3) for v in points.ravel().tolist()]
+    if detections.track_ids is not None:
+        for result, track_id in zip(results, detections.track_ids.tolist()):
+            result["track_id"] = track_id
     return results
 
 
@@ -59,15 +76,28 @@ class ResultsWriter:
     ``results.json``, then the new results take their name, and last the new images.
     """
 
-    def __init__(self, folder: Path, classes: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        classes: tuple[str, ...],
+        *,
+        category_ids: Optional[Sequence[Identity]] = None,
+        categories: Optional[Sequence[dict]] = None,
+    ) -> None:
         """Prepare to write into a folder; as a context, open its files.
+
+        Args:
+            folder: where to.
+            classes: the model's.
+            category_ids: see ``coco_results``.
+            categories: what ``images.json`` has of them; None: the classes.
 
         Raises:
             RuntimeError: pycocotools is not installed. Said here, not after the first batch.
         """
         load_pycocotools()
         self._folder = folder
-        self._classes = classes
+        self._classes, self._category_ids, self._categories = classes, category_ids, categories
         self._images: list[dict] = []
         self._num_results = 0
         self._last = (0, 0)
@@ -76,14 +106,28 @@ class ResultsWriter:
         self._file: Optional[IO[bytes]] = None
         self._images_file: Optional[IO[bytes]] = None
 
-    def add(self, detections: Detections, image_id: int, file_name: str) -> list[dict]:
+    def add(self, detections: Detections, image_id: Identity, file_name: str) -> list[dict]:
         """Append one image and its results; return these.
 
         Raises:
             OSError: there is no room for them; none of them is in the file.
         """
-        height, width = detections.image_size
-        results = coco_results(detections, image_id, file_name)
+        results = coco_results(detections, image_id, file_name, self._category_ids)
+        if detections.keypoint_names:
+            self.set_keypoints(detections.keypoint_names, detections.skeleton)
+        self.add_results(results, image_id, file_name, detections.image_size)
+        return results
+
+    def set_keypoints(self, names: Sequence[str], skeleton: Sequence[tuple[int, int]]) -> None:
+        """Say which key points the results have."""
+        # COCO's skeletons count from 1.
+        self._keypoints = {"keypoints": list(names), "skeleton": [[a + 1, b + 1] for a, b in skeleton]}
+
+    def add_results(
+        self, results: Sequence[dict], image_id: Identity, file_name: str, size: tuple[int, int]
+    ) -> None:
+        """Append one image, (height, width) px, and results that are made already; see ``add``."""
+        height, width = size
         # Not json.dump: it encodes in Python, four times as slowly.
         rows = "".join(
             f"{',' if number else ''}\n{json.dumps(result)}"
@@ -91,13 +135,8 @@ class ResultsWriter:
         )
         end = append_whole(self._file, rows.encode("ascii"), self._folder / RESULTS)
         self._last = (end, self._num_results)
-        if detections.keypoint_names:
-            # COCO's skeletons count from 1.
-            lines = [[a + 1, b + 1] for a, b in detections.skeleton]
-            self._keypoints = {"keypoints": list(detections.keypoint_names), "skeleton": lines}
         self._images.append({"id": image_id, "file_name": file_name, "width": width, "height": height})
         self._num_results += len(results)
-        return results
 
     def remove_last(self) -> None:
         """Take back the image that was added last."""
@@ -131,8 +170,9 @@ class ResultsWriter:
             withdraw(self._folder / IMAGES)
 
     def _dataset(self) -> str:
-        categories = [
-            {"id": label + 1, "name": name, **self._keypoints} for label, name in enumerate(self._classes)
-        ]
+        categories = self._categories
+        if categories is None:
+            categories = [{"id": label + 1, "name": name} for label, name in enumerate(self._classes)]
+        categories = [{**category, **self._keypoints} for category in categories]
         dataset = {"info": {}, "images": self._images, "categories": categories, "annotations": []}
         return json.dumps(dataset, indent=1) + "\n"

@@ -12,7 +12,7 @@ from runtime.closing import Closing
 from runtime.detections import Detections
 from runtime.host.preprocess import check_image
 from runtime.metadata import ModelMetadata
-from runtime.pipeline import FileResult, detect_files, in_threads, run_batches
+from runtime.pipeline import FileResult, Source, detect_files, in_threads, run_batches
 from runtime.ranges import MAX_BATCH, checked_count
 from runtime.runner import Timings
 
@@ -124,9 +124,14 @@ class Detector(Closing):
         """Return how many of so many images run at once."""
         return min(self.batch_size or num_images, self._runner.largest_batch or num_images)
 
+    @property
+    def file_batch(self) -> int:
+        """How many images ``detect_files`` runs at once."""
+        return self._batch_of(self.batch_size or 1)
+
     def detect_files(
         self,
-        paths: Iterable[Union[str, Path]],
+        paths: Iterable[Union[str, Source]],
         *,
         min_score: float = 0.0,
         threads: Optional[int] = None,
@@ -134,7 +139,7 @@ class Detector(Closing):
         check_outputs: bool = False,
         timings: Timings = None,
     ) -> Generator[FileResult, None, None]:
-        """Yield what is found in image files, in their order; see ``runtime.pipeline.detect_files``.
+        """Yield what is found in image files or addresses, in their order; see ``runtime.pipeline.detect_files``.
 
         Files are read in threads while batches of ``batch_size`` run. What cannot be read, or does not fit into the
         model, is a result with an ``error``.
@@ -143,7 +148,7 @@ class Detector(Closing):
             self._runner,
             paths,
             load=self.metadata.load,
-            batch_size=self._batch_of(self.batch_size or 1),
+            batch_size=self.file_batch,
             min_score=min_score,
             threads=threads,
             keep_images=keep_images,

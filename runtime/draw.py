@@ -76,7 +76,7 @@ def draw_detections(image: np.ndarray, detections: Detections) -> np.ndarray:
             f"image: expected the detections' {detections.image_size} (height, width), found {image.shape[:2]}; "
             "draw on the image that was detected in, at its own size"
         )
-    image = _in_color(image)
+    image = in_color(image)
     factor = max(1, -(-_MIN_DRAWN_EDGE_PX // max(image.shape[:2])))
     canvas = np.repeat(np.repeat(image, factor, 0), factor, 1) if factor > 1 else image.copy()
     worst_first = detections.select(np.argsort(detections.scores, kind="stable"))
@@ -94,7 +94,8 @@ def draw_detections(image: np.ndarray, detections: Detections) -> np.ndarray:
     return canvas
 
 
-def _in_color(image: np.ndarray) -> np.ndarray:
+def in_color(image: np.ndarray) -> np.ndarray:
+    """Return (H, W, 3) BGR pixels of an image that may be grey or have alpha."""
     if image.ndim == 2 or image.shape[2] == 1:
         return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
     return image[..., :3]
@@ -168,7 +169,7 @@ def _placed_labels(detections: Detections, factor: int, shape: tuple[int, ...], 
     taken = np.zeros((0, 4), int)
     for index in reversed(range(len(detections))):
         label = int(detections.labels[index])
-        text = f"{detections.classes[label]} {detections.scores[index]:.2f}"
+        text = f"{detections.classes[label]}{_track(detections, index)} {detections.scores[index]:.2f}"
         (width, height), descent = cv2.getTextSize(text, _FONT, pen.text_scale, pen.text_thickness)
         size = (width + 2 * pen.padding, height + descent + pen.padding)
         places = _label_places(_inside(detections.boxes[index] * factor, shape), size, shape)
@@ -176,6 +177,12 @@ def _placed_labels(detections: Detections, factor: int, shape: tuple[int, ...], 
         taken = np.vstack((taken, box))
         placed.append(_Label(text, class_color(label), box, box[3] - descent - pen.padding // 2))
     return placed
+
+
+def _track(detections: Detections, index: int) -> str:
+    """Return the object's number in a video, where it has one."""
+    track_id = -1 if detections.track_ids is None else int(detections.track_ids[index])
+    return f" #{track_id}" if track_id >= 0 else ""
 
 
 def _label_places(

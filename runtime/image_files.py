@@ -4,7 +4,7 @@ import glob
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -58,10 +58,11 @@ def find_images(sources: Sequence[str]) -> list[Path]:
     return list(select_images(sources).paths)
 
 
-def select_images(sources: Sequence[str]) -> Selection:
+def select_images(sources: Sequence[str], *, recursive: bool = False) -> Selection:
     """Return the image files that files, folders and glob patterns name, in that order, each once.
 
-    A folder stands for the images directly in it, sorted by name. A file is taken whatever its suffix; of what a folder
+    A folder stands for the images directly in it, sorted by name; ``recursive``: also for those of the folders in it,
+    sorted by path, through no symbolic links of folders. A file is taken whatever its suffix; of what a folder
     holds or a glob matches, regular files with an image's suffix that are no overlays (``runtime.inference.overlays``).
 
     Raises:
@@ -71,21 +72,22 @@ def select_images(sources: Sequence[str]) -> Selection:
     paths: dict[Path, None] = {}
     notes = []
     for source in sources:
-        found, ignored = _images_of(source)
+        found, ignored = _images_of(source, recursive)
         paths.update(dict.fromkeys(found))
         if ignored:
             notes.append(f"ignored in {printable(source)}: {_described(ignored)}")
     return Selection(tuple(paths), tuple(notes))
 
 
-def _images_of(source: str) -> tuple[list[Path], list[_Ignored]]:
+def _images_of(source: str, recursive: bool) -> tuple[list[Path], list[_Ignored]]:
     path = Path(source)
     # Existing paths first: a file may have brackets in its name.
     kind = _kind(path)
     if kind == "file":
         return [path], []
     if kind == "folder":
-        return _images_among(path.iterdir(), f"folder {source}")
+        among = _files_below(path) if recursive else path.iterdir()
+        return _images_among(among, f"folder {source}")
     if not kind and glob.has_magic(source):
         matches = (Path(p) for p in glob.iglob(source, recursive=True))
         return _images_among(matches, f"pattern {source}")
@@ -96,6 +98,13 @@ def _images_of(source: str) -> tuple[list[Path], list[_Ignored]]:
     raise FileNotFoundError(
         f"{source}: expected an image, a folder or a glob pattern, found nothing by that name"
     )
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield what lies in a folder and in those within it; links of folders may lead in a circle, and are yielded."""
+    for parent, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        yield from (Path(parent, name) for name in (*files, *links))
 
 
 def _images_among(paths: Iterable[Path], described: str) -> tuple[list[Path], list[_Ignored]]:

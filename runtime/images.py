@@ -35,7 +35,11 @@ def read_image(path: Union[str, Path], load: Load = IN_COLOR) -> np.ndarray:
         RuntimeError: it is to be decoded with Pillow, which is not installed.
     """
     # Not cv2.imread: it does not tell a missing file from a damaged one, nor read non-ASCII paths on Windows.
-    data = _file_bytes(path)
+    return decode_image(_file_bytes(path), path, load)
+
+
+def decode_image(data: bytes, path: Union[str, Path], load: Load = IN_COLOR) -> np.ndarray:
+    """Return the image that a file's content is; see ``read_image``, whose errors begin with the path."""
     if _is_cut_jpeg(data):
         raise ValueError(
             f"{path}: expected a whole JPEG, found {len(data)} bytes without an end; copy it again"

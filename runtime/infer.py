@@ -1,16 +1,20 @@
-"""Detect objects in image files: ``python -m runtime.infer [SOURCE ...]``.
+"""Detect objects in images and videos: ``python -m runtime.infer [SOURCE ...]``.
 
 Prints a table, and writes overlays (PNG), a line of JSON for each image as it is done (``detections.jsonl``) and at the
-end COCO results (JSON; see ``runtime.coco_writer``). The exit status is 0, 1 if images were skipped because they cannot
-be read, 2 if nothing could be done or an error ended the run, or 130 or 143 after SIGINT or SIGTERM; what was finished
-by then is written.
+end COCO results (JSON; see ``runtime.coco_writer``). Of a video there is a line for each frame, and a video that is
+drawn on. With ``-`` as source, images come as lines of JSON on standard input and are answered on standard output.
+
+The exit status is 0, 1 if images were skipped because they cannot be read, 2 if nothing could be done or an error ended
+the run, or 130 or 143 after SIGINT or SIGTERM; what was finished by then is written.
 """
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from runtime.backends import BACKENDS, backend_name, supported_options
 from runtime.cli import (
@@ -20,13 +24,21 @@ from runtime.cli import (
     add_openvino,
     batch,
     command,
+    not_negative,
+    positive,
     run_as_program,
     score,
-    selected_images,
     threads,
 )
 from runtime.engine.config import REBUILD
 from runtime.interrupts import PATIENCE_SECONDS, held, loading, released
+from runtime.messages import printable
+
+if TYPE_CHECKING:
+    from runtime.detector import Detector
+    from runtime.inference.options import InferenceOptions
+    from runtime.inference.run import Own
+    from runtime.pipeline import Source
 
 DEFAULT_MODEL = Path("out") / "maskrcnn.onnx"
 
@@ -37,22 +49,112 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     args = _parser().parse_args(argv)
     # Only now: signals are handled, and the arguments are known to be good.
     with loading():
-        from runtime.console import status
-        from runtime.detector import Detector
-        from runtime.inference.options import InferenceOptions
+        from runtime.inference.sources import listed_sources, select_sources
+
+    names = [*args.sources, *(listed_sources(args.list) if args.list else ())]
+    sources = select_sources(names or [str(DEFAULT_IMAGES)], recursive=args.recursive)
+    for line in sources.ignored:
+        print(printable(line), file=sys.stderr, flush=True)
+    if sources.from_stdin:
+        return _answer(args)
+    return _videos(sources.videos, args) if sources.videos else _images(sources.images, args)
+
+
+def _images(paths: "Sequence[Source]", args: argparse.Namespace) -> int:
+    with loading():
         from runtime.inference.report import print_report
         from runtime.inference.run import check_outputs, detect_and_write
 
-    paths = selected_images(args.sources or [str(DEFAULT_IMAGES)])
-    check_outputs(args.out, [args.model, *paths])
-    options = InferenceOptions(args.out, args.score, args.json_score, args.overlays)
-    with held():
-        with released(PATIENCE_SECONDS), status(f"loading {args.model}"):
-            detector = Detector(args.model, args.backend, batch_size=args.batch, **_backend_options(args))
-        with detector:
-            report = detect_and_write(paths, detector, options)
+    _refuse(args, ("stride", "max_fps", "track"), "videos", "images")
+    paths, own = _with_own_ids(paths, args.annotations)
+    inputs = [args.model, *(path for path in paths if isinstance(path, Path))]
+    check_outputs(args.out, inputs if args.annotations is None else [args.annotations, *inputs])
+    options = _options(args)
+    with held(), _detector(args) as detector:
+        report = detect_and_write(paths, detector, options, own)
         print_report(report, options)
         return report.exit_status
+
+
+def _videos(sources: Sequence[str], args: argparse.Namespace) -> int:
+    with loading():
+        from runtime.inference.run import check_outputs
+        from runtime.inference.videos import detect_videos, print_video_report
+
+    _refuse(args, ("annotations", "format", "crops"), "images", "videos")
+    check_outputs(args.out, [args.model, *map(Path, sources)])
+    options = _options(args)
+    with held(), _detector(args) as detector:
+        report = detect_videos(sources, detector, options)
+        print_video_report(report, options)
+        return report.exit_status
+
+
+def _answer(args: argparse.Namespace) -> int:
+    with loading():
+        from runtime.inference.requests import answer_requests
+
+    names = ("annotations", "format", "crops", "resume", "stride", "max_fps", "track")
+    _refuse(args, names, "files", "standard input")
+    if sys.stdin is None:
+        raise ValueError("sources: expected JSON lines on standard input, found it closed; pipe them in")
+    with held(), _detector(args) as detector:
+        return answer_requests(sys.stdin.buffer, detector, _options(args)).exit_status
+
+
+def _refuse(args: argparse.Namespace, names: Sequence[str], expected: str, found: str) -> None:
+    """Refuse options that mean nothing for what is detected in."""
+    given = next((name for name in names if getattr(args, name)), None)
+    if given is not None:
+        raise ValueError(
+            f"--{given.replace('_', '-')}: expected {expected} as sources, found {found}; leave it out"
+        )
+
+
+def _with_own_ids(
+    paths: "Sequence[Source]", annotations: Optional[Path]
+) -> "tuple[Sequence[Source], Optional[Own]]":
+    """Return the images that the annotations list, and their ids."""
+    if annotations is None:
+        return paths, None
+    with loading():
+        from runtime.inference.own_ids import match_images, read_own_dataset
+        from runtime.inference.run import Own
+
+    dataset = read_own_dataset(annotations)
+    matched = match_images(dataset, paths)
+    for note in matched.notes:
+        print(printable(f"note: {note}"), file=sys.stderr, flush=True)
+    return matched.paths, Own(dataset, matched.entries)
+
+
+@contextmanager
+def _detector(args: argparse.Namespace) -> "Iterator[Detector]":
+    with loading():
+        from runtime.console import status
+        from runtime.detector import Detector
+    with released(PATIENCE_SECONDS), status(f"loading {args.model}"):
+        detector = Detector(args.model, args.backend, batch_size=args.batch, **_backend_options(args))
+    with detector:
+        yield detector
+
+
+def _options(args: argparse.Namespace) -> "InferenceOptions":
+    from runtime.inference.options import InferenceOptions
+
+    return InferenceOptions(
+        out=args.out,
+        score=args.score,
+        json_score=args.json_score,
+        overlays=args.overlays,
+        classes=tuple(args.classes),
+        formats=tuple(args.format),
+        crops=args.crops,
+        resume=args.resume,
+        stride=args.stride or 1,
+        max_fps=args.max_fps,
+        track=args.track,
+    )
 
 
 def _backend_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -72,8 +174,11 @@ def _parser() -> argparse.ArgumentParser:
         "sources",
         nargs="*",
         metavar="SOURCE",
-        help="image files, folders and glob patterns (default: the embedded examples/images)",
+        help="image files, folders, glob patterns and http(s) addresses; or video files, rtsp:// and camera:0; or -, "
+        "JSON lines from standard input (default: the embedded examples/images)",
     )
+    parser.add_argument("--list", type=Path, metavar="FILE", help="a text file with a source in each line")
+    parser.add_argument("--recursive", action="store_true", help="folders with those within them")
     parser.add_argument("--model", type=Path, default=DEFAULT_MODEL, help="default: %(default)s")
     parser.add_argument(
         "--backend",
@@ -103,9 +208,46 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--json-score", type=score, default=0.05, help="least score in the JSON files (default: %(default)s)"
     )
+    parser.add_argument("--classes", nargs="+", default=(), metavar="NAME", help="write only these classes")
+    parser.add_argument(
+        "--annotations", type=Path, metavar="JSON", help="write the ids of this data set in COCO's format"
+    )
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder (default: %(default)s)")
-    parser.add_argument("--no-overlays", dest="overlays", action="store_false", help="write no PNGs")
+    parser.add_argument(
+        "--no-overlays", dest="overlays", action="store_false", help="write no PNGs, and no videos"
+    )
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        default=(),
+        choices=("coco", "labelme", "yolo"),
+        help="labels of each image too; COCO's results are written in any case",
+    )
+    parser.add_argument(
+        "--crops",
+        choices=("box", "mask"),
+        help="cut out each object: its box, or with its mask as transparency",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on where an interrupted run into --out ended"
+    )
+    _add_video_options(parser)
     return parser
+
+
+def _add_video_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("videos")
+    group.add_argument("--stride", type=positive, metavar="N", help="every Nth frame (default: 1)")
+    group.add_argument("--max-fps", type=frame_rate, metavar="F", help="at most F frames of a second")
+    group.add_argument("--track", action="store_true", help="follow objects from frame to frame")
+
+
+def frame_rate(text: str) -> float:
+    """Parse frames per second, more than 0."""
+    value = not_negative(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected more than 0, found {text[:40]!r}")
+    return value
 
 
 if __name__ == "__main__":

@@ -15,11 +15,15 @@ import numpy as np
 from runtime.detections import Detections
 from runtime.images import IN_COLOR, read_image
 from runtime.ranges import MAX_BATCH, MAX_THREADS, checked_count
+from runtime.remote import RemoteImage
 from runtime.runner import Pending, Runner, Timings, add_timings
 from runtime.transforms import Load
 
 # Files that cannot be read, behind ones that can, before these run as a smaller batch.
 _MOST_WAITING = 256
+
+# An image file, or the address of one.
+Source = Union[Path, RemoteImage]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -41,7 +45,7 @@ class FileResult:
     """
 
     index: int
-    path: Path
+    path: Source
     detections: Optional[Detections] = None
     error: str = ""
     image: Optional[np.ndarray] = None
@@ -54,7 +58,7 @@ class _ReadFile:
     """A file as a reading thread leaves it; ``staged`` is the runner's, None with an error."""
 
     index: int
-    path: Path
+    path: Source
     staged: Any
     error: str
     image: Optional[np.ndarray]
@@ -75,7 +79,7 @@ def num_cores() -> int:
 
 def detect_files(
     runner: Runner,
-    paths: Iterable[Union[str, Path]],
+    paths: Iterable[Union[str, Source]],
     *,
     load: Load = IN_COLOR,
     batch_size: int,
@@ -91,7 +95,8 @@ def detect_files(
 
     Args:
         runner: the model.
-        paths: of the files; those that cannot be read, or do not fit into the model, are reported as results.
+        paths: of the files, or addresses; those that cannot be read, or do not fit into the model, are reported as
+            results.
         load: how files are decoded.
         batch_size: images that run at once; the last batch may be smaller.
         min_score: detections below it are left out.
@@ -110,7 +115,7 @@ def detect_files(
     # As many as the threads are at, and a batch that waits while another is collected.
     files = in_threads(
         lambda item: _read(runner, *item, load, keep_images),
-        ((index, Path(path)) for index, path in enumerate(paths)),
+        ((index, Path(path) if isinstance(path, str) else path) for index, path in enumerate(paths)),
         threads,
         threads + 2 * batch_size,
     )
@@ -126,11 +131,11 @@ def detect_files(
         files.close()
 
 
-def _read(runner: Runner, index: int, path: Path, load: Load, keep_image: bool) -> _ReadFile:
+def _read(runner: Runner, index: int, path: Source, load: Load, keep_image: bool) -> _ReadFile:
     start = time.perf_counter()
     staged, image, problem, cause = None, None, "", None
     try:
-        image = read_image(path, load)
+        image = path.read(load) if isinstance(path, RemoteImage) else read_image(path, load)
         staged = runner.stage(image)
     except (OSError, ValueError) as error:
         problem = str(error) if str(path) in str(error) else f"{path}: {error}"

@@ -14,6 +14,11 @@ class SafeStream:
         self._stream = stream
         self.encoding = getattr(stream, "encoding", None) or "utf-8"
 
+    @property
+    def is_open(self) -> bool:
+        """Whether what is written goes somewhere."""
+        return self._stream is not None
+
     def write(self, text: str) -> int:
         """Write what can be written."""
         if self._stream is None:

@@ -62,11 +62,8 @@ def read_annotations(path: Path) -> dict[str, list[dict]]:
         OSError: it cannot be read.
         ValueError: it is not such a file; names the entry, what was expected, what was found, and the remedy.
     """
-    content = _content(path)
-    images = _checked(path, "images", content["images"], _image)
-    categories = _checked(path, "categories", content["categories"], _category)
-    for name, entries in (("images", images), ("categories", categories)):
-        _check_unique(path, name, entries)
+    content = _content(path, _LISTS)
+    images, categories = _images_and_categories(path, content)
     image_ids, category_ids = ({entry["id"] for entry in entries} for entries in (images, categories))
     annotations = _checked(
         path,
@@ -76,6 +73,44 @@ def read_annotations(path: Path) -> dict[str, list[dict]]:
     )
     _check_unique(path, "annotations", annotations)
     return {"images": images, "categories": categories, "annotations": annotations}
+
+
+def read_images_and_categories(path: Path) -> tuple[list[dict], list[dict]]:
+    """Return ``images`` and ``categories`` of a file, which may have no annotations; see ``read_annotations``."""
+    return _images_and_categories(path, _content(path, ("images", "categories")))
+
+
+def read_results(
+    path: Path, sizes: Mapping[Identity, Optional[ImageSize]], truth: Mapping[str, Sequence[dict]]
+) -> list[dict]:
+    """Return the rows of a file in COCO's results format, in the types that pycocotools needs.
+
+    Args:
+        path: of the file: a list of ``image_id``, ``category_id``, ``bbox``, ``score``, and where there are any
+            ``segmentation`` (run lengths or polygons) and ``keypoints``.
+        sizes: (height, width) px of the images that count, by id; rows of others are left out.
+        truth: of ``read_annotations``, whose images and categories the rows are of.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not such a file, or of other images or categories; names the row.
+    """
+    most = limit(LIMIT_VARIABLE, MAX_BYTES)
+    try:
+        content = parsed(bounded_bytes(path, most, f"if that is meant, set {LIMIT_VARIABLE} to as much"))
+    except ValueError as error:
+        raise ValueError(f"results {path}: {error}; {_REMEDY}") from error
+    if not isinstance(content, list):
+        raise ValueError(
+            f"results {path}: expected COCO's results, a list of detections, found {_kind(content)}; name the "
+            "results.json of `python -m runtime.infer --annotations`, or another tool's"
+        )
+    names = {entry["id"]: entry["file_name"] for entry in truth["images"]}
+    category_ids = {entry["id"] for entry in truth["categories"]}
+    rows = _checked(
+        path, "results", content, lambda row: _result(row, names, category_ids, sizes), kind="results"
+    )
+    return [row for row in rows if row is not None]
 
 
 def with_masks(
@@ -103,16 +138,83 @@ def with_masks(
     return [entry for entry in _checked(path, "annotations", annotations, masked) if entry is not None]
 
 
-def _content(path: Path) -> dict:
+def _images_and_categories(path: Path, content: Mapping[str, list]) -> tuple[list[dict], list[dict]]:
+    images = _checked(path, "images", content["images"], _image)
+    categories = _checked(path, "categories", content["categories"], _category)
+    for name, entries in (("images", images), ("categories", categories)):
+        _check_unique(path, name, entries)
+    return images, categories
+
+
+def _result(
+    row: dict,
+    names: Mapping[Identity, str],
+    category_ids: Collection[Identity],
+    sizes: Mapping[Identity, Optional[ImageSize]],
+) -> Optional[dict]:
+    """Return a checked row of results; None of an image that does not count."""
+    remedy = "make the results with `--annotations` of this very file"
+    image_id, category_id = _identity(row, "image_id"), _identity(row, "category_id")
+    if image_id not in names:
+        raise _Wrong("image_id", "an id of the annotations' images", image_id, remedy)
+    if category_id not in category_ids:
+        raise _Wrong("category_id", "an id of the annotations' categories", category_id, remedy)
+    name = row.get("file_name")
+    if isinstance(name, str) and _bare(name) != _bare(names[image_id]):
+        # Ids of another numbering, which would be evaluated on the wrong images in silence.
+        raise _Wrong(
+            "file_name", f"{names[image_id]!r}, which the annotations' image {image_id} is", name, remedy
+        )
+    if image_id not in sizes:
+        return None
+    checked: dict[str, Any] = {
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": _box(row),
+        "score": _number(row.get("score", _MISSING), "score", -float(_LARGEST), float(_LARGEST)),
+    }
+    size = sizes[image_id] or _size_of(row.get("segmentation"))
+    counts = _counts(row.get("segmentation"), size)
+    if counts is not None:
+        checked["segmentation"] = {"size": list(size), "counts": counts.decode("ascii")}
+    return {**checked, **{k: v for k, v in _keypoints(row).items() if k == "keypoints"}}
+
+
+def _size_of(segmentation: Any) -> Optional[ImageSize]:
+    """Return the size that run lengths name themselves, where the annotations do not say their image's."""
+    if segmentation in (None, []):
+        return None
+    size = segmentation.get("size") if isinstance(segmentation, dict) else None
+    if not isinstance(size, list) or len(size) != 2 or not all(_is_whole(v) and v > 0 for v in size):
+        remedy = "write height and width of the image into the annotations"
+        raise _Wrong(
+            "segmentation.size", "the image's [height, width]", _MISSING if size is None else size, remedy
+        )
+    return int(size[0]), int(size[1])
+
+
+def _bare(name: str) -> str:
+    return name.replace("\\", "/").rpartition("/")[2]
+
+
+def _kind(content: Any) -> str:
+    return (
+        f"an object with {', '.join(map(shown, content))[:200]}"
+        if isinstance(content, dict)
+        else shown(content)
+    )
+
+
+def _content(path: Path, lists: Sequence[str]) -> dict:
     try:
         most = limit(LIMIT_VARIABLE, MAX_BYTES)
         content = parsed(bounded_bytes(path, most, f"if that is meant, set {LIMIT_VARIABLE} to as much"))
     except ValueError as error:
         raise ValueError(f"annotations {path}: {error}; {_REMEDY}") from error
-    if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in _LISTS):
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in lists):
         found = ", ".join(map(shown, content)) if isinstance(content, dict) else f"a {type(content).__name__}"
         raise ValueError(
-            f"annotations {path}: expected COCO's format with the lists {', '.join(_LISTS)}, found {found[:200]}; "
+            f"annotations {path}: expected COCO's format with the lists {', '.join(lists)}, found {found[:200]}; "
             "name the annotations of an object detection dataset"
         )
     if not content["images"]:
@@ -120,7 +222,9 @@ def _content(path: Path) -> dict:
     return content
 
 
-def _checked(path: Path, name: str, entries: Sequence[Any], check: Callable[[dict], Any]) -> list:
+def _checked(
+    path: Path, name: str, entries: Sequence[Any], check: Callable[[dict], Any], *, kind: str = "annotations"
+) -> list:
     """Return what ``check`` makes of each entry; its errors get their place."""
     checked = []
     for index, entry in enumerate(entries):
@@ -130,7 +234,7 @@ def _checked(path: Path, name: str, entries: Sequence[Any], check: Callable[[dic
             checked.append(check(entry))
         except _Wrong as wrong:
             raise ValueError(
-                f"annotations {path}: {_place(name, index, entry, wrong.key)}: {wrong.said}"
+                f"{kind} {path}: {_place(name, index, entry, wrong.key)}: {wrong.said}"
             ) from None
     return checked
 

@@ -69,12 +69,12 @@ class CocoDataset:
         return [a for a in self.truth["annotations"] if a["category_id"] in categories]
 
 
-def read_dataset(annotations: Path, folder: Path, limit: Optional[int] = None) -> CocoDataset:
+def read_dataset(annotations: Path, folder: Optional[Path], limit: Optional[int] = None) -> CocoDataset:
     """Read annotations and find their images.
 
     Args:
         annotations: JSON in COCO's format; see ``runtime.comparison.annotations`` for what it may leave out.
-        folder: where the ``file_name`` of its images lie.
+        folder: where the ``file_name`` of its images lie; None: nowhere, results are there already.
         limit: take the first so many images only.
 
     Raises:
@@ -89,6 +89,8 @@ def read_dataset(annotations: Path, folder: Path, limit: Optional[int] = None) -
         )
     truth = read_annotations(annotations)
     entries = truth["images"][:limit]
+    if folder is None:
+        return _without_images(annotations, truth, entries)
     paths, notes = _image_files(annotations, folder, [entry["file_name"] for entry in entries])
     with_segmentation = {a["image_id"] for a in truth["annotations"] if a["segmentation"] not in (None, [])}
     images = tuple(
@@ -100,6 +102,22 @@ def read_dataset(annotations: Path, folder: Path, limit: Optional[int] = None) -
     sizes = {image.image_id: image.size for image in images}
     masked = with_masks(annotations, truth["annotations"], sizes)
     return CocoDataset(annotations, {**truth, "images": entries, "annotations": masked}, images, notes)
+
+
+def _without_images(annotations: Path, truth: dict, entries: Sequence[dict]) -> CocoDataset:
+    """Return a dataset without files; masks need the sizes that the annotations say."""
+    images = []
+    masked_ids = {a["image_id"] for a in truth["annotations"] if a["segmentation"] not in (None, [])}
+    for entry in entries:
+        size = None if None in (entry["height"], entry["width"]) else (entry["height"], entry["width"])
+        if size is None and entry["id"] in masked_ids:
+            raise ValueError(
+                f"annotations {annotations}: {entry['file_name']}: expected its height and width, found none; write "
+                "them, or name the images' folder with --images: they are then read from the image"
+            )
+        images.append(DatasetImage(entry["id"], Path(entry["file_name"]), size))
+    masked = with_masks(annotations, truth["annotations"], {image.image_id: image.size for image in images})
+    return CocoDataset(annotations, {**truth, "images": list(entries), "annotations": masked}, tuple(images))
 
 
 def category_ids(classes: Sequence[str], dataset: CocoDataset) -> tuple[Optional[Identity], ...]:
@@ -232,7 +250,25 @@ def result_rows(
     return rows
 
 
-def average_precision(
+@dataclass(frozen=True)
+class Precision:
+    """COCO's average precision, 0 to 1; None where the dataset has no object of that size or category.
+
+    Attributes:
+        overall: ``METRICS`` under ``box``, ``mask`` and ``keypoints``.
+        by_category: ``AP`` and ``AP50`` of each category's id, under the same kinds.
+    """
+
+    overall: dict[str, dict[str, Optional[float]]]
+    by_category: dict[str, dict[Identity, dict[str, Optional[float]]]]
+
+
+def average_precision(truth: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], **chosen: Any) -> dict:
+    """Return COCO's average precision, 0 to 1: ``Precision.overall`` of ``measured_precision``."""
+    return measured_precision(truth, rows, **chosen).overall
+
+
+def measured_precision(
     truth: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     *,
@@ -240,8 +276,8 @@ def average_precision(
     num_keypoints: int = 0,
     image_ids: Optional[Sequence[Identity]] = None,
     category_ids: Optional[Sequence[Identity]] = None,
-) -> dict[str, dict[str, Optional[float]]]:
-    """Return COCO's average precision, 0 to 1.
+) -> Precision:
+    """Return COCO's average precision, 0 to 1, of all and of each category.
 
     Args:
         truth: annotations in COCO's format. They are not changed.
@@ -270,13 +306,16 @@ def average_precision(
         "categories": list(numbers["categories"]) if category_ids is None else category_ids,
     }
     problem = _Problem(truth, rows, numbers, chosen)
-    values = {"box": _evaluated(problem, "bbox", ("segmentation", "keypoints"))}
+    done = {"box": _evaluated(problem, "bbox", ("segmentation", "keypoints"))}
     if masks:
         # Given a box, pycocotools would take the box's area for the mask's.
-        values["mask"] = _evaluated(problem, "segm", ("bbox", "keypoints"))
+        done["mask"] = _evaluated(problem, "segm", ("bbox", "keypoints"))
     if num_keypoints:
-        values["keypoints"] = _evaluated(problem, "keypoints", ("bbox", "segmentation"), num_keypoints)
-    return values
+        done["keypoints"] = _evaluated(problem, "keypoints", ("bbox", "segmentation"), num_keypoints)
+    return Precision(
+        {kind: _overall(evaluation, kind == "keypoints") for kind, evaluation in done.items()},
+        {kind: _by_category(evaluation, problem) for kind, evaluation in done.items()},
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,9 +348,8 @@ def _numbers(ids: Iterable[Identity]) -> dict[Identity, int]:
     return {identity: n for n, identity in enumerate(sorted(ids, key=lambda i: (isinstance(i, str), i)), 1)}
 
 
-def _evaluated(
-    problem: _Problem, iou_type: str, without: Collection[str], num_keypoints: int = 0
-) -> dict[str, Optional[float]]:
+def _evaluated(problem: _Problem, iou_type: str, without: Collection[str], num_keypoints: int = 0) -> Any:
+    """Return a ``COCOeval`` that has measured."""
     from pycocotools.cocoeval import COCOeval
 
     # COCOeval prints its progress and its tables.
@@ -331,10 +369,34 @@ def _evaluated(
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    names = [name for name in METRICS if not (num_keypoints and name == "AP_small")]
+    return evaluation
+
+
+def _overall(evaluation: Any, of_keypoints: bool) -> dict[str, Optional[float]]:
+    names = [name for name in METRICS if not (of_keypoints and name == "AP_small")]
     # -1 stands for "no object of that size".
     found = {name: float(v) if v >= 0 else None for name, v in zip(names, evaluation.stats)}
     return {name: found.get(name) for name in METRICS}
+
+
+def _by_category(evaluation: Any, problem: _Problem) -> dict[Identity, dict[str, Optional[float]]]:
+    """Return AP and AP50 of each category, over all areas, as COCOeval has them before it takes their mean."""
+    identities = {number: identity for identity, number in problem.numbers["categories"].items()}
+    # Thresholds of IoU (the first is 0.5), recalls, categories, areas (the first: all), numbers of detections.
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+    return {
+        identities[int(number)]: {
+            "AP": _mean(precision[:, :, index]),
+            "AP50": _mean(precision[0, :, index]),
+        }
+        for index, number in enumerate(evaluation.params.catIds)
+    }
+
+
+def _mean(precision: np.ndarray) -> Optional[float]:
+    # -1 stands for "no object of that category".
+    known = precision[precision > -1]
+    return float(known.mean()) if known.size else None
 
 
 def _indexed(problem: _Problem, annotations: Sequence[Mapping[str, Any]]) -> Any:

@@ -2,18 +2,19 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from runtime.comparison.annotations import Identity
+from runtime.comparison.annotations import Identity, read_results
 from runtime.comparison.average_precision import (
     KEYPOINT_SIGMA,
     METRICS,
     NUM_COCO_KEYPOINTS,
     CocoDataset,
-    average_precision,
+    Precision,
     category_ids,
+    measured_precision,
     read_dataset,
     result_rows,
 )
@@ -36,6 +37,7 @@ class Evaluation:
         model_seconds: of which in the model itself; None for a recording.
         problems: images for which the model's output was not a result, and why.
         notes: what the figures leave out.
+        by_class: AP and AP50 of each class that counts, by its name, under the same kinds.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     path: str = ""
     path_reason: str = ""
+    by_class: dict[str, dict[str, dict[str, Optional[float]]]] = field(default_factory=dict)
 
     def minus(self, other: "Evaluation") -> dict[str, dict[str, Optional[float]]]:
         """Return the differences of what both have."""
@@ -62,9 +65,10 @@ class Evaluation:
 def evaluate(
     model: Union[str, Path],
     annotations: Union[str, Path],
-    images: Union[str, Path],
+    images: Optional[Union[str, Path]],
     *,
     limit: Optional[int] = None,
+    classes: Sequence[str] = (),
     backend: str = "auto",
     batch: int = 1,
     host: bool = False,
@@ -74,10 +78,11 @@ def evaluate(
     """Run a model, or read recorded results, over a dataset, and measure the average precision.
 
     Args:
-        model: an exported model, an engine, or a recording (``.npz``).
+        model: an exported model, an engine, a recording (``.npz``), or results in COCO's format (``.json``).
         annotations: a JSON file in COCO's format.
-        images: the images' folder.
+        images: the images' folder; None: nowhere, of results.
         limit: only the first so many images; None: all.
+        classes: only these; none: all that the model and the annotations have.
         backend, host, options: see ``Detector``.
         batch: images that run at once.
         progress: shows how far it is.
@@ -85,21 +90,68 @@ def evaluate(
     Raises:
         FileNotFoundError, ValueError, RuntimeError: see ``read_dataset``, ``open_artifact`` and ``evaluate_artifact``.
     """
-    dataset = read_dataset(Path(annotations), Path(images), limit)
+    dataset = read_dataset(Path(annotations), None if images is None else Path(images), limit)
+    if is_results(model):
+        return evaluate_results(Path(model), dataset, classes)
     with open_artifact(model, backend, batch, host=host, **options) as artifact:
-        return evaluate_artifact(artifact, dataset, progress)
+        return evaluate_artifact(artifact, dataset, progress, classes)
+
+
+def is_results(path: Union[str, Path]) -> bool:
+    """Return whether a file is one of results in COCO's format, by its suffix."""
+    return Path(path).suffix.lower() == ".json"
+
+
+def evaluate_results(path: Path, dataset: CocoDataset, classes: Sequence[str] = ()) -> Evaluation:
+    """Measure the average precision of a file of results in COCO's format, whatever program has written it.
+
+    Every category of the annotations counts, also one of which nothing was found, as in pycocotools.
+
+    Raises:
+        OSError, ValueError: see ``runtime.comparison.annotations.read_results``, and ``evaluate_artifact``.
+        RuntimeError: pycocotools is not installed.
+    """
+    start = time.perf_counter()
+    sizes = {image.image_id: image.size for image in dataset.images}
+    rows = read_results(path, sizes, dataset.truth)
+    names = tuple(category["name"] for category in dataset.truth["categories"])
+    num_points = max((len(row.get("keypoints", ())) // 3 for row in rows), default=0)
+    facts = _Facts(names, any("segmentation" in row for row in rows), num_points)
+    own = tuple(category["id"] for category in dataset.truth["categories"])
+    measured = _measured(facts, dataset, _chosen(own, names, classes, dataset), rows)
+    return Evaluation(
+        name=str(path),
+        num_images=len(dataset.images),
+        num_detections=len(rows),
+        average_precision=measured.values,
+        seconds=time.perf_counter() - start,
+        model_seconds=None,
+        problems=(),
+        notes=measured.notes,
+        by_class=measured.by_class,
+    )
 
 
 def evaluate_artifact(
-    artifact: Artifact, dataset: CocoDataset, progress: Progress = no_progress
+    artifact: Artifact,
+    dataset: CocoDataset,
+    progress: Progress = no_progress,
+    classes: Sequence[str] = (),
 ) -> Evaluation:
     """Run an artifact over a dataset, image by image, and measure its average precision.
+
+    Args:
+        artifact: which runs.
+        dataset: its images and objects.
+        progress: shows how far it is.
+        classes: only these count; none: all that both have.
 
     Raises:
         ValueError: the classes are not the dataset's, or an image cannot be read or does not fit the model.
         RuntimeError: pycocotools is not installed.
     """
-    categories = category_ids(artifact.classes, dataset)
+    categories = _chosen(category_ids(artifact.classes, dataset), artifact.classes, classes, dataset)
+    facts = _Facts(artifact.classes, artifact.metadata.masks != "none", len(artifact.metadata.keypoints))
     rows, problems, other_sizes = [], [], []
     start = time.perf_counter()
     results = artifact([image.path for image in dataset.images])
@@ -111,24 +163,28 @@ def evaluate_artifact(
         kept = result.detections.filter(artifact.metadata.score_threshold)
         rows += result_rows(kept, image.image_id, categories)
     seconds = time.perf_counter() - start
-    measured = (_measured(artifact, dataset, categories, rows) for _ in range(1))
-    ((values, notes),) = progress(measured, 1, f"average precision of {artifact.name}")
+    waited_for = (_measured(facts, dataset, categories, rows) for _ in range(1))
+    (measured,) = progress(waited_for, 1, f"average precision of {artifact.name}")
     return Evaluation(
         name=artifact.name,
         num_images=len(dataset.images),
         num_detections=len(rows),
-        average_precision=values,
+        average_precision=measured.values,
         seconds=seconds,
         model_seconds=artifact.model_seconds,
         problems=tuple(problems),
-        notes=(*notes, *_notes_on_sizes(other_sizes if "mask" in values else [])),
+        notes=(*measured.notes, *_notes_on_sizes(other_sizes if "mask" in measured.values else [])),
         path=artifact.made_by.path,
         path_reason=artifact.made_by.reason,
+        by_class=measured.by_class,
     )
 
 
 def evaluate_in_order(
-    artifacts: Sequence[Artifact], dataset: CocoDataset, progress: Progress = no_progress
+    artifacts: Sequence[Artifact],
+    dataset: CocoDataset,
+    progress: Progress = no_progress,
+    classes: Sequence[str] = (),
 ) -> list[Evaluation]:
     """Evaluate several artifacts; recordings first: one that lacks an image is refused before a model has run.
 
@@ -137,38 +193,85 @@ def evaluate_in_order(
     """
     for artifact in artifacts:
         try:
-            category_ids(artifact.classes, dataset)
+            _chosen(category_ids(artifact.classes, dataset), artifact.classes, classes, dataset)
         except ValueError as error:
             raise ValueError(f"{artifact.name}: {error}") from error
     order = sorted(range(len(artifacts)), key=lambda index: artifacts[index].model_seconds is not None)
-    evaluations = {index: evaluate_artifact(artifacts[index], dataset, progress) for index in order}
+    evaluations = {index: evaluate_artifact(artifacts[index], dataset, progress, classes) for index in order}
     return [evaluations[index] for index in range(len(artifacts))]
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What finds objects: its class names, whether it has masks, how many key points."""
+
+    classes: tuple[str, ...]
+    has_masks: bool
+    num_keypoints: int
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Average precision, overall and by class, and what it leaves out."""
+
+    values: dict[str, dict[str, Optional[float]]]
+    by_class: dict[str, dict[str, dict[str, Optional[float]]]]
+    notes: tuple[str, ...]
+
+
+def _chosen(
+    categories: Sequence[Optional[Identity]],
+    names: Sequence[str],
+    classes: Sequence[str],
+    dataset: CocoDataset,
+) -> tuple[Optional[Identity], ...]:
+    """Return the categories, None for those of other classes than the chosen ones.
+
+    Raises:
+        ValueError: a chosen class is none that counts.
+    """
+    if not classes:
+        return tuple(categories)
+    known = [name for name, identity in zip(names, categories) if identity is not None]
+    unknown = [name for name in classes if name not in known]
+    if unknown:
+        raise ValueError(
+            f"--classes: expected names that are classes and categories of {dataset.path} ({listed(known, 12)}), "
+            f"found {listed(unknown)}; correct or leave them out"
+        )
+    return tuple(identity if name in classes else None for name, identity in zip(names, categories))
+
+
 def _measured(
-    artifact: Artifact, dataset: CocoDataset, categories: Sequence[Optional[Identity]], rows: Sequence[dict]
-) -> tuple[dict[str, dict[str, Optional[float]]], tuple[str, ...]]:
+    facts: _Facts, dataset: CocoDataset, categories: Sequence[Optional[Identity]], rows: Sequence[dict]
+) -> _Measured:
     """Return the average precision, and what it leaves out; masks count where every object has one."""
     shared = [identity for identity in categories if identity is not None]
     objects = dataset.annotations_of(set(shared))
     num_without = sum("segmentation" not in annotation for annotation in objects)
-    has_masks = artifact.metadata.masks != "none"
-    num_keypoints = len(artifact.metadata.keypoints)
-    other_points = sum(len(a.get("keypoints", ())) != 3 * num_keypoints for a in objects)
-    values = average_precision(
+    other_points = sum(len(a.get("keypoints", ())) != 3 * facts.num_keypoints for a in objects)
+    precision = measured_precision(
         dataset.truth,
         rows,
-        masks=has_masks and not num_without,
-        num_keypoints=0 if other_points else num_keypoints,
+        masks=facts.has_masks and not num_without,
+        num_keypoints=0 if other_points else facts.num_keypoints,
         image_ids=[image.image_id for image in dataset.images],
         category_ids=shared,
     )
-    notes = list(_notes_on_classes(artifact, dataset, categories))
-    if has_masks and num_without:
+    notes = list(_notes_on_classes(facts.classes, dataset, categories))
+    if facts.has_masks and num_without:
         notes.append(f"no AP of masks: {num_without} of {len(objects)} objects are annotated without one")
-    if num_keypoints:
-        notes.append(_note_on_keypoints(num_keypoints, other_points, len(objects)))
-    return values, tuple(notes)
+    if facts.num_keypoints:
+        notes.append(_note_on_keypoints(facts.num_keypoints, other_points, len(objects)))
+    return _Measured(precision.overall, _by_name(precision, dataset), tuple(notes))
+
+
+def _by_name(precision: Precision, dataset: CocoDataset) -> dict[str, dict[str, dict[str, Optional[float]]]]:
+    names = {category["id"]: category["name"] for category in dataset.truth["categories"]}
+    return {
+        kind: {names[identity]: values for identity, values in by_category.items()}
+        for kind, by_category in precision.by_category.items()
+    }
 
 
 def _note_on_keypoints(num_keypoints: int, others: int, num_objects: int) -> str:
@@ -181,15 +284,19 @@ def _note_on_keypoints(num_keypoints: int, others: int, num_objects: int) -> str
 
 
 def _notes_on_classes(
-    artifact: Artifact, dataset: CocoDataset, categories: Sequence[Optional[Identity]]
+    classes: Sequence[str], dataset: CocoDataset, categories: Sequence[Optional[Identity]]
 ) -> Iterator[str]:
-    missing = [name for name, identity in zip(artifact.classes, categories) if identity is None]
-    if missing:
+    known = [category["name"] for category in dataset.truth["categories"]]
+    left = [name for name, identity in zip(classes, categories) if identity is None and name in known]
+    if left:
+        yield f"AP over the {sum(identity is not None for identity in categories)} classes that were chosen"
+    missing = [name for name in classes if name not in known]
+    if missing and not left:
         yield (
             f"AP over {len(categories) - len(missing)} of {len(categories)} classes: no category of the annotations is "
             f"named {listed(missing)}"
         )
-    others = [c["name"] for c in dataset.truth["categories"] if c["name"] not in artifact.classes]
+    others = [name for name in known if name not in classes]
     if others:
         yield f"categories that the model has not are left out: {listed(others)}"
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Optional
 
 from rich.table import Table
 from rich.text import Text
@@ -52,13 +52,34 @@ def print_evaluations(evaluations: Sequence[Evaluation], dataset: CocoDataset) -
     table_console().print(table)
     for note in dataset.notes:
         print(f"note: {note}", file=sys.stderr)
-    for evaluation in evaluations:
+    for evaluation in (e for e in evaluations if e.path):
         print(f"{evaluation.name}: results of the {MadeBy(evaluation.path, evaluation.path_reason)}")
     for evaluation in evaluations:
         for note in evaluation.notes:
             print(f"{evaluation.name}: note: {note}", file=sys.stderr)
         for problem in evaluation.problems:
             print(f"{evaluation.name}: counted as without detections: {problem}", file=sys.stderr)
+
+
+def print_by_class(evaluations: Sequence[Evaluation]) -> None:
+    """Print AP and AP50 of each class, a column for each artifact and kind."""
+    table = Table(title="AP (AP50) of each class")
+    table.add_column("class")
+    columns = [(e, kind) for e in evaluations for kind in e.by_class]
+    for evaluation, kind in columns:
+        table.add_column(Text(printable(f"{evaluation.name}\n{kind}")), justify="right")
+    names = dict.fromkeys(name for e, kind in columns for name in e.by_class[kind])
+    for name in names:
+        cells = (_cell(e.by_class[kind].get(name)) for e, kind in columns)
+        table.add_row(Text(printable(name), overflow="fold"), *cells)
+    table_console().print(table)
+
+
+def _cell(values: Optional[dict[str, Optional[float]]]) -> str:
+    """Return a class's figures; a dash for one that has no objects, or that an artifact does not know."""
+    if values is None or values["AP"] is None:
+        return "-"
+    return f"{values['AP']:.3f} ({values['AP50']:.3f})"
 
 
 def _rates(evaluation: Evaluation) -> tuple[str, str]:

@@ -205,7 +205,7 @@ class DetectorArtifact(_Artifact):
             if found.detections is None:
                 kind = OSError if isinstance(found.cause, OSError) else ValueError
                 raise kind(found.error) from found.cause
-            yield ImageResult(found.path, found.detections, found.problem)
+            yield ImageResult(images[found.index], found.detections, found.problem)
 
     @property
     def model_seconds(self) -> Optional[float]:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import unicodedata
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
@@ -15,7 +16,9 @@ from runtime.detections import Detections
 from runtime.draw import draw_detections
 from runtime.files import write_whole
 from runtime.messages import in_utf8
+from runtime.pipeline import Source
 from runtime.png_marks import is_overlay, marked
+from runtime.remote import RemoteImage
 
 SUFFIX = ".png"
 _LONGEST_NAME = 255  # bytes, of most file systems
@@ -24,14 +27,15 @@ _DIGEST_DIGITS = 8
 _OF_THE_NAME = (errno.EINVAL, errno.EILSEQ, errno.ENAMETOOLONG, errno.EISDIR)
 
 
-def overlay_paths(paths: Sequence[Path], folder: Path) -> list[Path]:
+def overlay_paths(sources: Sequence[Source], folder: Path) -> list[Path]:
     """Return a PNG in the folder for each image: its stem, or where that is taken with its folder or a number.
 
     No two are equal, on a file system that ignores case or the normal form of Unicode neither. None is one of the
     images, or another file that is there and is no overlay. A name that is too long is cut and gets a digest of the
     whole; bytes that are not UTF-8 become ``%FF``.
     """
-    inputs = {_key(path.resolve()) for path in paths}
+    paths = [as_path(source) for source in sources]
+    inputs = {_key(source.resolve()) for source in sources if isinstance(source, Path)}
     taken: set[str] = set()
     numbers: dict[str, Iterator[int]] = {}
     overlays = []
@@ -40,6 +44,30 @@ def overlay_paths(paths: Sequence[Path], folder: Path) -> list[Path]:
         taken.add(_key(overlay))
         overlays.append(overlay)
     return overlays
+
+
+def numbered_names(sources: Sequence[Source]) -> list[str]:
+    """Return a file's name without suffix for each source, as ``overlay_paths`` has them, no two equal."""
+    taken: set[str] = set()
+    numbers: dict[str, Iterator[int]] = {}
+    names = []
+    for source in sources:
+        found = next(p for p in _candidates(as_path(source), Path(), numbers) if _key(p) not in taken)
+        taken.add(_key(found))
+        names.append(in_utf8(found.name[: -len(SUFFIX)]))
+    return names
+
+
+def as_path(source: Source) -> Path:
+    """Return a path after which files of a source can be called: of an address its host and its last part."""
+    if isinstance(source, RemoteImage):
+        host = urllib.parse.urlsplit(source.url).hostname or "address"
+        return Path(*(_safe(part) for part in (host, source.name)))
+    return source
+
+
+def _safe(name: str) -> str:
+    return "".join(c if c.isprintable() and c not in "/\\\0" else "_" for c in name).strip(".") or "_"
 
 
 def _candidates(path: Path, folder: Path, numbers: dict[str, Iterator[int]]) -> Iterator[Path]:

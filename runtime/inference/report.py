@@ -20,6 +20,8 @@ from runtime.inference.json_lines import LINES
 from runtime.inference.options import InferenceOptions
 from runtime.interrupts import Interrupted
 from runtime.messages import counted, in_utf8, printable
+from runtime.pipeline import Source
+from runtime.remote import RemoteImage
 
 EXIT_OK, EXIT_SKIPPED, EXIT_ERROR = 0, 1, 2
 _NUM_CLASSES_SHOWN = 4
@@ -49,6 +51,7 @@ class Report:
         rows: of the table: name, size, detections, classes.
         num_images: that were read and written.
         num_detections, num_overlays: of them.
+        num_resumed: files that an earlier run had finished.
         skipped: files, and why.
         undrawn: overlays that cannot be, and why.
         notes: what runs more slowly than it could.
@@ -63,6 +66,7 @@ class Report:
     num_images: int = 0
     num_detections: int = 0
     num_overlays: int = 0
+    num_resumed: int = 0
     skipped: list[str] = field(default_factory=list)
     undrawn: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -105,8 +109,10 @@ class Report:
         return EXIT_SKIPPED if self.skipped or self.undrawn else EXIT_OK
 
 
-def shown(path: Path) -> str:
-    """Return the path relative to the working directory where it lies inside."""
+def shown(path: Source) -> str:
+    """Return the path relative to the working directory where it lies inside; an address as it is."""
+    if isinstance(path, RemoteImage):
+        return path.url
     try:
         return in_utf8(path.resolve().relative_to(Path.cwd()).as_posix())
     except (OSError, ValueError):
@@ -175,14 +181,19 @@ def _totals(report: Report, options: InferenceOptions) -> list[str]:
     ]
     if report.skipped:
         lines[0] += f", {len(report.skipped)} skipped"
-    if report.num_images:
-        spent = report.milliseconds
-        stages = ", ".join(
-            f"{stage} {spent[stage] / report.num_images:.1f}" for stage in _STAGES if stage in spent
+    if report.num_resumed:
+        lines.append(
+            f"resumed: {report.num_resumed} of {counted(report.num_files, 'image')} were finished before"
         )
-        rate = report.num_images / max(report.seconds, 1e-9)
+    if report.num_images > report.num_resumed:
+        spent = report.milliseconds
+        number = report.num_images - report.num_resumed
+        stages = ", ".join(f"{stage} {spent[stage] / number:.1f}" for stage in _STAGES if stage in spent)
+        rate = number / max(report.seconds, 1e-9)
         lines.append(f"{rate:.2f} images/s; ms per image, side by side: {stages}")
     lines.extend(report.notes)
     written = f"{RESULTS}, {IMAGES} and {LINES}" if report.written else LINES
     overlays = f", {counted(report.num_overlays, 'overlay')}" if options.overlays else ""
-    return [*lines, printable(f"wrote {written}{overlays} to {options.out}")]
+    labels = "".join(f", labels of {name}" for name in options.formats if name != "coco")
+    crops = ", crops" if options.crops is not None else ""
+    return [*lines, printable(f"wrote {written}{overlays}{labels}{crops} to {options.out}")]

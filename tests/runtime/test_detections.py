@@ -71,3 +71,55 @@ def test_detections_are_frozen_and_their_shapes_checked() -> None:
 
 def test_repr_is_short() -> None:
     assert repr(_detections()) == "Detections(3 in an image of 40x50 px)"
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        (1, [1]),
+        (-1, [2]),
+        (np.int64(0), [0]),
+        (slice(1, None), [1, 2]),
+        (slice(None, None, -1), [2, 1, 0]),
+        ([2, 0], [2, 0]),
+        (np.array([True, False, True]), [0, 2]),
+        ([], []),
+        (np.zeros(3, bool), []),
+    ],
+)
+def test_an_index_is_a_number_a_slice_a_mask_or_several(key: object, expected: list[int]) -> None:
+    everything = _detections()
+    some = everything[key]
+    np.testing.assert_array_equal(some.boxes, BOXES[expected])
+    assert some.names == [everything.names[i] for i in expected]
+    assert some.masks.shape == (len(expected), *SIZE)
+    np.testing.assert_array_equal(some.masks, everything.masks[expected])
+
+
+@pytest.mark.parametrize("key", [3, -4, [0, 3], np.ones(2, bool), np.ones((3, 1), bool)])
+def test_an_index_beyond_the_end_is_an_index_error(key: object) -> None:
+    with pytest.raises(IndexError, match="expected"):
+        _detections()[key]
+
+
+@pytest.mark.parametrize("key", ["circle", None, 1.5, (0, 1)])
+def test_another_key_is_a_type_error(key: object) -> None:
+    with pytest.raises(TypeError, match="expected a number, a slice, a mask or indices"):
+        _detections()[key]
+
+
+def test_iterating_yields_detections_of_one() -> None:
+    everything = _detections()
+    ones = list(everything)
+    assert [one.names for one in ones] == [["square"], ["circle"], ["triangle"]]
+    np.testing.assert_array_equal(np.concatenate([one.masks for one in ones]), everything.masks)
+    assert list(everything.filter(1.0)) == []
+
+
+def test_track_ids_are_selected_and_checked() -> None:
+    from dataclasses import replace
+
+    tracked = replace(_detections(), track_ids=np.array([7, -1, 5]))
+    assert tracked[[2, 0]].track_ids.tolist() == [5, 7]
+    with pytest.raises(ValueError, match=r"track_ids: expected shape \(3,\) for 3 boxes, found \(2,\)"):
+        replace(_detections(), track_ids=np.zeros(2, int))

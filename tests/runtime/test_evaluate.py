@@ -238,9 +238,11 @@ def test_a_recording_that_lacks_an_image_is_refused_before_a_model_runs(
     assert record.main([str(fake_model), "--images", str(dataset / "1.png"), "-o", str(recorded)]) == 0
     evaluated = []
 
-    def watched(artifact: Artifact, data: CocoDataset, progress: Progress) -> Evaluation:
+    def watched(
+        artifact: Artifact, data: CocoDataset, progress: Progress, classes: Sequence[str]
+    ) -> Evaluation:
         evaluated.append(artifact.name)
-        return evaluate_artifact(artifact, data, progress)
+        return evaluate_artifact(artifact, data, progress, classes)
 
     monkeypatch.setattr("runtime.comparison.evaluation.evaluate_artifact", watched)
     assert _run(fake_model, recorded, "--dataset", dataset) == 2

@@ -22,7 +22,19 @@ FORBIDDEN = (
     "examples",
 )
 # A deployment box may lack any of them.
-LAZY = ("onnx", "onnxruntime", "pycocotools", "tensorrt", "tensorrt_rtx", "cuda", "pycuda")
+LAZY = (
+    "onnx",
+    "onnxruntime",
+    "pycocotools",
+    "tensorrt",
+    "tensorrt_rtx",
+    "cuda",
+    "pycuda",
+    "av",
+    "supervision",
+    "trackers",
+    "cvat_sdk",
+)
 FOLDERS = ("runtime", *(f"runtime/{p.parent.name}" for p in sorted((ROOT / "runtime").glob("*/__init__.py"))))
 
 

@@ -1,0 +1,1 @@
+"""Detections for other programs: files that they read, and objects of their packages."""
