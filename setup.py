@@ -57,6 +57,7 @@ COMMANDS = {
     "maskrcnn-evaluate": "runtime.evaluate",
     "maskrcnn-record": "runtime.record",
     "maskrcnn-run": "runtime.run",
+    "maskrcnn-serve": "runtime.serve",
     "maskrcnn-precision": "runtime.precision.__main__",
 }
 
@@ -66,6 +67,17 @@ OPENVINO = 'openvino>=2026.4; python_version >= "3.10"'
 TENSORRT_RTX = (
     'tensorrt-rtx>=1.7; sys_platform == "linux" and platform_machine == "x86_64" and python_version >= "3.10"'
 )
+
+SERVE = [
+    "fastapi>=0.115",
+    "fastapi-offline>=1.7",  # the page of the API without resources from elsewhere
+    "uvicorn>=0.34",
+    "h11>=0.14",
+    "prometheus-client>=0.20",
+    "python-multipart>=0.0.20",
+]
+# Clients of the service, in its tests.
+SERVE_TEST = ["httpx", "tritonclient[http]", "selenium"]
 
 # As CMakeLists.txt lists them.
 OPERATORS_WITH_BINDINGS = [
@@ -155,7 +167,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.9",
     packages=find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)]),
-    package_data={"": ["py.typed"], "export.graft": ["heads/*.json"]},
+    package_data={
+        "": ["py.typed"],
+        "export.graft": ["heads/*.json"],
+        "runtime.serving": ["page.html"],
+    },
     ext_modules=[reference],
     cmdclass={"build_py": BuildModules, "build_ext": BuildAll},
     # build/ itself is CMake's, where `make plugins` puts the plugin library.
@@ -175,7 +191,10 @@ setup(
             "mypy",
             OPENVINO,
             TENSORRT_RTX,
+            *SERVE,
+            *SERVE_TEST,
         ],
+        "serve": SERVE,
         "openvino": [OPENVINO, "onnx>=1.16"],
         "docs": ["mkdocs-material>=9.6"],
         "gpu": ["tensorrt>=8.4", "cuda-python"],
