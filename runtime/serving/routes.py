@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Callable, Optional
 
-from runtime.messages import shown
+from runtime.messages import said, shown
 from runtime.serving.answers import FORMATS, JPEG, MASKS, PNG, image_answer, overlay, wanted_kind
 from runtime.serving.batching import Found
 from runtime.serving.bodies import NamedImage, images_in, read_body
@@ -19,7 +19,7 @@ from runtime.serving.open_inference import (
     encoded_response,
     parsed_request,
 )
-from runtime.serving.refusals import BAD_REQUEST, NOT_FOUND, NOT_READY, Refused
+from runtime.serving.refusals import BAD_REQUEST, MODEL_FAILED, NOT_FOUND, NOT_READY, Refused
 from runtime.serving.service import ServedModel, Service, Wish
 
 NAME = "maskrcnn-serve"
@@ -87,7 +87,7 @@ def add_detect(app: Any, service: Service) -> None:
             del body
             wish = Wish(plain.min_score, plain.timeout_s, plain.kind is not None)
             found = await service.detect(model, plain.images, wish, receive=request.receive)
-        content, kind = await service.in_thread(_plain_answer, model, plain, found)
+        content, kind = await _written(service, _plain_answer, model, plain, found)
         return Response(content, media_type=kind)
 
     app.add_api_route(
@@ -123,6 +123,14 @@ def _plain_answer(model: ServedModel, plain: _Plain, found: list[Found]) -> tupl
         return overlay(found[0].image, found[0].detections, plain.kind), plain.kind
     images = [image_answer(one.detections, plain.masks) for one in found]
     return json.dumps({"model": model.name, "images": images}).encode("ascii"), "application/json"
+
+
+async def _written(service: Service, write: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function makes of the results: masks are pasted and encoded only now."""
+    try:
+        return await service.in_thread(write, *arguments)
+    except (ValueError, RuntimeError, MemoryError) as error:
+        raise Refused(MODEL_FAILED, f"the results cannot be written: {said(error)}") from error
 
 
 def _chosen(query: Any, name: str, choices: tuple[str, ...]) -> Optional[str]:
@@ -182,7 +190,7 @@ def add_v2(app: Any, service: Service) -> None:
             wish = Wish(wanted.min_score, wanted.timeout_s or _timeout(request.headers.get(TIMEOUT_HEADER)))
             found = await service.detect(model, wanted.images, wish, receive=request.receive)
         detections = [one.detections for one in found]
-        content, length = await service.in_thread(encoded_response, wanted, model.name, detections)
+        content, length = await _written(service, encoded_response, wanted, model.name, detections)
         if length is None:
             return Response(content, media_type="application/json")
         headers = {"Inference-Header-Content-Length": str(length)}

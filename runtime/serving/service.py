@@ -15,6 +15,7 @@ from runtime.closing import Closing
 from runtime.detector import Detector
 from runtime.messages import listed, said, shown
 from runtime.pipeline import num_cores
+from runtime.rle import load_pycocotools
 from runtime.serving.batching import Batcher, Found, Job
 from runtime.serving.bodies import Memory, NamedImage, Receive
 from runtime.serving.metrics import Metrics
@@ -181,7 +182,7 @@ def warm_up(detector: Detector) -> None:
     """Run a model once: what it cannot do is said before anybody asks, and the first request is no slower than others.
 
     Raises:
-        RuntimeError: it cannot run.
+        RuntimeError: it cannot run, or pycocotools is not installed.
     """
     metadata = detector.metadata
     shape = (
@@ -189,7 +190,7 @@ def warm_up(detector: Detector) -> None:
         if metadata.load.is_grey
         else (_WARM_UP_EDGE, _WARM_UP_EDGE, metadata.channels)
     )
+    if metadata.masks != "none":
+        load_pycocotools()
     with suppress(ValueError):  # an image that the model does not take
-        for found in detector([np.full(shape, 128, np.uint8)]):
-            if found.has_masks:
-                found.rle()
+        detector([np.full(shape, 128, np.uint8)])
