@@ -392,7 +392,8 @@ def serve_capacity() -> str:
     return (
         f"{_table(['clients', 'batching', 'images/s', 'median', '99 %'], rows)}\n"
         f"The embedded model at 448×640 with {data['backend']}, {data['threads']} threads of {data['cores']} cores of "
-        f"{data['cpu']}, which the clients share; each client sends its next image when it has the answer to its last.\n"
+        f"{data['cpu']}, which the clients share; each client sends its next image when it has the answer to its "
+        "last.\n"
     )
 
 

@@ -25,6 +25,7 @@ def connection_class(options: ServingOptions) -> Any:
     class Connection(protocol):
         def __init__(self, *arguments: Any, **more: Any) -> None:
             super().__init__(*arguments, **more)
+            self._is_refused = False
             self._reading: Optional[Any] = None
             self._writing: Optional[Any] = None
 
@@ -41,6 +42,8 @@ def connection_class(options: ServingOptions) -> Any:
                 )
 
         def data_received(self, data: bytes) -> None:
+            if self._is_refused:
+                return
             super().data_received(data)
             if self._is_whole():
                 self._expect_nothing()
@@ -95,6 +98,9 @@ def connection_class(options: ServingOptions) -> Any:
 
         def _refuse(self, status: int, reason: str) -> None:
             """Answer what no app sees, and close."""
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
             body = json.dumps({"error": reason}).encode("ascii")
             headers = [
                 (b"content-type", b"application/json"),
@@ -105,7 +111,11 @@ def connection_class(options: ServingOptions) -> Any:
                 answer = h11.Response(status_code=status, headers=headers)
                 for event in (answer, h11.Data(data=body), h11.EndOfMessage()):
                     self.transport.write(self.conn.send(event))
-                self.transport.close()
+                # What still comes is taken in for a while: on unread bytes the answer would be lost.
+                self._is_refused = True
+                self.flow.resume_reading()
+                self.transport.write_eof()
+                self.loop.call_later(_GRACE_SECONDS, self.transport.abort)
             except h11.LocalProtocolError:  # in the middle of an answer
                 self.transport.abort()
 
