@@ -134,6 +134,7 @@ class Service(Closing):
         jobs = [Job(i.data, i.name, deadline, wish.min_score, wish.keep_images) for i in images]
         model.batcher.submit(jobs)
         waiting = asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
+        waiting.add_done_callback(_looked_at)
         gone = asyncio.ensure_future(_left(receive))
         try:
             await asyncio.wait((waiting, gone), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -167,6 +168,12 @@ async def _left(receive: Receive) -> None:
     """Return when the client has gone."""
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _looked_at(waiting: "asyncio.Future[list[Found]]") -> None:
+    """Have asyncio not complain about what nobody waits for any more."""
+    if not waiting.cancelled():
+        waiting.exception()
 
 
 def _results(waiting: "asyncio.Future[list[Found]]") -> list[Found]:
