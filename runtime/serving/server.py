@@ -88,6 +88,8 @@ def _server(uvicorn: Any, config: Any, service: Service, is_over: Callable[[], b
     class Server(uvicorn.Server):
         """Handles no signals: they are the command's."""
 
+        should_exit: bool
+
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
             yield

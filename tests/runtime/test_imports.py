@@ -21,6 +21,7 @@ FORBIDDEN = (
 )
 # A deployment box may lack any of them.
 LAZY = ("onnx", "onnxruntime", "pycocotools", "tensorrt", "tensorrt_rtx", "cuda", "pycuda")
+LAZY += ("fastapi", "fastapi_offline", "h11", "prometheus_client", "python_multipart", "starlette", "uvicorn")
 FOLDERS = ("runtime", *(f"runtime/{p.parent.name}" for p in sorted((ROOT / "runtime").glob("*/__init__.py"))))
 
 
@@ -67,6 +68,8 @@ def test_importing_the_runtime_loads_no_backend() -> None:
         "infer",
         "comparison.bisection",
         "record",
+        "serve",
+        "serving",
         "precision.plan",
     ],
 )

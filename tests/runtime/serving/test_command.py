@@ -162,3 +162,14 @@ def test_without_the_extra_it_says_what_to_install(fake_model: Path, monkeypatch
         RuntimeError, match=r"serving: expected the package fastapi_offline.*pip install '.\[serve\]'"
     ):
         create_app({"m": None})
+
+
+def test_what_is_given_up_leaves_no_complaints(fake_model: Path) -> None:
+    """Neither a deadline nor a client that goes is worth a line on standard error."""
+    options = ("--max-delay-ms", 2_000, "--timeout-s", 0.1, "--log", "none")
+    with serving(fake_model, *options) as (process, url):
+        assert httpx.post(f"{url}/detect", content=IMAGE).status_code == 504
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/detect", content=IMAGE, timeout=httpx.Timeout(SECONDS, read=0.01))
+        process.send_signal(signal.SIGTERM)
+        assert ending(process) == (0, "", "")
