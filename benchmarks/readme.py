@@ -393,8 +393,15 @@ def serve_capacity() -> str:
         f"{_table(['clients', 'batching', 'images/s', 'median', '99 %'], rows)}\n"
         f"The embedded model at 448×640 with {data['backend']}, {data['threads']} threads of {data['cores']} cores of "
         f"{data['cpu']}, which the clients share; each client sends its next image when it has the answer to its "
-        "last.\n"
+        f"last.{_busy(data)}\n"
     )
+
+
+def _busy(data: dict) -> str:
+    """Say where other work ran meanwhile."""
+    if data["load_average"] < data["cores"] / 2:
+        return ""
+    return f" Other work ran beside it (load average {data['load_average']}): an idle machine does more."
 
 
 def serve_overload() -> str:
@@ -431,9 +438,9 @@ def serve_endurance() -> str:
     first, last = found["first"], found["last"]
     hostile = json.loads((RESULTS / "serve_hostile.json").read_text())
     return (
-        f"{found['requests']} requests of {found['clients']} clients, {found['per_second']:.0f}/s (a small model, one "
-        f"size): {first['mib']:.0f} MiB, {first['threads']} threads and {first['descriptors']} descriptors after the "
-        f"first tenth, {last['mib']:.0f} MiB, {last['threads']} and {last['descriptors']} at the end. "
+        f"{found['requests']} requests of {found['clients']} clients, {found['per_second']:.0f}/s (a model of a few "
+        f"operators): {first['mib']:.0f} MiB, {first['threads']} threads and {first['descriptors']} descriptors after "
+        f"the first tenth, {last['mib']:.0f} MiB, {last['threads']} and {last['descriptors']} at the end. "
         f"{hostile['requests']} hostile requests of {len(hostile['kinds'])} kinds: {hostile['num_failures']} without "
         "the answer that they have to get, 0 crashes.\n"
     )

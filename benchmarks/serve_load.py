@@ -5,12 +5,14 @@ Three parts, each with ``runtime.serve`` in a process of its own, and this one a
 - ``capacity``: 1 to 64 clients, each with its next request when it has the answer to its last; batching on and off.
 - ``overload``: requests at random times (Poisson), 2 and 10 times as many as were answered at best, whether or not
   there are answers. Every request has to get one, a refusal soon.
-- ``endurance``: 100 000 requests for a small model; memory, threads and file descriptors do not grow.
+- ``endurance``: 100 000 requests for a model of a few operators: what is measured is the service. Memory, threads and
+  file descriptors do not grow.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import random
 import sys
 import tempfile
@@ -31,11 +33,13 @@ from examples import IMAGES_DIR
 from export.maskrcnn import main as export
 from runtime.console import say, write_json
 from runtime.pipeline import num_cores
+from tests.runtime import fakes
 
 OUTPUT = RESULTS / "serve_load.json"
 CLIENTS = (1, 4, 16, 64)
 BATCHING = {"on": ("--max-batch", 8), "off": ("--max-batch", 1, "--max-delay-ms", 0)}
 TIMES = (2, 10)
+OVERLOAD_QUEUE = 16
 PARTS = ("capacity", "overload", "endurance")
 # An answer takes no longer: the service's own limit is 30 s.
 PATIENCE_SECONDS = 60.0
@@ -176,7 +180,8 @@ def capacity(model: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
 def overload(model: Path, args: argparse.Namespace, best: float) -> list[dict[str, Any]]:
     """Measure open loops of several times the load that can be answered."""
     requests, rows = requests_of(_photos()), []
-    with ServiceProcess(model, *_options(args), *BATCHING["on"]) as service:
+    queue = ("--max-queue", OVERLOAD_QUEUE)  # soon full
+    with ServiceProcess(model, *_options(args), *BATCHING["on"], *queue) as service:
         asyncio.run(closed_loop(service.address, requests, 4, seconds=args.seconds / 4))
         for times in TIMES:
             rate = times * best
@@ -260,7 +265,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         if args.model is None:
             export(["--size", "448", "640", "--no-verify", "-o", str(model)])
         if args.small is None:
-            export(["--size", "128", "192", "--max-per-img", "10", "--no-verify", "-o", str(small)])
+            fakes.save(small)
         found: dict[str, Any] = {**before, **_circumstances(args)}
         if "capacity" in args.parts:
             found["capacity"] = capacity(model, args)
@@ -281,6 +286,7 @@ def _circumstances(args: argparse.Namespace) -> dict[str, Any]:
         "backend": args.backend,
         "threads": args.threads,
         "seconds": args.seconds,
+        "load_average": round(os.getloadavg()[0], 1),
         "versions": {"python": sys.version.split()[0], **{name: version(name) for name in packages}},
     }
 
@@ -291,7 +297,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
     parser.add_argument("--model", type=Path, help="default: the embedded one, exported at 448x640")
-    parser.add_argument("--small", type=Path, help="of the endurance (default: the embedded one at 128x192)")
+    parser.add_argument("--small", type=Path, help="of the endurance (default: one of a few operators)")
     parser.add_argument("--backend", default="onnxruntime", help="default: %(default)s")
     parser.add_argument(
         "--threads", type=int, default=num_cores(), help="of the model (default: %(default)s)"
