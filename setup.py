@@ -57,6 +57,7 @@ COMMANDS = {
     "maskrcnn-evaluate": "runtime.evaluate",
     "maskrcnn-record": "runtime.record",
     "maskrcnn-run": "runtime.run",
+    "maskrcnn-serve": "runtime.serve",
     "maskrcnn-precision": "runtime.precision.__main__",
 }
 
@@ -72,6 +73,16 @@ SUPERVISION = 'supervision>=0.31; python_version >= "3.10"'
 CVAT = 'cvat-sdk>=2.80; python_version >= "3.11"'
 VIDEO = "av>=14.2"
 TRACKERS = 'trackers>=2.6; python_version >= "3.10"'
+SERVE = [
+    "fastapi>=0.115",
+    "fastapi-offline>=1.7",  # the page of the API without resources from elsewhere
+    "uvicorn>=0.34",
+    "h11>=0.14",
+    "prometheus-client>=0.20",
+    "python-multipart>=0.0.20",
+]
+# Clients of the service, in its tests.
+SERVE_TEST = ["httpx", "tritonclient[http]", "selenium"]
 
 # As CMakeLists.txt lists them.
 OPERATORS_WITH_BINDINGS = [
@@ -161,7 +172,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.9",
     packages=find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)]),
-    package_data={"": ["py.typed"], "export.graft": ["heads/*.json"]},
+    package_data={
+        "": ["py.typed"],
+        "export.graft": ["heads/*.json"],
+        "runtime.serving": ["page.html"],
+    },
     ext_modules=[reference],
     cmdclass={"build_py": BuildModules, "build_ext": BuildAll},
     # build/ itself is CMake's, where `make plugins` puts the plugin library.
@@ -187,7 +202,10 @@ setup(
             CVAT,
             VIDEO,
             TRACKERS,
+            *SERVE,
+            *SERVE_TEST,
         ],
+        "serve": SERVE,
         "openvino": [OPENVINO, "onnx>=1.16"],
         "interop": [SUPERVISION],
         "cvat": [CVAT, "pillow"],

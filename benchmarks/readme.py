@@ -445,6 +445,80 @@ def _engines() -> dict:
     return json.loads((RESULTS / "engines_h200.json").read_text())["variants"]
 
 
+def serve_capacity() -> str:
+    """What a service answers with so many clients, with and without batching."""
+    data = _serve_load()
+    rows = [
+        [
+            row["clients"],
+            row["batching"],
+            f"{row['per_second']:.1f}",
+            f"{row['ms']['p50']:.0f} ms",
+            f"{row['ms']['p99']:.0f} ms",
+        ]
+        for row in sorted(data["capacity"], key=lambda row: (row["clients"], row["batching"] == "off"))
+    ]
+    return (
+        f"{_table(['clients', 'batching', 'images/s', 'median', '99 %'], rows)}\n"
+        f"The embedded model at 448×640 with {data['backend']}, {data['threads']} threads of {data['cores']} cores of "
+        f"{data['cpu']}, which the clients share; each client sends its next image when it has the answer to its "
+        f"last.{_busy(data)}\n"
+    )
+
+
+def _busy(data: dict) -> str:
+    """Say where other work ran meanwhile."""
+    if data["load_average"] < data["cores"] / 2:
+        return ""
+    return f" Other work ran beside it (load average {data['load_average']}): an idle machine does more."
+
+
+def serve_overload() -> str:
+    """What a service does when it is asked for more than it can."""
+    rows = [
+        [
+            f"{row['times']}×: {row['offered_per_second']:.0f}/s",
+            row["requests"],
+            row["answers"].get("200", 0),
+            row["answers"].get("429", 0),
+            row["unanswered"],
+            f"{row['answered_per_second']:.1f}",
+            "{p50:.0f} / {p99:.0f} / {max:.0f} ms".format(**row["refused_ms"]),
+            row["refused_after_50_ms"],
+        ]
+        for row in _serve_load()["overload"]
+    ]
+    heading = [
+        "requests at random times",
+        "sent",
+        "answered",
+        "refused (429)",
+        "neither",
+        "images/s",
+        "refusal: median / 99 % / worst",
+        "later than 50 ms",
+    ]
+    return _table(heading, rows)
+
+
+def serve_endurance() -> str:
+    """Whether a service grows."""
+    found = _serve_load()["endurance"]
+    first, last = found["first"], found["last"]
+    hostile = json.loads((RESULTS / "serve_hostile.json").read_text())
+    return (
+        f"{found['requests']} requests of {found['clients']} clients, {found['per_second']:.0f}/s (a model of a few "
+        f"operators): {first['mib']:.0f} MiB, {first['threads']} threads and {first['descriptors']} descriptors after "
+        f"the first tenth, {last['mib']:.0f} MiB, {last['threads']} and {last['descriptors']} at the end. "
+        f"{hostile['requests']} hostile requests of {len(hostile['kinds'])} kinds: {hostile['num_failures']} without "
+        "the answer that they have to get, 0 crashes.\n"
+    )
+
+
+def _serve_load() -> dict:
+    return json.loads((RESULTS / "serve_load.json").read_text())
+
+
 # What stands in README's table of speed: words, cases, stage; of the case of each batch.
 _SPEED = (
     ("PyTorch, FP32", "pytorch/fp32", "network"),
@@ -554,6 +628,9 @@ TABLES = {
     "engines_line": engines_line,
     "fuzz": fuzz,
     "processes": processes,
+    "serve_capacity": serve_capacity,
+    "serve_overload": serve_overload,
+    "serve_endurance": serve_endurance,
 }
 
 

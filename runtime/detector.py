@@ -14,7 +14,7 @@ from runtime.host.preprocess import check_image
 from runtime.metadata import ModelMetadata
 from runtime.pipeline import FileResult, Source, detect_files, in_threads, run_batches
 from runtime.ranges import MAX_BATCH, checked_count
-from runtime.runner import Timings
+from runtime.runner import Runner, Timings
 
 
 class Detector(Closing):
@@ -67,6 +67,11 @@ class Detector(Closing):
     def metadata(self) -> ModelMetadata:
         """The model's facts: classes, input size, thresholds."""
         return self.backend.metadata
+
+    @property
+    def runner(self) -> Runner:
+        """What takes single images and batches of them; it is closed with the detector."""
+        return self._runner
 
     @property
     def device_failure(self) -> str:

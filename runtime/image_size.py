@@ -6,11 +6,20 @@ import struct
 from pathlib import Path
 from typing import BinaryIO, Optional
 
+import numpy as np
+
 Size = Optional[tuple[int, int]]
 # Start of frame, every kind of coding; 0xC4, 0xC8 and 0xCC among them mean something else.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # Of a TIFF; more are not looked at.
 _MOST_DIRECTORIES = 100
+_TIFF_SHORT = 3
+_TIFF_ENTRIES = {
+    order: np.dtype(
+        [("tag", f"{order}u2"), ("kind", f"{order}u2"), ("count", f"{order}u4"), ("value", f"{order}u4")]
+    )
+    for order in "<>"
+}
 _JPEG_ALONE = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a segment
 
 
@@ -55,13 +64,13 @@ def _tiff_size(data: bytes) -> Size:
         if not start:
             break
         (count,) = struct.unpack(order + "H", data[start : start + 2])
-        for at in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind = struct.unpack(order + "HH", data[at : at + 4])
-            if tag in sides:
-                value = struct.unpack(
-                    order + ("H" if kind == 3 else "I"), data[at + 8 : at + (10 if kind == 3 else 12)]
-                )
-                sides[tag] = max(sides[tag], value[0])
+        # Not one by one: a file may say that it has millions.
+        entries = np.frombuffer(data, _TIFF_ENTRIES[order], count, start + 2)
+        # Numbers of 16 bits lie in the first two bytes.
+        shorts = entries["value"] >> 16 if order == ">" else entries["value"] & 0xFFFF
+        values = np.where(entries["kind"] == _TIFF_SHORT, shorts, entries["value"])
+        for tag in sides:
+            sides[tag] = max(sides[tag], int(values[entries["tag"] == tag].max(initial=0)))
         end = start + 2 + 12 * count
         (start,) = struct.unpack(order + "I", data[end : end + 4])
     return sides[257], sides[256]

@@ -33,6 +33,7 @@ WHOLE_TABLES = (
     "runtime.infer",
     "runtime.precision search",
     "runtime.run",
+    "runtime.serve",
 )
 COMMAND = re.compile(r"(?<![\w./])python -m ((?:export|runtime|benchmarks|examples|tests)[\w.]*)([^`\n]*)")
 OPTION = re.compile(r"(?<![\w-])(--?[a-z][\w-]*)")

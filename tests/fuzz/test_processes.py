@@ -32,6 +32,11 @@ def test_memory_does_not_grow(fake_model: Path) -> None:
     _run("tests.fuzz.memory", fake_model, "--calls", 800)
 
 
+def test_a_service_answers_hostile_requests(fake_model: Path) -> None:
+    pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+    _run("tests.fuzz.hostile", fake_model, "--requests", 500)
+
+
 @pytest.mark.slow
 def test_memory_of_a_network_does_not_grow(embedded_path: Path) -> None:
     _run("tests.fuzz.memory", embedded_path, "--calls", 5000)

@@ -35,6 +35,7 @@ LAZY = (
     "trackers",
     "cvat_sdk",
 )
+LAZY += ("fastapi", "fastapi_offline", "h11", "prometheus_client", "python_multipart", "starlette", "uvicorn")
 FOLDERS = ("runtime", *(f"runtime/{p.parent.name}" for p in sorted((ROOT / "runtime").glob("*/__init__.py"))))
 
 
@@ -81,6 +82,8 @@ def test_importing_the_runtime_loads_no_backend() -> None:
         "infer",
         "comparison.bisection",
         "record",
+        "serve",
+        "serving",
         "precision.plan",
     ],
 )

@@ -1,0 +1,90 @@
+"""``runtime.serve`` in a process of its own, and what such a process holds."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.closing import Closing
+
+# Until it listens, and until it has ended.
+SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Resident memory in MiB, threads, and open file descriptors."""
+
+    mib: float
+    threads: int
+    descriptors: int
+
+
+def resources(process: int) -> Resources:
+    """Return what a process holds now, by Linux's /proc."""
+    place = Path(f"/proc/{process}")
+    pages = int((place / "statm").read_text().split()[1])
+    mib = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return Resources(
+        round(mib, 1), len(list((place / "task").iterdir())), len(list((place / "fd").iterdir()))
+    )
+
+
+class ServiceProcess(Closing):
+    """The command, which listens when this is made.
+
+    Attributes:
+        address: host and port.
+        pid: of the process.
+    """
+
+    def __init__(self, *arguments: object) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            "runtime.serve",
+            *map(str, arguments),
+            "--port",
+            "0",
+            "--log",
+            "none",
+        ]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.pid = self._process.pid
+        self._said: list[str] = []
+        found = re.search(r"http://([\d.]+):(\d+)", self._process.stdout.readline())
+        if found is None:
+            raise RuntimeError(f"the service did not begin: {self._process.stderr.read()}")
+        self.address = (found[1], int(found[2]))
+        self._reader = threading.Thread(target=lambda: self._said.extend(self._process.stderr), daemon=True)
+        self._reader.start()
+
+    def resources(self) -> Resources:
+        """Return what it holds now."""
+        return resources(self.pid)
+
+    def end(self) -> list[str]:
+        """End it by SIGTERM; return what is wrong with how it ended."""
+        if self._process.poll() is not None:
+            return [
+                f"the service ended by itself with {self._process.returncode}: {''.join(self._said)[-2000:]}"
+            ]
+        self._process.send_signal(signal.SIGTERM)
+        status = self._process.wait(SECONDS)
+        self._reader.join(SECONDS)
+        said = "".join(self._said)
+        found = [] if status == 0 else [f"exit status {status}"]
+        return [*found, said[-2000:]] if "Traceback" in said else found
+
+    def close(self) -> None:
+        """Kill it, where it has not ended."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._reader.join(SECONDS)
+        self._process.stdout.close()
+        self._process.stderr.close()

@@ -1,0 +1,88 @@
+"""What a plain request is answered with: JSON, or the image with what was found drawn over it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Optional
+
+import cv2
+import numpy as np
+
+from runtime.coco_writer import coco_results
+from runtime.detections import Detections
+from runtime.draw import draw_detections
+from runtime.masks import MaskCrop
+from runtime.png_marks import marked
+
+MASKS = ("rle", "polygon", "none")
+FORMATS = ("json", "overlay")
+PNG, JPEG = "image/png", "image/jpeg"
+_SUFFIXES = {PNG: ".png", JPEG: ".jpg"}
+# Fewer make no area.
+_FEWEST_POINTS = 3
+
+
+def image_answer(detections: Detections, masks: str = "rle") -> dict[str, Any]:
+    """Return what was found in an image, in the keys of ``detections.jsonl``.
+
+    Args:
+        detections: of the image.
+        masks: ``rle``, COCO's compressed run lengths; ``polygon``, COCO's polygons; ``none``.
+    """
+    height, width = detections.image_size
+    bare = detections if masks == "rle" else replace(detections, mask_source=None)
+    # COCO's, without the image that they belong to.
+    results = [
+        {"category": name, **{k: v for k, v in result.items() if k not in ("image_id", "file_name")}}
+        for name, result in zip(detections.names, coco_results(bare, 0, ""))
+    ]
+    if masks == "polygon" and detections.has_masks:
+        for result, crop in zip(results, detections.mask_crops()):
+            result["segmentation"] = polygons(crop)
+    return {"width": width, "height": height, "detections": results}
+
+
+def polygons(crop: MaskCrop) -> list[list[int]]:
+    """Return the outlines of a mask's parts, [x1, y1, x2, y2, …] in px of the image, through the outermost pixels.
+
+    Holes are filled; parts that are a pixel or a line have none.
+    """
+    if not crop.pixels.size:
+        return []
+    pixels = np.ascontiguousarray(crop.pixels).view(np.uint8)
+    contours, _ = cv2.findContours(
+        pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(crop.left, crop.top)
+    )
+    return [contour.ravel().tolist() for contour in contours if len(contour) >= _FEWEST_POINTS]
+
+
+def overlay(image: np.ndarray, detections: Detections, kind: str = JPEG) -> bytes:
+    """Return the image with what was found drawn over it, as a file.
+
+    Args:
+        image: as ``draw_detections`` takes it.
+        detections: of the image.
+        kind: ``image/jpeg`` or ``image/png``.
+
+    Raises:
+        RuntimeError: OpenCV cannot draw or encode it.
+    """
+    try:
+        done, data = cv2.imencode(_SUFFIXES[kind], draw_detections(image, detections))
+    except cv2.error as error:
+        raise RuntimeError(f"OpenCV cannot draw the overlay: {error.err or error}") from error
+    if not done:
+        raise RuntimeError(f"OpenCV cannot encode the overlay as {kind}")
+    return marked(data.tobytes()) if kind == PNG else data.tobytes()
+
+
+def wanted_kind(form: Optional[str], accept: str) -> Optional[str]:
+    """Return the kind of image that a client asks for by ``format`` or its header ``Accept``; None for JSON."""
+    kinds = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
+    image = next((kind for kind in kinds if kind in _SUFFIXES), None)
+    if form == "json":
+        return None
+    if form == "overlay":
+        return image or JPEG
+    # What is named first; `*/*` and `image/*` come from browsers and curl, which mean nothing by it.
+    first: Sequence[str] = [kind for kind in kinds if kind in (PNG, JPEG, "application/json")][:1]
+    return first[0] if first and first[0] in _SUFFIXES else None

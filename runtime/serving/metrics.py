@@ -1,0 +1,93 @@
+"""What Prometheus is told, of one service."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, Callable
+
+from runtime.serving.batching import Observer
+
+EXTRA = "serve"
+# From what a refusal takes to what nobody waits for.
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+def required(name: str) -> Any:
+    """Return a module of the extra ``serve``.
+
+    Raises:
+        RuntimeError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise RuntimeError(
+            f"serving: expected the package {name.partition('.')[0]}, found none ({error}); `pip install "
+            f"'.[{EXTRA}]'`"
+        ) from error
+
+
+class Metrics:
+    """Counters and histograms with a registry of their own: two services in a process do not mix."""
+
+    def __init__(self) -> None:
+        client = required("prometheus_client")
+        self._client, self.registry = client, client.CollectorRegistry()
+        client.ProcessCollector(registry=self.registry)
+        client.GCCollector(registry=self.registry)
+        self._requests = self._counter("requests", "Requests, by endpoint and status.", "endpoint", "status")
+        self._refusals = self._counter("refusals", "Requests that got no detections, by reason.", "reason")
+        self._images = self._counter("images", "Images that went through the model.", "model")
+        self._stages = self._counter("stage_seconds", "Time of each stage, s.", "model", "stage")
+        self._seconds = self._histogram(
+            "request_seconds", "From the headers to the answer, s.", _SECONDS, "endpoint"
+        )
+        self._sizes = self._histogram("batch_images", "Images of a batch.", _SIZES, "model")
+        self._queued = client.Gauge(
+            "maskrcnn_queue_images", "Images that wait for the model.", ["model"], registry=self.registry
+        )
+        self._ready = client.Gauge("maskrcnn_ready", "1 while requests are taken.", registry=self.registry)
+
+    def add_request(self, endpoint: str, status: int, seconds: float) -> None:
+        """Count an answer.
+
+        Args:
+            endpoint: the route, not the path: clients do not make names.
+            status: of HTTP.
+            seconds: from the headers to the answer.
+        """
+        self._requests.labels(endpoint, str(status)).inc()
+        self._seconds.labels(endpoint).observe(seconds)
+
+    def add_refusal(self, reason: str) -> None:
+        """Count a refusal by its kind's name."""
+        self._refusals.labels(reason).inc()
+
+    def observer(self, model: str, queued: Callable[[], float]) -> Observer:
+        """Return what counts a model's batches; ``queued`` returns how many images wait."""
+        self._queued.labels(model).set_function(queued)
+        images, sizes = self._images.labels(model), self._sizes.labels(model)
+
+        def batch(size: int, timings: Mapping[str, float]) -> None:
+            images.inc(size)
+            sizes.observe(size)
+            for stage, milliseconds in timings.items():
+                self._stages.labels(model, stage).inc(milliseconds / 1e3)
+
+        return Observer(batch)
+
+    def watch_ready(self, is_ready: Callable[[], bool]) -> None:
+        """Report whether requests are taken."""
+        self._ready.set_function(lambda: float(is_ready()))
+
+    def text(self) -> tuple[bytes, str]:
+        """Return what Prometheus reads, and its content type."""
+        return self._client.generate_latest(self.registry), self._client.CONTENT_TYPE_LATEST
+
+    def _counter(self, name: str, words: str, *labels: str) -> Any:
+        return self._client.Counter(f"maskrcnn_{name}", words, labels, registry=self.registry)
+
+    def _histogram(self, name: str, words: str, buckets: tuple[float, ...], *labels: str) -> Any:
+        return self._client.Histogram(
+            f"maskrcnn_{name}", words, labels, buckets=buckets, registry=self.registry
+        )
