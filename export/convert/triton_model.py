@@ -16,7 +16,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from runtime import Detector
-from runtime.host.preprocess import check_image, network_size
+from runtime.host.preprocess import check_fits
 from runtime.images import decode_image
 
 
@@ -64,12 +64,10 @@ class TritonPythonModel:
         for index, data in enumerate(files):
             name = f"image {index}"
             try:
-                image = decode_image(data, metadata.load, name=name)
-                check_image(image, name, metadata)
-                network_size(image.shape[0], image.shape[1], metadata)
+                images.append(decode_image(data, metadata.load, name=name))
+                check_fits(images[-1], metadata, name)
             except ValueError as error:
-                return ValueError(str(error) if str(error).startswith(name) else f"{name}: {error}")
-            images.append(image)
+                return error
         return images
 
     def _answer(self, found):

@@ -103,6 +103,19 @@ def check_image(image: np.ndarray, name: str = "image", metadata: Optional[Model
         raise ValueError(f"{found}; it has no pixels")
 
 
+def check_fits(image: np.ndarray, metadata: ModelMetadata, name: str = "image") -> None:
+    """Refuse what the model does not take: see ``check_image`` and ``network_size``.
+
+    Raises:
+        ValueError: begins with the name.
+    """
+    try:
+        check_image(image, name, metadata)
+        network_size(image.shape[0], image.shape[1], metadata)
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(name) else f"{name}: {error}") from error
+
+
 def _check_unchanged(image: np.ndarray, found: str, metadata: ModelMetadata) -> None:
     """An image as it lies in its file must have the network's channels; the exchange of two drops a fourth."""
     channels = 1 if image.ndim == 2 else image.shape[2] if image.ndim == 3 else 0
