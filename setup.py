@@ -51,12 +51,14 @@ COMMANDS = {
     "maskrcnn-quantize": "export.quantize",
     "maskrcnn-reference": "export.reference",
     "maskrcnn-graft": "export.graft.__main__",
+    "maskrcnn-convert": "export.convert.__main__",
     "maskrcnn-infer": "runtime.infer",
     "maskrcnn-build": "runtime.build",
     "maskrcnn-compare": "runtime.compare",
     "maskrcnn-evaluate": "runtime.evaluate",
     "maskrcnn-record": "runtime.record",
     "maskrcnn-run": "runtime.run",
+    "maskrcnn-batch": "runtime.batch",
     "maskrcnn-precision": "runtime.precision.__main__",
 }
 
@@ -66,6 +68,8 @@ OPENVINO = 'openvino>=2026.4; python_version >= "3.10"'
 TENSORRT_RTX = (
     'tensorrt-rtx>=1.7; sys_platform == "linux" and platform_machine == "x86_64" and python_version >= "3.10"'
 )
+
+RAY = ['ray[serve,data]>=2.60; python_version >= "3.10"']
 
 # As CMakeLists.txt lists them.
 OPERATORS_WITH_BINDINGS = [
@@ -155,7 +159,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.9",
     packages=find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)]),
-    package_data={"": ["py.typed"], "export.graft": ["heads/*.json"]},
+    package_data={"": ["py.typed"], "export.convert": ["*.cpp"], "export.graft": ["heads/*.json"]},
     ext_modules=[reference],
     cmdclass={"build_py": BuildModules, "build_ext": BuildAll},
     # build/ itself is CMake's, where `make plugins` puts the plugin library.
@@ -176,7 +180,11 @@ setup(
             "mypy",
             OPENVINO,
             TENSORRT_RTX,
+            *RAY,
+            "httpx",  # asks the service of Ray
+            "tritonclient",  # has the schema of Triton's config.pbtxt
         ],
+        "ray": RAY,
         "openvino": [OPENVINO, "onnx>=1.16"],
         "docs": ["mkdocs-material>=9.6"],
         "gpu": ["tensorrt>=8.4", "cuda-python"],

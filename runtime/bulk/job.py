@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from runtime.bulk.blocks import Block, blocks_of, digest
-from runtime.bulk.tables import files_of, num_rows
+from runtime.bulk.tables import begun_file, files_of, num_rows
 from runtime.bulk.worker import BlockDetector, Task
 from runtime.comparison.detections import Progress, no_progress
 from runtime.documents import parsed
@@ -17,8 +17,6 @@ from runtime.reading import SMALL, bounded_bytes
 
 JOB, SUMMARY = "job.json", "summary.json"
 FORMAT = 1
-# Of a worker that died: a block that kills its worker each time ends the run.
-RETRIES = 3
 
 
 @dataclass(frozen=True)
@@ -79,6 +77,8 @@ def detect_all(
     blocks = blocks_of(sources, block_size, column)
     _check_job(folder, _job(task, blocks, block_size))
     todo = [block for block in blocks if not _is_done(folder, block)]
+    for block in todo:
+        begun_file(folder, block.number).unlink(missing_ok=True)
     if todo:
         with _started(ray, workers):
             _run(ray, todo, task, workers, progress)
@@ -174,7 +174,6 @@ def _run(ray: Any, blocks: Sequence[Block], task: Task, workers: Workers, progre
         compute=ray.data.ActorPoolStrategy(size=min(workers.num, len(blocks))),
         num_cpus=workers.cpus,
         num_gpus=workers.gpus,
-        ray_remote_args_fn=_restarts,
     )
     try:
         for _ in progress(done.iter_rows(), len(blocks), "detecting, blocks"):
@@ -184,11 +183,6 @@ def _run(ray: Any, blocks: Sequence[Block], task: Task, workers: Workers, progre
             f"a worker of Ray failed: {_last_line(error)}; what is finished stays, the same command goes "
             "on with the rest"
         ) from error
-
-
-def _restarts() -> dict[str, int]:
-    """Return how often a worker that died is made again, and its block begun again; Ray's default is for ever."""
-    return {"max_restarts": RETRIES, "max_task_retries": RETRIES}
 
 
 def _last_line(error: BaseException) -> str:

@@ -9,7 +9,9 @@ from runtime.bulk.blocks import Block, import_pyarrow
 from runtime.detections import Detections
 from runtime.files import write_whole
 
-DETECTIONS, FAILED = "detections", "failed"
+DETECTIONS, FAILED, BEGUN = "detections", "failed", "begun"
+# How often a block is begun in a run: Ray makes a worker that died again, for ever.
+MOST_BEGUN = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,28 @@ def files_of(folder: Path, number: int) -> tuple[Path, Path]:
     """Return the files of a block: detections, and failures."""
     name = f"block-{number:08d}.parquet"
     return folder / DETECTIONS / name, folder / FAILED / name
+
+
+def begun_file(folder: Path, number: int) -> Path:
+    """Return the file that says how often a block was begun."""
+    return folder / BEGUN / f"block-{number:08d}"
+
+
+def begin_block(folder: Path, block: Block) -> None:
+    """Count that a block is begun.
+
+    Raises:
+        RuntimeError: it was too often, so that something in it ends its workers.
+    """
+    path = begun_file(folder, block.number)
+    times = len(path.read_bytes()) if path.exists() else 0
+    if times >= MOST_BEGUN:
+        what = f"{block.paths[0]} to {block.paths[-1]}" if block.paths else f"{block.table}"
+        raise RuntimeError(
+            f"block {block.number}: expected a worker that outlives it, found {times} that died; one of its images "
+            f"({what}) ends the process, or memory runs out: find it with --block 1 into another folder"
+        )
+    write_whole(path, b"." * (times + 1))
 
 
 def write_block(folder: Path, block: Block, rows: Sequence[Row], classes: Sequence[str]) -> None:
@@ -43,6 +67,7 @@ def write_block(folder: Path, block: Block, rows: Sequence[Row], classes: Sequen
     write_whole(
         detections, _detections([row for row in rows if row.detections is not None], block.number, classes)
     )
+    begun_file(folder, block.number).unlink(missing_ok=True)
 
 
 def num_rows(folder: Path, number: int) -> tuple[int, int]:

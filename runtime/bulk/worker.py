@@ -9,7 +9,7 @@ from typing import Any, Union
 import numpy as np
 
 from runtime.bulk.blocks import Block, import_pyarrow
-from runtime.bulk.tables import Row, write_block
+from runtime.bulk.tables import Row, begin_block, write_block
 from runtime.detector import Detector
 from runtime.host.preprocess import check_fits
 from runtime.images import decode_image
@@ -62,8 +62,10 @@ class BlockDetector:
         }
 
     def _write(self, block: Block) -> tuple[Block, int]:
+        folder = Path(self._task.folder)
+        begin_block(folder, block)
         rows = list(self._rows(block))
-        write_block(Path(self._task.folder), block, rows, self._detector.metadata.classes)
+        write_block(folder, block, rows, self._detector.metadata.classes)
         return block, sum(row.detections is None for row in rows)
 
     def _rows(self, block: Block) -> Iterator[Row]:

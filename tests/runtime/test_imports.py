@@ -20,7 +20,7 @@ FORBIDDEN = (
     "examples",
 )
 # A deployment box may lack any of them.
-LAZY = ("onnx", "onnxruntime", "pycocotools", "tensorrt", "tensorrt_rtx", "cuda", "pycuda")
+LAZY = ("pyarrow", "ray", "onnx", "onnxruntime", "pycocotools", "tensorrt", "tensorrt_rtx", "cuda", "pycuda")
 FOLDERS = ("runtime", *(f"runtime/{p.parent.name}" for p in sorted((ROOT / "runtime").glob("*/__init__.py"))))
 
 
@@ -60,6 +60,8 @@ def test_importing_the_runtime_loads_no_backend() -> None:
     "module",
     [
         "backends.tensorrt",
+        "batch",
+        "bulk.job",
         "build",
         "compare",
         "device.runner",

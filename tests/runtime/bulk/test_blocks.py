@@ -8,7 +8,7 @@ import pytest
 
 from runtime.batch import main
 from runtime.bulk.blocks import Block, blocks_of, digest
-from runtime.bulk.tables import Row, files_of, num_rows, write_block
+from runtime.bulk.tables import Row, begin_block, files_of, num_rows, write_block
 from runtime.bulk.worker import BlockDetector, Task
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow, of the extra `ray`, is not installed")
@@ -16,9 +16,9 @@ pq = pytest.importorskip("pyarrow.parquet")
 IMAGES = Path(__file__).parents[3] / "examples" / "images"
 
 
-def _table(path: Path, row_group: int, **columns: list) -> Path:
-    pq.write_table(pa.table(columns), path, row_group_size=row_group)
-    return path
+def _table(file: Path, row_group: int, **columns: list) -> Path:
+    pq.write_table(pa.table(columns), file, row_group_size=row_group)
+    return file
 
 
 def test_every_image_is_in_one_block(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_rows_of_parquet_files(tmp_path: Path) -> None:
         tmp_path / "t.parquet",
         4,
         image=[b"%d" % i for i in range(10)],
-        path=None or [f"p{i}" for i in range(10)],
+        path=[f"p{i}" for i in range(10)],
     )
     blocks = blocks_of([str(tmp_path / "*.parquet")], 3, "image")
     assert [(b.row_group, b.start, b.count) for b in blocks] == [
@@ -104,6 +104,18 @@ def test_a_block_has_a_row_an_image_or_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="block 0: expected 2 rows, found 1"):
         write_block(tmp_path, Block(0, 2, ("a", "b")), [Row("a", reason="r")], ("x",))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_block_whose_workers_die_ends_the_run(tmp_path: Path) -> None:
+    block = Block(7, 2, ("/a.jpg", "/b.jpg"))
+    for _ in range(4):
+        begin_block(tmp_path, block)
+    with pytest.raises(
+        RuntimeError, match=r"block 7: .* found 4 that died; one of its images \(/a.jpg to /b.jpg\)"
+    ):
+        begin_block(tmp_path, block)
+    write_block(tmp_path, block, [Row("/a.jpg", reason="r"), Row("/b.jpg", reason="r")], ("x",))
+    begin_block(tmp_path, block)
 
 
 def test_without_ray_it_says_what_to_install(
