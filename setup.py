@@ -51,6 +51,7 @@ COMMANDS = {
     "maskrcnn-quantize": "export.quantize",
     "maskrcnn-reference": "export.reference",
     "maskrcnn-graft": "export.graft.__main__",
+    "maskrcnn-convert": "export.convert.__main__",
     "maskrcnn-infer": "runtime.infer",
     "maskrcnn-build": "runtime.build",
     "maskrcnn-compare": "runtime.compare",
@@ -58,6 +59,7 @@ COMMANDS = {
     "maskrcnn-record": "runtime.record",
     "maskrcnn-run": "runtime.run",
     "maskrcnn-serve": "runtime.serve",
+    "maskrcnn-batch": "runtime.batch",
     "maskrcnn-precision": "runtime.precision.__main__",
 }
 
@@ -83,6 +85,7 @@ SERVE = [
 ]
 # Clients of the service, in its tests.
 SERVE_TEST = ["httpx", "tritonclient[http]", "selenium"]
+RAY = ['ray[serve,data]>=2.60; python_version >= "3.10"']
 
 # As CMakeLists.txt lists them.
 OPERATORS_WITH_BINDINGS = [
@@ -174,6 +177,7 @@ setup(
     packages=find_packages(include=[*PACKAGES, *(f"{name}.*" for name in PACKAGES)]),
     package_data={
         "": ["py.typed"],
+        "export.convert": ["*.cpp"],
         "export.graft": ["heads/*.json"],
         "runtime.serving": ["page.html"],
     },
@@ -204,8 +208,10 @@ setup(
             TRACKERS,
             *SERVE,
             *SERVE_TEST,
+            *RAY,
         ],
         "serve": SERVE,
+        "ray": RAY,
         "openvino": [OPENVINO, "onnx>=1.16"],
         "interop": [SUPERVISION],
         "cvat": [CVAT, "pillow"],

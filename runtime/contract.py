@@ -1,6 +1,6 @@
 """The graph's contract (README, *The graph*): its inputs and outputs, which every backend checks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
@@ -35,11 +35,26 @@ class Tensor:
 
 def contract_inputs(metadata: ModelMetadata) -> dict[str, Tensor]:
     """Return the inputs that a model with this metadata has. The batch is always free."""
-    height, width = metadata.size or (None, None)
     return {
-        "images": Tensor("float32", (None, metadata.channels, height, width)),
+        "images": Tensor(metadata.input.partition("_")[0], images_shape(metadata, metadata.size)),
         "image_sizes": Tensor("float32", (None, 2)),
     }
+
+
+def images_shape(
+    metadata: ModelMetadata, size: Optional[tuple[int, int]], batch: Optional[int] = None
+) -> tuple[Optional[int], ...]:
+    """Return the shape of the input ``images`` for a (height, width), px; None where one is free."""
+    height, width = size or (None, None)
+    if metadata.input == "uint8_nhwc":
+        return batch, height, width, metadata.channels
+    return batch, metadata.channels, height, width
+
+
+def images_size(metadata: ModelMetadata, shape: Sequence[int]) -> tuple[int, int]:
+    """Return the (height, width) of an input ``images`` of this shape, px."""
+    start = 1 if metadata.input == "uint8_nhwc" else 2
+    return shape[start], shape[start + 1]
 
 
 def contract_outputs(metadata: ModelMetadata) -> dict[str, Tensor]:
@@ -93,6 +108,19 @@ def model_metadata(model: Union[str, Path], properties: Mapping[str, str]) -> Mo
         raise ValueError(f"model {model}: {error}") from error
 
 
+def check_takes_floats(model: Union[str, Path], metadata: Optional[ModelMetadata], what: str) -> None:
+    """Refuse a model that normalises pixels itself, for what is made of the one that does not.
+
+    Raises:
+        ValueError: its input is pixels.
+    """
+    if metadata is not None and metadata.input != "float32":
+        raise ValueError(
+            f"model {model}: expected a model that takes float32 images, for {what}, found one that takes "
+            f"{metadata.input} pixels; give the file that it was converted from"
+        )
+
+
 def check_contract(
     model: Union[str, Path], kind: str, expected: dict[str, Tensor], found: dict[str, Tensor]
 ) -> None:
@@ -141,10 +169,11 @@ def check_run_inputs(metadata: ModelMetadata, images: np.ndarray, image_sizes: n
             f"{len(image_sizes)}; make them with runtime.host.preprocess.prepare(images, metadata)"
         )
     divisor = metadata.size_divisor if metadata.size is None else 1
-    if images.shape[2] % divisor or images.shape[3] % divisor:
+    height, width = images_size(metadata, images.shape)
+    if height % divisor or width % divisor:
         raise ValueError(
-            f"images: expected height and width in multiples of {divisor}, found {images.shape[2]}x"
-            f"{images.shape[3]}; pad at the bottom and right, as runtime.host.preprocess.prepare does"
+            f"images: expected height and width in multiples of {divisor}, found {height}x{width}; pad at the bottom "
+            "and right, as runtime.host.preprocess.prepare does"
         )
 
 

@@ -32,6 +32,8 @@ FORMAT = 2
 FORMATS = (1, 2)
 
 MASK_MODES = ("crop", "full", "grid", "none")
+# Of the network's input: normalised, or pixels that the graph normalises, (B, C, H, W) or (B, H, W, C).
+INPUTS = ("float32", "uint8", "uint8_nhwc")
 MAX_CHANNELS = 4
 # Of the outputs.
 MAX_ROWS = 1 << 20
@@ -61,6 +63,9 @@ class ModelMetadata:
         keypoints: names of the key points that each detection has, in the order of the output; empty without any.
         skeleton: pairs of key points, as indices into their names, between which a line is drawn.
         clip: boxes are cut to the original image.
+        input: ``float32``: the network's input is what the fields above make of pixels. ``uint8`` and ``uint8_nhwc``:
+            it is the pixels that the steps leave, (B, C, H, W) or (B, H, W, C), and the graph does what comes after
+            them: colour order, normalisation, pad value.
     """
 
     classes: tuple[str, ...]
@@ -82,12 +87,15 @@ class ModelMetadata:
     keypoints: tuple[str, ...] = ()
     skeleton: tuple[tuple[int, int], ...] = ()
     clip: bool = False
+    input: str = "float32"
 
     def __post_init__(self) -> None:
         if self.color_order not in ("rgb", "bgr"):
             raise ValueError(f"color_order: expected rgb or bgr, found {shown(self.color_order)}")
         if self.masks not in MASK_MODES:
             raise ValueError(f"masks: expected one of {', '.join(MASK_MODES)}, found {shown(self.masks)}")
+        if self.input not in INPUTS:
+            raise ValueError(f"input: expected one of {', '.join(INPUTS)}, found {shown(self.input)}")
         for name in ("classes", "mean", "std", "size", "steps", "keypoints", "skeleton"):
             value = getattr(self, name)
             is_none = value is None and name == "size"

@@ -23,10 +23,12 @@ README_BYTES = 10_240
 NOT_HERE = ("benchmarks.kernels", "tests.gpu.")
 # Commands whose options all stand in a table.
 WHOLE_TABLES = (
+    "export.convert",
     "export.graft",
     "export.maskrcnn",
     "export.quantize",
     "export.reference",
+    "runtime.batch",
     "runtime.build",
     "runtime.compare",
     "runtime.evaluate",

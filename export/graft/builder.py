@@ -21,8 +21,8 @@ class Builder:
     Numbers among the inputs of ``op`` become float32 constants: what is integer is made with ``ints``.
     """
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.graph = graph
+    def __init__(self, graph: onnx.GraphProto, prefix: str = PREFIX) -> None:
+        self.graph, self._prefix = graph, prefix
         self._count = 0
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
@@ -35,7 +35,7 @@ class Builder:
     ) -> list[str]:
         """Append a node."""
         self._count += 1
-        name = f"{PREFIX}/{kind}_{self._count}"
+        name = f"{self._prefix}/{kind}_{self._count}"
         made = [f"{name}_{index}" for index in range(outputs)]
         names = [self._name(value) for value in inputs]
         self.graph.node.append(helper.make_node(kind, names, made, name, domain=domain, **attributes))
@@ -55,7 +55,7 @@ class Builder:
 
     def rename(self, tensor: str, name: str) -> None:
         """Make a tensor available under a name, as the graph's outputs need it."""
-        self.graph.node.append(helper.make_node("Identity", [tensor], [name], f"{PREFIX}/{name}"))
+        self.graph.node.append(helper.make_node("Identity", [tensor], [name], f"{self._prefix}/{name}"))
 
     # What the forms have in common.
 
@@ -89,6 +89,6 @@ class Builder:
     def _constant(self, array: np.ndarray) -> str:
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            name = self._constants[key] = f"{PREFIX}/constant_{len(self._constants)}"
+            name = self._constants[key] = f"{self._prefix}/constant_{len(self._constants)}"
             self.graph.initializer.append(numpy_helper.from_array(array, name))
         return self._constants[key]

@@ -26,7 +26,7 @@ from export.quantization.sensitivity import LayerFigures, rank_layers, with_agre
 from runtime.backends import load_backend
 from runtime.comparison.average_precision import read_dataset
 from runtime.comparison.detections import Progress, no_progress
-from runtime.contract import EXPORT_COMMAND
+from runtime.contract import EXPORT_COMMAND, check_takes_floats
 from runtime.files import refuse_inputs, write_whole
 from runtime.graphs.load import OnnxFile, metadata_of, save_model
 from runtime.graphs.operators import DENSE
@@ -314,6 +314,7 @@ def _open(path: Path, plan: Optional[Path], *, quantized: bool = False) -> _Sour
             f"model {path}: expected one that `{EXPORT_COMMAND}` wrote, found none of its metadata; export the "
             f"checkpoint with `{EXPORT_COMMAND}`"
         )
+    check_takes_floats(path, metadata, "calibration")
     if is_quantized(model) != quantized:
         if quantized:
             raise ValueError(

@@ -47,7 +47,7 @@ def backend_name(model: Union[str, Path], backend: str, device: Optional[str] = 
     reading = [name for name in NAMES if suffix in backend_module(name).SUFFIXES]
     if not reading:
         raise ValueError(
-            f"model {model}: expected a name ending in .onnx or .engine, found {suffix or 'no suffix'!r}; "
+            f"model {model}: expected a name ending in .onnx, .xml or .engine, found {suffix or 'no suffix'!r}; "
             "rename the file or name its backend, e.g. `--backend onnxruntime`"
         )
     return next((name for name in reading[:-1] if backend_module(name).is_usable(device)), reading[-1])

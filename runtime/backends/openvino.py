@@ -1,4 +1,4 @@
-"""OpenVINO: the faster one on a CPU. It gets the ONNX with its functions inlined: on others it crashes.
+"""OpenVINO: the faster one on a CPU. It gets the ONNX with its functions inlined, on others it crashes; or its own IR.
 
 Of a model of any size OpenVINO fuses less than of one whose height and width it knows, so that the sizes that come
 often get a network of their own.
@@ -13,12 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 import numpy as np
 
 from runtime.contract import (
     EXPORT_COMMAND,
+    Tensor,
     check_contract,
     check_dtypes,
     check_model_file,
@@ -26,6 +27,8 @@ from runtime.contract import (
     contract_inputs,
     contract_outputs,
     failed_on,
+    images_shape,
+    images_size,
     model_metadata,
     not_a_tensor,
 )
@@ -46,7 +49,8 @@ from runtime.graphs.view import sort_nodes
 from runtime.host.runner import HostRunner
 from runtime.loaded import ProcessModel
 from runtime.messages import said
-from runtime.metadata import ModelMetadata
+from runtime.metadata import KEY
+from runtime.quantization import KEY as QUANTIZATION_KEY
 from runtime.quantization import is_quantized
 from runtime.ranges import CPU_PRECISIONS, MAX_THREADS, checked_count
 from runtime.runner import Feeds, LayerRunner, LayerRunnerFactory, Runner
@@ -56,8 +60,11 @@ if TYPE_CHECKING:
     import openvino
 
 NAME = "openvino"
-SUFFIXES = (".onnx",)
+SUFFIXES = (".onnx", ".xml")
+IR = ".xml"
 
+# Of the metadata, in the rt_info of an IR.
+_KEYS = (KEY, QUANTIZATION_KEY)
 # Of Linux's /proc/cpuinfo; OpenVINO emulates bfloat16, slowly, where there is AVX-512 without them.
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16", "avx_ne_convert")
 _INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8")
@@ -89,7 +96,7 @@ class OpenVINOOptions:
 
 
 class OpenVINOBackend:
-    """An ONNX model in OpenVINO; fulfils ``runtime.runner.Backend``."""
+    """An ONNX, or an IR, in OpenVINO; fulfils ``runtime.runner.Backend``."""
 
     name = NAME
 
@@ -156,16 +163,14 @@ class _Model:
 
     def __init__(self, path: Path, options: OpenVINOOptions) -> None:
         self._core, self._config = _core(options), _config(options)
-        check_attributes(path)
-        check_divisors(path)
-        proto = load_onnx(path)
-        with graph_errors(path, proto):
-            self.metadata = model_metadata(path, {p.key: p.value for p in proto.metadata_props})
-            _check_contract(path, proto, self.metadata)
-            self._names = [output.name for output in proto.graph.output]
-            self.is_quantized = is_quantized(proto)
+        file = _opened(self._core, path)
+        self.metadata = model_metadata(path, file.properties)
+        check_contract(path, "input", contract_inputs(self.metadata), file.inputs)
+        check_contract(path, "output", contract_outputs(self.metadata), file.outputs)
+        self._names = list(file.outputs)
+        self.is_quantized = file.is_quantized
         with _load_errors(path, f"export it again with `{EXPORT_COMMAND}`, or use a newer OpenVINO"):
-            self._source = _read(self._core, proto)
+            self._source = file.model()
             start = time.perf_counter()
             self._any = self._compiled(self._source)
             self._compile_seconds = time.perf_counter() - start
@@ -180,7 +185,7 @@ class _Model:
         """Run one batch; see ``_Network.run``."""
         if not self._num_own:
             return self._any.run(feeds)
-        size = feeds["images"].shape[2:]
+        size = images_size(self.metadata, feeds["images"].shape)
         network = self._own_network(size)
         if network is not None:
             return network.run(feeds)
@@ -189,7 +194,7 @@ class _Model:
         self._count(size, time.perf_counter() - start)
         return outputs
 
-    def _own_network(self, size: tuple[int, ...]) -> "Optional[_Network]":
+    def _own_network(self, size: tuple[int, int]) -> "Optional[_Network]":
         with self._lock:
             if size in self._own:
                 self._own.move_to_end(size)
@@ -206,13 +211,77 @@ class _Model:
             if len(self._seconds) > _MAX_TIMED:
                 self._seconds.popitem(last=False)
 
-    def _at_size(self, size: tuple[int, ...]) -> "openvino.Model":
+    def _at_size(self, size: tuple[int, int]) -> "openvino.Model":
         model = self._source.clone()
-        model.reshape({"images": [-1, self.metadata.channels, *size]})
+        model.reshape({"images": list(images_shape(self.metadata, size, -1))})
         return model
 
     def _compiled(self, model: "openvino.Model") -> "_Network":
         return _Network(self._core.compile_model(model, "CPU", self._config), self._names)
+
+
+@dataclass(frozen=True)
+class _File:
+    """What a file says; its model is read when it is asked for.
+
+    Attributes:
+        properties: its metadata.
+        inputs, outputs: by name, in the file's order.
+        is_quantized: it has layers in INT8.
+        model: returns OpenVINO's model.
+    """
+
+    properties: dict[str, str]
+    inputs: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    is_quantized: bool
+    model: Callable[[], "openvino.Model"]
+
+
+def _opened(core: "openvino.Core", path: Path) -> _File:
+    if path.suffix.lower() == IR:
+        return _opened_ir(core, path)
+    check_attributes(path)
+    check_divisors(path)
+    proto = load_onnx(path)
+    with graph_errors(path, proto):
+        _check_are_tensors(path, proto)
+        return _File(
+            {p.key: p.value for p in proto.metadata_props},
+            graph_inputs(proto),
+            graph_outputs(proto),
+            is_quantized(proto),
+            lambda: _read(core, proto),
+        )
+
+
+def _opened_ir(core: "openvino.Core", path: Path) -> _File:
+    """Read an IR; its ``.bin`` lies beside it.
+
+    Raises:
+        ValueError: OpenVINO does not take it, or a port has several names or none.
+    """
+    try:
+        model = core.read_model(path)
+        inputs, outputs = (
+            {port.get_any_name(): _tensor(port) for port in ports} for ports in (model.inputs, model.outputs)
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"model {path}: expected an IR of OpenVINO with its .bin beside it, found one that OpenVINO {_version()} "
+            f"cannot read: {one_line(error)}; make it with `python -m export.convert MODEL.onnx --for openvino`"
+        ) from error
+    properties = {key: model.get_rt_info([key]).astype(str) for key in _KEYS if model.has_rt_info([key])}
+    quantized = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
+    return _File(properties, inputs, outputs, quantized, lambda: model)
+
+
+def _tensor(port: Any) -> Tensor:
+    shape = port.get_partial_shape()
+    return Tensor(
+        str(port.get_element_type().to_dtype()),
+        tuple(d.get_length() if d.is_static else None for d in shape),
+    )
 
 
 class _Network:
@@ -276,15 +345,13 @@ class _AnyModel:
     """A model of any inputs and outputs that is loaded."""
 
     def __init__(self, path: Path, options: OpenVINOOptions) -> None:
-        check_attributes(path)
-        check_divisors(path)
-        model = load_onnx(path)
-        with graph_errors(path, model):
-            _check_are_tensors(path, model)
-            self.inputs, self.outputs = graph_inputs(model), graph_outputs(model)
+        core = _core(options)
+        file = _opened(core, path)
+        self.inputs, self.outputs = file.inputs, file.outputs
         check_dtypes(path, self.inputs, self.outputs)
         with _load_errors(path, "use --backend onnxruntime"):
-            self.network = _network(_core(options), model, options)
+            compiled = core.compile_model(file.model(), "CPU", _config(options))
+            self.network = _Network(compiled, file.outputs)
 
 
 @contextmanager
@@ -415,6 +482,15 @@ def _config(options: OpenVINOOptions) -> dict[str, Any]:
     return config
 
 
+def read_onnx(model: "onnx.ModelProto") -> "openvino.Model":
+    """Return OpenVINO's model of an ONNX.
+
+    Raises:
+        RuntimeError: OpenVINO is not installed, or does not take it.
+    """
+    return _read(_loaded_elsewhere(), model)
+
+
 def _read(core: "openvino.Core", model: "onnx.ModelProto") -> "openvino.Model":
     """Read a model in memory; it is inlined and sorted first.
 
@@ -435,11 +511,6 @@ def _read(core: "openvino.Core", model: "onnx.ModelProto") -> "openvino.Model":
         path = folder / "model.onnx"
         save_model(model, path)
         return core.read_model(path)
-
-
-def _check_contract(path: Path, model: "onnx.ModelProto", metadata: ModelMetadata) -> None:
-    check_contract(path, "input", contract_inputs(metadata), graph_inputs(model))
-    check_contract(path, "output", contract_outputs(metadata), graph_outputs(model))
 
 
 def layer_runner(threads: Optional[int] = None, precision: str = "fp32") -> LayerRunnerFactory:
@@ -478,6 +549,11 @@ def layers(
 ) -> tuple["onnx.ModelProto", LayerRunnerFactory]:
     """Return the ONNX, and what runs it with extra outputs; see ``BackendModule.layers``."""
     del other, batch
+    if path.suffix.lower() == IR:
+        raise ValueError(
+            f"model {path}: expected an ONNX, whose layers can be told apart, found an IR; give the .onnx that it was "
+            "made of"
+        )
     settings = {name: options[name] for name in ("threads", "precision") if options.get(name) is not None}
     return load_onnx(path), layer_runner(**settings)
 

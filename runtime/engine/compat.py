@@ -370,6 +370,21 @@ class TensorRT:
         return bool(context.execute_async_v2(bindings, stream))
 
 
+def named_release(version: str) -> TensorRT:
+    """Return a release by its number, for files that another machine builds: it need not be installed.
+
+    Raises:
+        ValueError: no number of a release, or one older than 8.4.
+    """
+    module = ModuleType(MODULES[0])
+    module.__version__ = version  # type: ignore[attr-defined]
+    if not re.fullmatch(r"\d{1,3}(\.\d{1,4}){1,3}", version) or TensorRT(module).release < (8, 4):
+        raise ValueError(
+            f"TensorRT: expected a release such as 8.5.3 or 10.3, 8.4 or later, found {version!r}"
+        )
+    return TensorRT(module)
+
+
 def load_tensorrt(module: Optional[str] = None) -> TensorRT:
     """Import TensorRT.
 

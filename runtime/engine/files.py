@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Callable, Optional, Union
 
-from runtime.contract import EXPORT_COMMAND
+from runtime.contract import EXPORT_COMMAND, check_takes_floats
 from runtime.cuda.binding import Cuda
 from runtime.engine.builder import build_engine
 from runtime.engine.config import REBUILD, EngineConfig
@@ -160,12 +160,17 @@ def resolve(request: EngineRequest) -> ResolvedRequest:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: it takes pixels.
     """
     if not request.onnx.is_file():
         raise FileNotFoundError(
             f"model {request.onnx}: expected an ONNX file, found nothing; make one with `{EXPORT_COMMAND}`"
         )
-    return ResolvedRequest(request, OnnxFile(request.onnx))
+    resolved = ResolvedRequest(request, OnnxFile(request.onnx))
+    check_takes_floats(
+        request.onnx, resolved.metadata, "an engine of `runtime`, which prepares images on the GPU"
+    )
+    return resolved
 
 
 def ready_engine(

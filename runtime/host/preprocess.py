@@ -11,6 +11,7 @@ from typing import Any, Optional, Union
 import cv2
 import numpy as np
 
+from runtime.contract import images_shape
 from runtime.metadata import ModelMetadata
 from runtime.transforms import (
     Normalize,
@@ -47,7 +48,8 @@ class Batch(BatchGeometry):
     """A batch as the network takes it.
 
     Attributes:
-        images: (B, C, H, W) float32, normalised, in the model's colour order, its pad value outside each image.
+        images: (B, C, H, W) float32, normalised, in the model's colour order, its pad value outside each image; of a
+            model whose input is uint8, its pixels (``ModelMetadata.input``), 0 outside each image.
     """
 
     images: np.ndarray
@@ -101,6 +103,19 @@ def check_image(image: np.ndarray, name: str = "image", metadata: Optional[Model
         raise ValueError(f"{found}; it has no pixels")
 
 
+def check_fits(image: np.ndarray, metadata: ModelMetadata, name: str = "image") -> None:
+    """Refuse what the model does not take: see ``check_image`` and ``network_size``.
+
+    Raises:
+        ValueError: begins with the name.
+    """
+    try:
+        check_image(image, name, metadata)
+        network_size(image.shape[0], image.shape[1], metadata)
+    except ValueError as error:
+        raise ValueError(str(error) if str(error).startswith(name) else f"{name}: {error}") from error
+
+
 def _check_unchanged(image: np.ndarray, found: str, metadata: ModelMetadata) -> None:
     """An image as it lies in its file must have the network's channels; the exchange of two drops a fourth."""
     channels = 1 if image.ndim == 2 else image.shape[2] if image.ndim == 3 else 0
@@ -130,6 +145,12 @@ def prepare(images: Sequence[np.ndarray], metadata: ModelMetadata) -> Batch:
         check_image(image, f"images[{index}]", metadata)
     originals = [(int(image.shape[0]), int(image.shape[1])) for image in images]
     sizes = [network_size(height, width, metadata) for height, width in originals]
+    make = _normalised if metadata.input == "float32" else _pixels
+    return Batch(images=make(images, sizes, metadata), **vars(batch_geometry(originals, metadata)))
+
+
+def _normalised(images: Sequence[np.ndarray], sizes: Sequence[Size], metadata: ModelMetadata) -> np.ndarray:
+    """Return the network's input, (B, C, H, W) float32, of images that have these sizes in it."""
     # mmdet pads after normalisation.
     shape = (len(images), metadata.channels, *padded_size(sizes, metadata))
     stacked = (
@@ -145,7 +166,24 @@ def prepare(images: Sequence[np.ndarray], metadata: ModelMetadata) -> Batch:
             _write_tables(pixels, tables, target, metadata.color_order)
         else:
             _write_normalised(pixels, metadata, target)
-    return Batch(images=stacked, **vars(batch_geometry(originals, metadata)))
+    return stacked
+
+
+def _pixels(images: Sequence[np.ndarray], sizes: Sequence[Size], metadata: ModelMetadata) -> np.ndarray:
+    """Return the network's input where that is the steps' pixels: uint8, 0 outside each image."""
+    shape = images_shape(metadata, padded_size(sizes, metadata), len(images))
+    stacked = np.zeros(shape, np.uint8)
+    for image, (height, width), out in zip(images, sizes, stacked):
+        pixels = applied(loaded(image, metadata), metadata.steps)
+        if pixels.dtype != np.uint8:
+            raise ValueError(
+                f"image: expected the test pipeline to leave uint8 pixels for a model that normalises them itself, "
+                f"found {pixels.dtype}; convert the float32 file again"
+            )
+        pixels = pixels.reshape(height, width, -1)[..., : metadata.channels]
+        target = out if metadata.input == "uint8_nhwc" else out.transpose(1, 2, 0)
+        target[:height, :width] = pixels
+    return stacked
 
 
 def loaded(image: np.ndarray, metadata: ModelMetadata) -> np.ndarray:
@@ -264,6 +302,8 @@ class DevicePlan:
 
 def device_plan(metadata: ModelMetadata) -> Union[DevicePlan, str]:
     """Return how images are prepared on the device, or in words why they are not."""
+    if metadata.input != "float32":
+        return f"the network's input is {metadata.input}: it normalises pixels itself"
     if metadata.channels != 3 or metadata.load.color_type == "unchanged" or metadata.load.is_grey:
         return f"the network's input has {metadata.channels} channels, read as {metadata.load.color_type}"
     if metadata.load.to_float32:

@@ -36,6 +36,7 @@ LAZY = (
     "cvat_sdk",
 )
 LAZY += ("fastapi", "fastapi_offline", "h11", "prometheus_client", "python_multipart", "starlette", "uvicorn")
+LAZY += ("pyarrow", "ray")
 FOLDERS = ("runtime", *(f"runtime/{p.parent.name}" for p in sorted((ROOT / "runtime").glob("*/__init__.py"))))
 
 
@@ -75,6 +76,8 @@ def test_importing_the_runtime_loads_no_backend() -> None:
     "module",
     [
         "backends.tensorrt",
+        "batch",
+        "bulk.job",
         "build",
         "compare",
         "device.runner",

@@ -182,7 +182,7 @@ def test_the_embedded_images_are_the_default(
         (["{images}", "--model", "{tmp}/no.onnx"], "no.onnx: .*make it with `python -m export.maskrcnn`"),
         (
             ["{images}", "--model", "{images}/0.png"],
-            "expected a name ending in .onnx or .engine, found '.png'",
+            "expected a name ending in .onnx, .xml or .engine, found '.png'",
         ),
         (
             ["{images}", "--model", "{images}/0.png", "--backend", "onnxruntime"],

@@ -145,7 +145,7 @@ def test_a_tensorrt_that_is_too_old_is_not_used_by_itself(monkeypatch: pytest.Mo
             "ncnn",
             "backend: expected one of auto, onnxruntime, openvino, tensorrt, found 'ncnn'",
         ),
-        ("m.pth", "auto", r"model m.pth: expected a name ending in .onnx or .engine, found '.pth'"),
+        ("m.pth", "auto", r"model m.pth: expected a name ending in .onnx, .xml or .engine, found '.pth'"),
         ("m", "auto", "found 'no suffix'"),
     ],
 )
