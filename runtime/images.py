@@ -35,23 +35,35 @@ def read_image(path: Union[str, Path], load: Load = IN_COLOR) -> np.ndarray:
         RuntimeError: it is to be decoded with Pillow, which is not installed.
     """
     # Not cv2.imread: it does not tell a missing file from a damaged one, nor read non-ASCII paths on Windows.
-    return decode_image(_file_bytes(path), path, load)
+    return decode_image(_file_bytes(path), load, name=str(path))
 
 
-def decode_image(data: bytes, path: Union[str, Path], load: Load = IN_COLOR) -> np.ndarray:
-    """Return the image that a file's content is; see ``read_image``, whose errors begin with the path."""
+def decode_image(data: bytes, load: Load = IN_COLOR, *, name: str) -> np.ndarray:
+    """Return the image that a file's bytes hold.
+
+    Args:
+        data: of the file.
+        load: see ``read_image``.
+        name: of the file, for messages.
+
+    Returns:
+        See ``read_image``.
+
+    Raises:
+        ValueError, RuntimeError: see ``read_image``.
+    """
     if _is_cut_jpeg(data):
         raise ValueError(
-            f"{path}: expected a whole JPEG, found {len(data)} bytes without an end; copy it again"
+            f"{name}: expected a whole JPEG, found {len(data)} bytes without an end; copy it again"
         )
-    _check_pixels(data, path)
-    image = _DECODERS[load.decoder](data, load.color_type, path) if data else None
+    _check_pixels(data, name)
+    image = _DECODERS[load.decoder](data, load.color_type, name) if data else None
     if image is None:
         raise ValueError(
-            f"{path}: expected an image, found {len(data)} bytes that {load.decoder} cannot decode"
+            f"{name}: expected an image, found {len(data)} bytes that {load.decoder} cannot decode"
         )
     if image.dtype != np.uint8:
-        raise ValueError(f"{path}: expected 8 bits per channel, found {image.dtype} pixels; convert the file")
+        raise ValueError(f"{name}: expected 8 bits per channel, found {image.dtype} pixels; convert the file")
     return image
 
 
@@ -68,25 +80,25 @@ def _file_bytes(path: Union[str, Path]) -> bytes:
         raise type(error)(f"{path}: expected a file that can be read, found: {error.strerror}") from error
 
 
-def _check_pixels(data: bytes, path: Union[str, Path]) -> None:
+def _check_pixels(data: bytes, name: str) -> None:
     """Refuse an image of which its header says that it is too large to decode in memory."""
     size, most = size_in(data), limit(PIXELS_VARIABLE, MAX_PIXELS)
     if size is not None and size[0] * size[1] > most:
         raise ValueError(
-            f"{path}: expected an image of up to {most} pixels, found {size[0]}x{size[1]} (height x width); cut it "
+            f"{name}: expected an image of up to {most} pixels, found {size[0]}x{size[1]} (height x width); cut it "
             f"into parts, or set {PIXELS_VARIABLE} to as much"
         )
 
 
-def _with_opencv(data: bytes, color_type: str, path: Union[str, Path]) -> Optional[np.ndarray]:
+def _with_opencv(data: bytes, color_type: str, name: str) -> Optional[np.ndarray]:
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), _IMREAD_FLAGS[color_type])
     except cv2.error as error:
         # More pixels than OPENCV_IO_MAX_IMAGE_PIXELS, for example.
-        raise ValueError(f"{path}: expected an image, OpenCV cannot decode it: {error.err}") from error
+        raise ValueError(f"{name}: expected an image, OpenCV cannot decode it: {error.err}") from error
 
 
-def _with_pillow(data: bytes, color_type: str, path: Union[str, Path]) -> np.ndarray:
+def _with_pillow(data: bytes, color_type: str, name: str) -> np.ndarray:
     pillow = pillow_image()
     from PIL import ImageOps
 
@@ -102,7 +114,7 @@ def _with_pillow(data: bytes, color_type: str, path: Union[str, Path]) -> np.nda
                 np.array(image.convert("L")) if color_type.startswith("gray") else np.array(image)[..., ::-1]
             )
     except Exception as error:  # Pillow's readers of damaged files raise anything
-        raise ValueError(f"{path}: expected an image, Pillow cannot decode it: {error}") from error
+        raise ValueError(f"{name}: expected an image, Pillow cannot decode it: {error}") from error
 
 
 def _on_canvas(image: Any, pillow: Any) -> Any:

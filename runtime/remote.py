@@ -66,7 +66,7 @@ class RemoteImage:
             OSError: it cannot be fetched, or not in time.
             ValueError: it is no image, or too large.
         """
-        return decode_image(fetch(self.url), self.url, load)
+        return decode_image(fetch(self.url), load, name=self.url)
 
 
 def is_address(source: str) -> bool:

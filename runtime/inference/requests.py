@@ -164,7 +164,7 @@ def _read(number: int, line: Optional[bytes], detector: Detector) -> Request:
             identity = content.get("id") if isinstance(content, dict) else None
             raise ValueError(f'expected {{"id": ..., "image": "<base64>"}}, found {shown(content)}')
         identity = content.get("id")
-        image = decode_image(_decoded(content["image"]), "image", detector.metadata.load)
+        image = decode_image(_decoded(content["image"]), detector.metadata.load, name="image")
         check_image(image, "image", detector.metadata)
         network_size(image.shape[0], image.shape[1], detector.metadata)
     except (OSError, ValueError) as error:
