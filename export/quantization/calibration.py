@@ -1,7 +1,7 @@
 """The ranges of a model's activations over images, in bounded memory.
 
-Each tensor is reduced inside the graph, right behind the node that makes it: ``minmax`` to two numbers, ``entropy`` and
-``percentile`` to every n-th value, of which they keep histograms.
+Each tensor is reduced inside the graph, right behind the node that makes it: ``average`` and ``minmax`` to two numbers,
+``entropy`` and ``percentile`` to every n-th value, of which they keep histograms.
 """
 
 import contextlib
@@ -115,9 +115,9 @@ def calibrate(
             or an activation is not finite.
         RuntimeError: onnxruntime failed.
     """
-    is_exact = request.method == "minmax"
-    collector = _Extremes(placement.tensors) if is_exact else _Histograms(placement, request)
-    measuring = _measuring_model(model, placement.tensors, _extremes if is_exact else _samples)
+    by_extremes = {"average": _MeanExtremes, "minmax": _Extremes}.get(request.method)
+    collector = by_extremes(placement.tensors) if by_extremes else _Histograms(placement, request)
+    measuring = _measuring_model(model, placement.tensors, _extremes if by_extremes else _samples)
     num_detections = 0
     with open_session(measuring, threads=request.threads, in_file_order=True) as session:
         for outputs in _outputs(session, metadata, request):
@@ -165,6 +165,22 @@ class _Extremes:
 
     def ranges(self) -> dict[str, Range]:
         return self._ranges
+
+
+class _MeanExtremes:
+    """The mean, over the batches, of the least and of the greatest value of each tensor."""
+
+    def __init__(self, tensors: Sequence[str]) -> None:
+        self._sums = {tensor: np.zeros(2) for tensor in tensors}
+        self._num_batches = 0
+
+    def add(self, outputs: Mapping[str, np.ndarray]) -> None:
+        self._num_batches += 1
+        for tensor, total in self._sums.items():
+            total += float(outputs[f"{tensor}|min"]), float(outputs[f"{tensor}|max"])
+
+    def ranges(self) -> dict[str, Range]:
+        return {tensor: tuple(total / self._num_batches) for tensor, total in self._sums.items()}
 
 
 class _Histograms:
