@@ -445,9 +445,14 @@ def _engines() -> dict:
     return json.loads((RESULTS / "engines_h200.json").read_text())["variants"]
 
 
+_NOT_MEASURED = "Not measured yet (`python -m benchmarks.serve_load`).\n"
+
+
 def serve_capacity() -> str:
     """What a service answers with so many clients, with and without batching."""
     data = _serve_load()
+    if "capacity" not in data:
+        return _NOT_MEASURED
     rows = [
         [
             row["clients"],
@@ -475,6 +480,9 @@ def _busy(data: dict) -> str:
 
 def serve_overload() -> str:
     """What a service does when it is asked for more than it can."""
+    data = _serve_load()
+    if "overload" not in data:
+        return _NOT_MEASURED
     rows = [
         [
             f"{row['times']}×: {row['offered_per_second']:.0f}/s",
@@ -486,7 +494,7 @@ def serve_overload() -> str:
             "{p50:.0f} / {p99:.0f} / {max:.0f} ms".format(**row["refused_ms"]),
             row["refused_after_50_ms"],
         ]
-        for row in _serve_load()["overload"]
+        for row in data["overload"]
     ]
     heading = [
         "requests at random times",
@@ -503,20 +511,32 @@ def serve_overload() -> str:
 
 def serve_endurance() -> str:
     """Whether a service grows."""
-    found = _serve_load()["endurance"]
+    found = _serve_load().get("endurance")
+    if found is None:
+        return _NOT_MEASURED
     first, last = found["first"], found["last"]
-    hostile = json.loads((RESULTS / "serve_hostile.json").read_text())
     return (
         f"{found['requests']} requests of {found['clients']} clients, {found['per_second']:.0f}/s (a model of a few "
         f"operators): {first['mib']:.0f} MiB, {first['threads']} threads and {first['descriptors']} descriptors after "
-        f"the first tenth, {last['mib']:.0f} MiB, {last['threads']} and {last['descriptors']} at the end. "
-        f"{hostile['requests']} hostile requests of {len(hostile['kinds'])} kinds: {hostile['num_failures']} without "
-        "the answer that they have to get, 0 crashes.\n"
+        f"the first tenth, {last['mib']:.0f} MiB, {last['threads']} and {last['descriptors']} at the end.\n"
     )
 
 
 def _serve_load() -> dict:
-    return json.loads((RESULTS / "serve_load.json").read_text())
+    path = RESULTS / "serve_load.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def serve_hostile() -> str:
+    """What became of requests that are none."""
+    found = json.loads((RESULTS / "serve_hostile.json").read_text())
+    first, last = found["first"], found["last"]
+    return (
+        f"{found['requests']} hostile requests of {len(found['kinds'])} kinds in {found['seconds']} s: "
+        f"{found['num_failures']} without the answer that they have to get, no crash; {first['mib']:.0f} MiB, "
+        f"{first['threads']} threads and {first['descriptors']} descriptors after the first tenth, "
+        f"{last['mib']:.0f} MiB, {last['threads']} and {last['descriptors']} at the end.\n"
+    )
 
 
 # What stands in README's table of speed: words, cases, stage; of the case of each batch.
@@ -631,6 +651,7 @@ TABLES = {
     "serve_capacity": serve_capacity,
     "serve_overload": serve_overload,
     "serve_endurance": serve_endurance,
+    "serve_hostile": serve_hostile,
 }
 
 

@@ -78,7 +78,8 @@ class ServiceProcess(Closing):
         self._reader.join(SECONDS)
         said = "".join(self._said)
         found = [] if status == 0 else [f"exit status {status}"]
-        return [*found, said[-2000:]] if "Traceback" in said else found
+        at = said.find("Traceback")
+        return found if at < 0 else [*found, said[max(0, at - 300) : at + 3000]]
 
     def close(self) -> None:
         """Kill it, where it has not ended."""

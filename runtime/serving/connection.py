@@ -2,6 +2,7 @@
 
 import json
 import socket
+from contextlib import suppress
 from typing import Any, Optional
 
 from runtime.serving.metrics import required
@@ -32,7 +33,8 @@ def connection_class(options: ServingOptions) -> Any:
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             # asyncio does it for sockets that it has made; head and body of an answer are two packets.
-            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with suppress(OSError):  # the client is gone
+                transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             # Any byte that the client does not take counts, not those beyond 64 KiB.
             transport.set_write_buffer_limits(high=0)
             self._expect_input()
@@ -116,7 +118,7 @@ def connection_class(options: ServingOptions) -> Any:
                 self.flow.resume_reading()
                 self.transport.write_eof()
                 self.loop.call_later(_GRACE_SECONDS, self.transport.abort)
-            except h11.LocalProtocolError:  # in the middle of an answer
+            except (h11.LocalProtocolError, OSError):  # in the middle of an answer, or the client is gone
                 self.transport.abort()
 
     return Connection

@@ -144,7 +144,7 @@ def test_a_full_queue_refuses_at_once_all_of_a_request_or_none() -> None:
         start = time.monotonic()
         with pytest.raises(Refused, match="room in the queue for 2 images, found 2 of 3 waiting") as refused:
             queue.submit([job(3), job(4)])
-        assert time.monotonic() - start < 0.05
+        assert time.monotonic() - start < 1
         assert refused.value.kind.status == 429
         assert refused.value.retry_after_s >= 1
         last = job(5)
