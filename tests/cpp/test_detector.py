@@ -15,34 +15,14 @@ from examples.shapes import write_coco
 from export import quantize_model
 from export.model import load_model
 from runtime import Detector as PythonDetector
-from runtime.detections import Detections
 from runtime.graphs.inlining import inlined
 from runtime.images import read_image
 from tests.cpp import library as cpp
+from tests.cpp.agreement import BOX_PX, SCORE, assert_same
 from tests.cpp.conftest import Installed, run
 from tests.cpp.library import Library
 from tests.export.test_graph import export_loaded
 from tests.runtime import fakes
-
-# The same network, input and OpenVINO: what is left is the order in which a batch's threads sum.
-BOX_PX = 1e-4
-SCORE = 1e-6
-
-
-def assert_same(found: Sequence[cpp.Found], expected: Sequence[Detections]) -> int:
-    """Compare image by image; return the number of detections."""
-    assert len(found) == len(expected)
-    for ours, theirs in zip(found, expected):
-        assert len(ours.boxes) == len(theirs)
-        np.testing.assert_allclose(ours.boxes, theirs.boxes, rtol=0, atol=BOX_PX)
-        np.testing.assert_allclose(ours.scores, theirs.scores, rtol=0, atol=SCORE)
-        np.testing.assert_array_equal(ours.labels, theirs.labels)
-        assert ours.names == theirs.names
-        if theirs.keypoints is not None:
-            np.testing.assert_allclose(ours.keypoints, theirs.keypoints, rtol=0, atol=BOX_PX)
-        if theirs.has_masks:
-            assert ours.rle == [mask["counts"] for mask in theirs.rle()]
-    return sum(len(detections) for detections in expected)
 
 
 def compare(library: Library, model: Path, batches: Sequence[Sequence[np.ndarray]], **options: Any) -> int:

@@ -26,9 +26,9 @@ from runtime.transforms import (
     final_size,
 )
 from tests.cpp import library as cpp
+from tests.cpp.agreement import assert_same
 from tests.cpp.library import Library
 from tests.cpp.models import metadata, save_constant, save_echo
-from tests.cpp.test_detector import assert_same
 
 SIZE = (96, 128)
 PIXELS = 3 * SIZE[0] * SIZE[1]
