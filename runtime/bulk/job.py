@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from runtime.bulk.blocks import Block, blocks_of, digest
-from runtime.bulk.tables import begun_file, files_of, num_rows
+from runtime.bulk.tables import BEGUN, DETECTIONS, FAILED, begun_file, files_of, num_rows
 from runtime.bulk.worker import BlockDetector, Task
 from runtime.comparison.detections import Progress, no_progress
 from runtime.documents import parsed
@@ -125,7 +125,7 @@ def _check_job(folder: Path, job: dict[str, Any]) -> None:
                 f"output {folder}: expected no results, or those of the same run, found those of a run with another "
                 f"{', '.join(differing)}; name another folder, or remove this one"
             )
-        for name in ("detections", "failed"):
+        for name in (DETECTIONS, FAILED, BEGUN):
             remove_abandoned(folder / name)
         return
     if folder.is_dir() and any(folder.iterdir()):
