@@ -147,13 +147,17 @@ class _started:
         self._is_own = not ray.is_initialized()
 
     def __enter__(self) -> None:
-        if self._is_own:
-            self._ray.init(
-                address=self._workers.address,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
+        if not self._is_own:
+            return
+        address = self._workers.address
+        options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+        try:
+            self._ray.init(address=address, **options)
+        except Exception as error:  # Ray's own have no other base
+            raise RuntimeError(
+                f"ray: expected to {f'reach {address}' if address else 'start, or to reach RAY_ADDRESS'}, found: "
+                f"{_last_line(error)}; is the machine busy, or the address another?"
+            ) from error
 
     def __exit__(self, *exception: object) -> None:
         if self._is_own:
