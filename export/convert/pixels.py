@@ -12,7 +12,6 @@ import onnx
 from onnx import TensorProto, helper
 
 from export.graft.builder import FLOAT, INT32, Builder
-from runtime.contract import contract_inputs
 from runtime.graphs.load import import_onnx
 from runtime.host.preprocess import normalisation_tables
 from runtime.metadata import KEY, ModelMetadata
@@ -138,9 +137,7 @@ def _read_instead(graph: onnx.GraphProto, old: str, new: str) -> None:
 def _declare(graph: onnx.GraphProto, metadata: ModelMetadata, kind: int) -> None:
     """Write down what the input is; free dimensions keep their names."""
     value = next(v for v in graph.input if v.name == "images")
-    names = [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
-    if metadata.input == "uint8_nhwc":
-        names = [names[0], names[2], names[3], names[1]]
-    value.CopyFrom(helper.make_tensor_value_info("images", kind, names))
-    if len(contract_inputs(metadata)["images"].shape) != len(names):
-        raise ValueError(f"model: expected images of rank 4, found {names}; export the model again")
+    batch, channels, height, width = (d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
+    nchw, nhwc = [batch, channels, height, width], [batch, height, width, channels]
+    shape = nhwc if metadata.input == "uint8_nhwc" else nchw
+    value.CopyFrom(helper.make_tensor_value_info("images", kind, shape))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from runtime.bulk.blocks import Block, blocks_of, digest
-from runtime.bulk.tables import begun_file, files_of, num_rows
+from runtime.bulk.tables import BEGUN, DETECTIONS, FAILED, begun_file, files_of, num_rows
 from runtime.bulk.worker import BlockDetector, Task
 from runtime.comparison.detections import Progress, no_progress
 from runtime.documents import parsed
@@ -125,7 +125,7 @@ def _check_job(folder: Path, job: dict[str, Any]) -> None:
                 f"output {folder}: expected no results, or those of the same run, found those of a run with another "
                 f"{', '.join(differing)}; name another folder, or remove this one"
             )
-        for name in ("detections", "failed"):
+        for name in (DETECTIONS, FAILED, BEGUN):
             remove_abandoned(folder / name)
         return
     if folder.is_dir() and any(folder.iterdir()):
@@ -147,13 +147,17 @@ class _started:
         self._is_own = not ray.is_initialized()
 
     def __enter__(self) -> None:
-        if self._is_own:
-            self._ray.init(
-                address=self._workers.address,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="ERROR",
-            )
+        if not self._is_own:
+            return
+        address = self._workers.address
+        options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+        try:
+            self._ray.init(address=address, **options)
+        except Exception as error:  # Ray's own have no other base
+            raise RuntimeError(
+                f"ray: expected to {f'reach {address}' if address else 'start, or to reach RAY_ADDRESS'}, found: "
+                f"{_last_line(error)}; is the machine busy, or the address another?"
+            ) from error
 
     def __exit__(self, *exception: object) -> None:
         if self._is_own:

@@ -20,7 +20,12 @@ def any_size_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     metadata = metadata_from_model(loaded, size=None)
     assert metadata.size is None
     path = tmp_path_factory.mktemp("any_size") / "any.onnx"
-    onnx.save(with_metadata(simplified(onnx_from_model(loaded.model, GraphOptions(None))), metadata), path)
+    onnx.save(
+        with_metadata(
+            simplified(onnx_from_model(loaded.model, GraphOptions((448, 640), dynamic_size=True))), metadata
+        ),
+        path,
+    )
     return path
 
 

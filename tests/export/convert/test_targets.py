@@ -15,7 +15,9 @@ import onnxruntime
 import pytest
 
 from export.convert import deepstream
+from export.convert.__main__ import TARGETS as COMMANDS_TARGETS
 from export.convert.__main__ import main
+from export.convert.api import TARGETS
 from export.convert.source import Source
 from runtime import Detector
 from runtime.backends import load_backend
@@ -348,6 +350,10 @@ def test_the_parser_of_nvinfer(tmp_path: Path) -> None:
     subprocess.run(["g++", *options, *includes, *files, "-o", str(program)], check=True)
     done = subprocess.run([str(program)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "12 checks\n"), done.stdout + done.stderr
+
+
+def test_the_command_knows_every_target() -> None:
+    assert set(COMMANDS_TARGETS) == set(TARGETS)
 
 
 @pytest.mark.parametrize(
