@@ -135,7 +135,7 @@ def quantize_model(
         output: path of the new one.
         images: files to calibrate on; they need no annotations, and should not be those that it is judged by.
         options: what is quantized, and what it may cost; None: the defaults.
-        method: ``minmax``, ``entropy`` or ``percentile``.
+        method: ``average``, ``minmax``, ``entropy`` or ``percentile``.
         percentile: of absolute values that stay inside the range; None: 99.99.
         batch: images at once.
         threads: CPU threads of onnxruntime; None lets it choose.

@@ -40,7 +40,7 @@ class Calibration:
     Attributes:
         source_sha256: of the model's file.
         activations: ``int8`` or ``uint8``: which tensors, and whether ranges are symmetric.
-        method: ``minmax``, ``entropy`` or ``percentile``.
+        method: ``average``, ``minmax``, ``entropy`` or ``percentile``.
         percentile: of ``percentile``, else None.
         batch: images at once, which share their padding.
         num_images: how many.

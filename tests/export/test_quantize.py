@@ -37,7 +37,7 @@ def test_the_record(quantized: QuantizeResult, embedded_path: Path) -> None:
     record = quantization_of(onnx.load(quantized.path))
     assert record == quantized.record
     assert (record.method, record.num_layers, dict(record.left_out), record.num_images) == (
-        "percentile",
+        "average",
         41,
         {},
         12,
@@ -74,7 +74,7 @@ def test_the_command_and_its_cache(
     options = ("--images", *images, "--cache", cache, "--threads", 1, "--batch", 2)
     assert run(source, *options, "--report", report, "--worst", 1) == 0
     first = (tmp_path / "m.int8.onnx").read_bytes()
-    assert "percentile over 2 images" in capsys.readouterr().out
+    assert "average over 2 images" in capsys.readouterr().out
     assert plan_path(tmp_path / "m.int8.onnx").read_bytes() == plan_path(source).read_bytes()
     content = json.loads(report.read_text())
     assert len(content["layers"]) == 41
@@ -82,7 +82,7 @@ def test_the_command_and_its_cache(
     assert content["quantization"]["activations"] == "int8"
 
     assert run(source, *options, "-o", tmp_path / "again.onnx") == 0
-    assert "percentile over 2 images, from the cache" in capsys.readouterr().out
+    assert "average over 2 images, from the cache" in capsys.readouterr().out
     assert (tmp_path / "again.onnx").read_bytes() == first
 
 
@@ -105,7 +105,7 @@ def test_a_cache_of_something_else_is_refused(
         ((tmp_path / "other.onnx", *base[1:], "--images", image), "expected the model of SHA-256"),
         ((*base, "--images", other), "expected images of SHA-256"),
         ((*base, "--images", image, other), "expected the number of images 2, found 1"),
-        ((*base, "--images", image, "--method", "entropy"), "expected --method entropy, found percentile"),
+        ((*base, "--images", image, "--method", "entropy"), "expected --method entropy, found average"),
         ((*base, "--images", image, "--activations", "uint8"), "expected --activations uint8, found int8"),
     ):
         assert message in _refused(*arguments, capsys=capsys)

@@ -65,6 +65,19 @@ def test_minmax(
         )
 
 
+def test_average_is_the_mean_of_each_images_extremes(
+    embedded: onnx.ModelProto, placement: Placement, images: list[Path]
+) -> None:
+    each = [ranges_of(embedded, placement, [image], method="minmax") for image in images]
+    both = ranges_of(embedded, placement, images, method="average")
+    assert len(each) == 2
+    assert set(both) == set(each[0])
+    for name, found in both.items():
+        expected = [(each[0][name][i] + each[1][name][i]) / 2 for i in (0, 1)]
+        assert found == pytest.approx(expected, rel=1e-5, abs=1e-6), name
+    assert any(each[0][name] != each[1][name] for name in both)
+
+
 def test_percentile_cuts_the_tail(
     embedded: onnx.ModelProto, placement: Placement, images: list[Path], activations: dict[str, np.ndarray]
 ) -> None:
