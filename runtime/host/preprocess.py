@@ -14,6 +14,7 @@ import numpy as np
 from runtime.contract import images_shape
 from runtime.metadata import ModelMetadata
 from runtime.transforms import (
+    CenterPad,
     Normalize,
     Pad,
     Size,
@@ -308,6 +309,8 @@ def device_plan(metadata: ModelMetadata) -> Union[DevicePlan, str]:
         return f"the network's input has {metadata.channels} channels, read as {metadata.load.color_type}"
     if metadata.load.to_float32:
         return "the test pipeline's images are float32 before they are resized (to_float32)"
+    if metadata.masks == "crop" and any(isinstance(step, CenterPad) for step in metadata.steps):
+        return "the test pipeline pads around the image, from which masks are not moved back on the device"
     steps = list(metadata.steps)
     resize = steps.pop(0) if steps and _is_kernels_resize(steps[0]) else None
     host: list[Step] = []

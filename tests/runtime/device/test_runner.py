@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -21,7 +22,7 @@ from runtime.comparison.sources import open_artifact
 from runtime.device import slot as device_slot
 from runtime.engine.config import EngineConfig
 from runtime.metadata import ModelMetadata
-from runtime.transforms import Resize
+from runtime.transforms import CenterPad, Resize
 from tests.runtime import fakes
 from tests.runtime.comparison.test_sources import changed_model
 from tests.runtime.engine import fake_cuda
@@ -436,21 +437,26 @@ def test_page_locked_memory_is_used_again(model: Path, device: Device, library: 
 
 
 @pytest.mark.parametrize(
-    ("handle", "masks", "reason"),
+    ("handle", "changes", "reason"),
     [
-        (FakeLibrary(abi=9), "crop", "plugin library: expected the functions of images in version 3"),
-        (None, "crop", "plugin library: expected the functions of images, found no library"),
-        (FakeLibrary(), "full", "masks: expected crop or none, found full"),
+        (FakeLibrary(abi=9), {}, "plugin library: expected the functions of images in version 3"),
+        (None, {}, "plugin library: expected the functions of images, found no library"),
+        (FakeLibrary(), {"masks": "full"}, "masks: expected crop or none, found full"),
+        (FakeLibrary(), {"centred": True}, "the test pipeline pads around the image"),
     ],
-    ids=["other library", "no library", "full masks"],
+    ids=["other library", "no library", "full masks", "padding around"],
 )
 def test_without_the_device_path_the_host_does_it(
-    handle: Optional[FakeLibrary], masks: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    handle: Optional[FakeLibrary], changes: dict, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine_fakes.install(monkeypatch, engine_fakes.V10_13)
     if handle is not None:
         engine_fakes.put_plugins(monkeypatch, tmp_path, handle)
-    path = save(tmp_path / "m.onnx", fakes.metadata(masks=masks))
+    facts = fakes.metadata(masks=changes.get("masks", "crop"))
+    if changes.get("centred"):
+        height, width = facts.size
+        facts = replace(facts, steps=(*facts.steps[:1], CenterPad((height, width)), *facts.steps[1:]))
+    path = save(tmp_path / "m.onnx", facts)
     with Detector(path, "onnxruntime", batch_size=2, threads=1) as host:
         expected = host(IMAGES)
         assert "onnxruntime" in host.device_failure
