@@ -119,7 +119,8 @@ def _compare_tensors(args: argparse.Namespace) -> bool:
         with status(f"running {path}"), Session(path, backend, **options) as session:
             feeds = feeds or made_feeds(path, session.inputs, given, args.shape, args.random)
             outputs.append(session(feeds))
-    rows = compare_tensors(*outputs, args.layer_tolerance)
+    expected, found = outputs
+    rows = compare_tensors(expected, found, args.layer_tolerance)
     print_tensor_differences(rows, args.layer_tolerance)
     if args.json:
         header = {"expected": args.expected, "found": args.found, "tolerance": args.layer_tolerance}
