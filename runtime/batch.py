@@ -14,6 +14,7 @@ from runtime.backends import BACKENDS, backend_name, supported_options
 from runtime.cli import (
     EXIT_DIFFERENT,
     EXIT_OK,
+    CommandParser,
     add_openvino,
     batch,
     command,
@@ -75,7 +76,7 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m runtime.batch", description=__doc__.split("\n\n")[0])
+    parser = CommandParser(prog="python -m runtime.batch", doc=__doc__)
     add = parser.add_argument
     add(
         "sources",

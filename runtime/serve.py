@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Optional
 from runtime.backends import backend_name, supported_options
 from runtime.cli import (
     EXIT_OK,
+    CommandParser,
     add_backend,
     add_host,
     add_openvino,
@@ -129,7 +130,7 @@ def _options(args: argparse.Namespace) -> ServingOptions:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m runtime.serve", description=__doc__.split("\n\n")[0])
+    parser = CommandParser(prog="python -m runtime.serve", doc=__doc__)
     parser.add_argument(
         "models",
         nargs="+",

@@ -26,10 +26,13 @@ LINES = {
     "runtime.compare": [["gone.npz", "gone.onnx", "--images", "gone.jpg"]],
     "runtime.build": [["gone.onnx"]],
     "runtime.run": [["gone.onnx"]],
+    "runtime.serve": [["gone.onnx"]],
+    "runtime.batch": [["gone.jpg", "--model", "gone.onnx", "--output", "out"]],
     "runtime.precision.__main__": [["plan", "gone.onnx"], ["convert", "gone.onnx"], ["search", "gone.onnx"]],
     "export.maskrcnn": [["gone.py", "gone.pth"]],
     "export.quantize": [["gone.onnx", "--images", "gone.jpg"]],
     "export.graft.__main__": [["gone.onnx"]],
+    "export.convert.__main__": [["gone.onnx", "--for", "onnx", "-o", "out"]],
     "export.reference": [["gone.py", "gone.pth"]],
     "export.zoo.__main__": [[]],
 }

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from runtime.cli import EXIT_OK, batch, command, positive, run_as_program
+from runtime.cli import EXIT_OK, CommandParser, batch, command, positive, run_as_program
 from runtime.interrupts import loading
 
 if TYPE_CHECKING:
@@ -71,11 +71,7 @@ def _print(made: "Conversion") -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m export.convert",
-        description=__doc__.replace("``", ""),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser(prog="python -m export.convert", doc=__doc__)
     add = parser.add_argument
     add("model", type=Path, metavar="MODEL", help="an ONNX of this tool; for triton also an engine")
     add("--for", dest="target", required=True, choices=TARGETS, help="what reads the files")

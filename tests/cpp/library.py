@@ -237,7 +237,7 @@ class Pending:
     def __init__(self, detector: Detector, pointer: c_void_p) -> None:
         self._detector, self._pointer = detector, pointer
 
-    def wait(self) -> list[Found]:
+    def results(self) -> list[Found]:
         library, results = self._detector._library, c_void_p()
         library.call("wait", self._pointer, byref(results))
         with ExitStack() as stack:

@@ -128,7 +128,7 @@ def test_no_images(library: Library, fixed: Path) -> None:
     with cpp.Detector(library, fixed) as detector:
         assert detector([]) == []
         pending = detector.submit([])
-        assert pending.wait() == []
+        assert pending.results() == []
         pending.free()
 
 
@@ -151,13 +151,13 @@ def test_submitted_images_have_been_read(library: Library, fixed: Path, photos: 
             image[:] = 0
         dropped = detector.submit([photos[0]])
         for index in (2, 0, 1):
-            (found,) = pending[index].wait()
+            (found,) = pending[index].results()
             np.testing.assert_array_equal(found.boxes, expected[index][0].boxes)
             assert found.rle == expected[index][0].rle
         with pytest.raises(
             cpp.LibraryError, match=r"pending: expected a batch under way, found one that was"
         ):
-            pending[0].wait()
+            pending[0].results()
         for batch in (*pending, dropped):
             batch.free()
 
@@ -248,7 +248,9 @@ def test_from_c(installed: Installed, tmp_path: Path) -> None:
     assert [(row[0], row[1]) for row in rows] == [("square", "0.900"), ("circle", "0.500")]
     shares = np.array([fakes.UNIT_BOXES[0], fakes.UNIT_BOXES[1]]) * (75, 50, 75, 50)
     np.testing.assert_allclose(np.array([row[2:] for row in rows], float), shares, atol=0.3)
-    done = subprocess.run([program, tmp_path / "none.onnx", "5", "5"], capture_output=True, text=True)
+    done = subprocess.run(
+        [program, tmp_path / "none.onnx", "5", "5"], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 2
     assert done.stderr.startswith(
         f"1 model {tmp_path}/none.onnx: expected a file, found nothing; make it with"

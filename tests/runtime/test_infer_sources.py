@@ -16,7 +16,7 @@ import supervision
 
 from runtime import Detector, infer
 from tests.runtime import fakes
-from tests.runtime.processes import ROOT, lines_of, start
+from tests.runtime.processes import ROOT, first_line, lines_of, start
 
 
 def _png(image: np.ndarray) -> bytes:
@@ -248,12 +248,12 @@ def test_a_program_may_wait_for_each_answer(fake_model: Path) -> None:
         for index in range(3):
             process.stdin.write((_request(index, fakes.random_image(64, 96, index)) + "\n").encode())
             process.stdin.flush()
-            assert json.loads(process.stdout.readline())["id"] == index
+            assert json.loads(first_line(process))["id"] == index
         process.stdin.close()
         assert process.wait(30) == 0
     finally:
         process.kill()
-        process.wait()
+        process.wait(20)
 
 
 def test_a_signal_ends_the_waiting(fake_model: Path) -> None:
@@ -261,13 +261,13 @@ def test_a_signal_ends_the_waiting(fake_model: Path) -> None:
     try:
         process.stdin.write((_request(1, fakes.random_image(64, 96)) + "\n").encode())
         process.stdin.flush()
-        assert json.loads(process.stdout.readline())["id"] == 1
+        assert json.loads(first_line(process))["id"] == 1
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 128 + signal.SIGTERM
         assert b"Traceback" not in process.stderr.read()
     finally:
         process.kill()
-        process.wait()
+        process.wait(20)
 
 
 def test_a_line_that_is_too_long_is_passed_over(fake_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

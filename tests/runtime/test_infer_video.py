@@ -449,7 +449,7 @@ def sender() -> Iterator[tuple[str, subprocess.Popen]]:
         yield address, process
     finally:
         process.kill()
-        process.wait()
+        process.wait(20)
 
 
 def test_frames_come_by_rtsp(sender: tuple[str, subprocess.Popen]) -> None:

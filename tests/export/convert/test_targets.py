@@ -347,7 +347,7 @@ def test_the_parser_of_nvinfer(tmp_path: Path) -> None:
     includes = [f"-isystem{folder}" for folder in headers.split(":")]
     files = [str(deepstream.PARSER_SOURCE), str(DRIVER)]
     options = ["-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined"]
-    subprocess.run(["g++", *options, *includes, *files, "-o", str(program)], check=True)
+    subprocess.run(["g++", *options, *includes, *files, "-o", str(program)], check=True, timeout=300)
     done = subprocess.run([str(program)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "12 checks\n"), done.stdout + done.stderr
 

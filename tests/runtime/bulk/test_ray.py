@@ -107,7 +107,7 @@ def test_killed_worker_and_killed_driver_each_image_once(
     finally:
         started = list(_descendants(first.pid))
         first.kill()
-        first.wait()
+        first.wait(20)
         for process in started:
             if _named(process, "ray"):
                 os.kill(process, signal.SIGKILL)

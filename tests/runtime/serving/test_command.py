@@ -15,7 +15,7 @@ import pytest
 
 from examples import IMAGES_DIR
 from runtime.serve import named_models
-from tests.runtime.processes import ended, run, start
+from tests.runtime.processes import ended, first_line, run, start
 from tests.runtime.serving.servers import SECONDS, wait_until
 
 IMAGE = (IMAGES_DIR / "square.jpg").read_bytes()
@@ -28,7 +28,7 @@ def serving(*arguments: object) -> Iterator[tuple[subprocess.Popen, str]]:
     """Start the command; yields the process and where it is."""
     process = start(MODULE, *arguments, *OPTIONS)
     try:
-        line = process.stdout.readline().decode()
+        line = first_line(process).decode()
         found = re.search(r"http://[\d.:\[\]]+", line)
         assert found, (line, process.stderr.read())
         yield process, found[0]
