@@ -254,6 +254,18 @@ def add_tensor_inputs(parser: Any) -> None:
     )
 
 
+def given_options(model: Union[str, Path], args: argparse.Namespace) -> dict[str, Any]:
+    """Return a ``Detector``'s options as they were given; the backend refuses those that it has not got.
+
+    Raises:
+        ValueError: no backend reads the model.
+    """
+    names = ("device", "host", "threads", "precision", "streams", "plugins", "rebuild")
+    notify = {"notify": lambda line: print(line, file=sys.stderr, flush=True)}
+    name = backend_name(model, args.backend, args.device)
+    return {**{option: getattr(args, option) for option in names}, **supported_options(name, notify)}
+
+
 def backend_options(model: Union[str, Path], backend: str, args: argparse.Namespace) -> dict[str, Any]:
     """Return what the model's backend takes of ``add_run_options``; nothing for a recording.
 

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Optional
 
-from runtime.backends import BACKENDS, backend_name, supported_options
+from runtime.backends import BACKENDS
 from runtime.cli import (
     DEFAULT_IMAGES,
     CommandParser,
@@ -24,6 +24,7 @@ from runtime.cli import (
     add_openvino,
     batch,
     command,
+    given_options,
     not_negative,
     positive,
     run_as_program,
@@ -134,7 +135,9 @@ def _detector(args: argparse.Namespace) -> "Iterator[Detector]":
         from runtime.console import status
         from runtime.detector import Detector
     with released(PATIENCE_SECONDS), status(f"loading {args.model}"):
-        detector = Detector(args.model, args.backend, batch_size=args.batch, **_backend_options(args))
+        detector = Detector(
+            args.model, args.backend, batch_size=args.batch, **given_options(args.model, args)
+        )
     with detector:
         yield detector
 
@@ -155,17 +158,6 @@ def _options(args: argparse.Namespace) -> "InferenceOptions":
         max_fps=args.max_fps,
         track=args.track,
     )
-
-
-def _backend_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the options that were given; the backend refuses those that it has not got."""
-    names = ("device", "host", "threads", "precision", "streams", "plugins", "rebuild")
-    options = {name: getattr(args, name) for name in names}
-    name = backend_name(args.model, args.backend, args.device)
-    return {
-        **options,
-        **supported_options(name, {"notify": lambda line: print(line, file=sys.stderr, flush=True)}),
-    }
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -13,17 +13,16 @@ from typing import Any, Optional, Union
 
 import numpy as np
 
-from runtime.coco_writer import coco_results
 from runtime.contract import check_model_file
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.host.preprocess import check_fits
 from runtime.images import decode_image
 from runtime.ranges import MAX_BATCH, checked_count
+from runtime.serving.answers import image_answer
 
 OK, BAD_REQUEST, WRONG_METHOD, TOO_LARGE = 200, 400, 405, 413
 MAX_BODY_BYTES = 64 << 20
-_OF_A_FILE = ("image_id", "file_name")
 
 
 def deployment(
@@ -130,16 +129,6 @@ def import_serve() -> Any:
     return serve
 
 
-def answer(detections: Detections) -> dict[str, Any]:
-    """Return what was found in an image, in the keys of ``detections.jsonl``."""
-    height, width = detections.image_size
-    results = [
-        {"category": name, **{k: v for k, v in result.items() if k not in _OF_A_FILE}}
-        for name, result in zip(detections.names, coco_results(detections, 0, ""))
-    ]
-    return {"width": width, "height": height, "detections": results}
-
-
 def _replica(serve: Any) -> type:
     """Return the class of a replica; made here, since its decorators are Ray's."""
 
@@ -201,7 +190,7 @@ def _replica(serve: Any) -> type:
             return image
 
         def _written(self, found: Detections) -> dict[str, Any]:
-            return answer(found.filter(self._min_score))
+            return image_answer(found.filter(self._min_score))
 
         def __del__(self) -> None:
             detector: Optional[Detector] = getattr(self, "_detector", None)

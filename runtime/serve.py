@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
-from runtime.backends import backend_name, supported_options
 from runtime.cli import (
     EXIT_OK,
     CommandParser,
@@ -22,6 +21,7 @@ from runtime.cli import (
     batch,
     command,
     count,
+    given_options,
     not_negative,
     run_as_program,
     threads,
@@ -95,21 +95,13 @@ def _opened(models: Mapping[str, Path], args: argparse.Namespace, stack: ExitSta
     detectors = {}
     for name, path in models.items():
         with status(f"loading {path}"):
-            options = _backend_options(path, args)
+            options = given_options(path, args)
             detector = Detector(path, args.backend, batch_size=args.max_batch, **options)
             detectors[name] = stack.enter_context(detector)
             warm_up(detector)
         for note in detector.notes:
             print(f"{name}: {note}", file=sys.stderr, flush=True)
     return detectors
-
-
-def _backend_options(model: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Return the options that were given; the backend refuses those that it has not got."""
-    names = ("device", "host", "threads", "precision", "streams", "plugins", "rebuild")
-    notify = {"notify": lambda line: print(line, file=sys.stderr, flush=True)}
-    name = backend_name(model, args.backend, args.device)
-    return {**{option: getattr(args, option) for option in names}, **supported_options(name, notify)}
 
 
 def _options(args: argparse.Namespace) -> ServingOptions:

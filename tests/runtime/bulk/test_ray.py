@@ -14,7 +14,8 @@ import pytest
 
 from runtime import Detector
 from runtime.images import read_image
-from runtime.ray_serve import answer, build, deployment
+from runtime.ray_serve import build, deployment
+from runtime.serving.answers import image_answer
 
 pytest.importorskip("ray", reason="ray, of the extra `ray`, is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow, of the extra `ray`, is not installed")
@@ -159,7 +160,7 @@ def test_a_service_batches_refuses_and_is_replaced(embedded_path: Path) -> None:
         crowded = {"max_ongoing_requests": 4, "max_queued_requests": 2}
         serve.run(deployment(embedded_path, **options, **crowded), name="detect", route_prefix="/")
         found = httpx.post(url, content=data, timeout=SECONDS)
-        assert (found.status_code, found.json()) == (200, answer(expected.filter(0.05)))
+        assert (found.status_code, found.json()) == (200, image_answer(expected.filter(0.05)))
         assert len(found.json()["detections"]) > 10
         bad = httpx.post(url, content=b"abc", timeout=SECONDS)
         assert bad.status_code == 400
@@ -173,7 +174,7 @@ def test_a_service_batches_refuses_and_is_replaced(embedded_path: Path) -> None:
         assert set(codes) == {200, 503}
         serve.run(deployment(embedded_path, **options, min_score=0.9), name="detect", route_prefix="/")
         found = httpx.post(url, content=data, timeout=SECONDS)
-        assert found.json() == answer(expected.filter(0.9))
+        assert found.json() == image_answer(expected.filter(0.9))
     finally:
         serve.shutdown()
         ray.shutdown()
