@@ -8,10 +8,15 @@ from export.bodies import parse_body
 _LARGEST = 3.4028234663852886e38
 
 
-def decode_proposals_function(opset: int, num_levels: int) -> onnx.FunctionProto:
+def decode_proposals_function(opset: int, num_levels: int, *, strides: bool = False) -> onnx.FunctionProto:
     """Return the body of ``DecodeProposals``: the best anchors of every level, decoded.
 
     A level with fewer anchors than ``top`` is padded with scores of -1; the boxes of such rows mean nothing.
+
+    Args:
+        opset: of the model.
+        num_levels: of the node.
+        strides: the node has them, and ``priors`` are the first place's, which the body moves.
     """
     levels = range(num_levels)
     maps = ", ".join(f"{kind}_{level}" for kind in ("logits", "deltas") for level in levels)
@@ -22,9 +27,11 @@ def decode_proposals_function(opset: int, num_levels: int) -> onnx.FunctionProto
 
     return parse_body(
         f"""
-        DecodeProposals <top, means, stds, max_ratio, clip, min_size> ({maps}, priors, image_sizes) => (boxes, scores)
+        DecodeProposals <top, means, stds, max_ratio, clip, min_size{", strides" if strides else ""}>
+            ({maps}, priors, image_sizes) => (boxes, scores)
         {{
             {_CONSTANTS}
+            {_moved_priors(num_levels) if strides else ""}
             tops = Constant <value_ints: ints = @top> ()
             absent = Constant <value_float: float = -1.0> ()
             smallest = Constant <value_float: float = @min_size> ()
@@ -36,7 +43,7 @@ def decode_proposals_function(opset: int, num_levels: int) -> onnx.FunctionProto
             top_scores = Concat <axis = 1> ({all_levels("best")})
             top_deltas = Concat <axis = 1> ({all_levels("taken")})
             top_places = Concat <axis = 1> ({all_levels("place")})
-            top_priors = Gather <axis = 0> (priors, top_places)
+            top_priors = Gather <axis = 0> ({"all_priors" if strides else "priors"}, top_places)
             sizes = Unsqueeze (image_sizes, one_v)
             {_decode("top_priors", "top_deltas", "sizes", "boxes")}
             box_low = Slice (boxes, zero_v, two_v, last)
@@ -52,6 +59,51 @@ def decode_proposals_function(opset: int, num_levels: int) -> onnx.FunctionProto
         """,
         opset,
     )
+
+
+def _moved_priors(num_levels: int) -> str:
+    """Compute ``all_priors``, level after level, in a level by y, x and anchor: ``patches.anchor_generator``'s sums."""
+    parts = "\n".join(_moved_level(level) for level in range(num_levels))
+    moved = ", ".join(f"m{level}_priors" for level in range(num_levels))
+    return f"""
+            step = Constant <value_floats: floats = @strides> ()
+            m_levels = Constant <value_ints: ints = [{num_levels}, -1, 4]> ()
+            m_base = Reshape (priors, m_levels)
+            m_rows = Constant <value_ints: ints = [-1, 4]> ()
+            m_column = Constant <value_ints: ints = [-1, 1, 1, 1]> ()
+            m_row = Constant <value_ints: ints = [1, -1, 1, 1]> ()
+            {parts}
+            all_priors = Concat <axis = 0> ({moved})"""
+
+
+def _moved_level(level: int) -> str:
+    return f"""
+            m{level}_shape = Shape (logits_{level})
+            m{level}_two = Constant <value_int: int = 2> ()
+            m{level}_three = Constant <value_int: int = 3> ()
+            m{level}_height = Gather <axis = 0> (m{level}_shape, m{level}_two)
+            m{level}_width = Gather <axis = 0> (m{level}_shape, m{level}_three)
+            m{level}_number = Constant <value_int: int = {level}> ()
+            m{level}_at_x = Constant <value_int: int = {2 * level}> ()
+            m{level}_at_y = Constant <value_int: int = {2 * level + 1}> ()
+            m{level}_step_x = Gather <axis = 0> (step, m{level}_at_x)
+            m{level}_step_y = Gather <axis = 0> (step, m{level}_at_y)
+            m{level}_columns = Range (zero, m{level}_width, one)
+            m{level}_rows = Range (zero, m{level}_height, one)
+            m{level}_columns_f = Cast <to = 1> (m{level}_columns)
+            m{level}_rows_f = Cast <to = 1> (m{level}_rows)
+            m{level}_x = Mul (m{level}_columns_f, m{level}_step_x)
+            m{level}_y = Mul (m{level}_rows_f, m{level}_step_y)
+            m{level}_x_row = Reshape (m{level}_x, m_row)
+            m{level}_y_column = Reshape (m{level}_y, m_column)
+            m{level}_no_x = Mul (m{level}_x_row, origin)
+            m{level}_no_y = Mul (m{level}_y_column, origin)
+            m{level}_xs = Add (m{level}_x_row, m{level}_no_y)
+            m{level}_ys = Add (m{level}_no_x, m{level}_y_column)
+            m{level}_shift = Concat <axis = -1> (m{level}_xs, m{level}_ys, m{level}_xs, m{level}_ys)
+            m{level}_own = Gather <axis = 0> (m_base, m{level}_number)
+            m{level}_moved = Add (m{level}_shift, m{level}_own)
+            m{level}_priors = Reshape (m{level}_moved, m_rows)"""
 
 
 def _level(level: int) -> str:

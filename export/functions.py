@@ -408,7 +408,13 @@ def functions_for(nodes: Iterable[onnx.NodeProto], opset: int) -> list[onnx.Func
         if node.domain != DOMAIN:
             continue
         function = _function_for(node, opset)
-        if len(functions.setdefault(node.op_type, function).input) != len(node.input):
+        known = functions.setdefault(node.op_type, function)
+        if len(known.input) == len(node.input) and known.attribute != function.attribute:
+            raise ValueError(
+                f"{node.op_type}: expected the same attributes in every node, found {', '.join(known.attribute)} and "
+                f"{', '.join(function.attribute)}"
+            )
+        if len(known.input) != len(node.input):
             raise ValueError(
                 f"{node.op_type}: expected the same number of feature maps in every node, "
                 f"found {len(functions[node.op_type].input) - 1} and {len(node.input) - 1}"
@@ -420,17 +426,19 @@ def _function_for(node: onnx.NodeProto, opset: int) -> onnx.FunctionProto:
     if node.op_type not in BODIES:
         names = ", ".join(sorted(BODIES))
         raise ValueError(f"domain {DOMAIN}: expected one of {names}, found {node.op_type}")
-    return BODIES[node.op_type](opset, len(node.input))
+    return BODIES[node.op_type](opset, node)
 
 
-# The body of each operator, by opset and number of inputs.
-BODIES: dict[str, Callable[[int, int], onnx.FunctionProto]] = {
+# The body of each operator, by opset and node.
+BODIES: dict[str, Callable[[int, onnx.NodeProto], onnx.FunctionProto]] = {
     "GroupedNMS": lambda opset, _: grouped_nms_function(opset),
     "SelectTop": lambda opset, _: select_top_function(opset),
     "PasteMasks": lambda opset, _: paste_masks_function(opset),
     "DecodeDetections": lambda opset, _: decode_detections_function(opset),
     "SelectMasks": lambda opset, _: select_masks_function(opset),
-    "MultiLevelRoiAlign": lambda opset, num_inputs: multi_level_roi_align_function(opset, num_inputs - 1),
-    "DecodeProposals": lambda opset, num_inputs: decode_proposals_function(opset, (num_inputs - 2) // 2),
-    "DeformConv2d": lambda opset, num_inputs: deform_conv2d_function(opset, modulated=num_inputs == 4),
+    "MultiLevelRoiAlign": lambda opset, node: multi_level_roi_align_function(opset, len(node.input) - 1),
+    "DecodeProposals": lambda opset, node: decode_proposals_function(
+        opset, (len(node.input) - 2) // 2, strides=any(a.name == "strides" for a in node.attribute)
+    ),
+    "DeformConv2d": lambda opset, node: deform_conv2d_function(opset, modulated=len(node.input) == 4),
 }

@@ -63,6 +63,7 @@ def decode_proposals(
     top: Sequence[int],
     coder: DeltaXYWHBBoxCoder,
     min_size: float,
+    strides: Sequence[tuple[float, float]] = (),
 ) -> tuple[Tensor, Tensor]:
     """Decode the best anchors of every level (``DecodeProposals``).
 
@@ -70,17 +71,22 @@ def decode_proposals(
         logits: L maps (B, A, H_l, W_l) float32.
         deltas: L maps (B, A * 4, H_l, W_l) float32.
         priors: L anchors (H_l * W_l * A, 4) float32, [x1, y1, x2, y2] in input px; the A of a place are neighbours.
+            With ``strides``, those of the first place alone, L times (A, 4).
         image_sizes: (B, 2) float32, (height, width) in input px.
         computed: the result, step by step in PyTorch.
         top: anchors kept of each level. A level that has fewer is padded.
         coder: see ``can_decode``.
         min_size: the score of a box whose width or height is not above it, px, is ``NO_CANDIDATE``.
+        strides: (x, y) of each level, px from place to place: the operator moves the anchors itself. A graph of dynamic
+            size has them computed nowhere else.
 
     Returns:
         boxes: (B, M, 4) float32, M the sum of ``top``: level after level, best first, ties by the anchor's index.
         scores: (B, M) float32, the sigmoid of the logits; ``NO_CANDIDATE`` in padding.
     """
     attributes = {"top_i": list(top), "min_size_f": float(min_size), **_coder_attributes(coder)}
+    if strides:
+        attributes["strides_f"] = [float(stride) for level in strides for stride in level]
     inputs = (*logits, *deltas, torch.cat(list(priors)), image_sizes)
     return _Decode.apply("DecodeProposals", attributes, sum(top), *computed, *inputs)
 

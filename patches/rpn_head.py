@@ -5,6 +5,7 @@ from typing import Any, Optional
 import torch
 import torch.nn.functional as F
 from mmdet.models.dense_heads import RPNHead
+from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from torch import Tensor
 
 from patches.decoding import MAX_LEVELS, can_decode, decode_proposals
@@ -90,15 +91,17 @@ def rpn_head__predict_by_feat(
     boxes, scores = _decoded(self, cls_scores, bbox_preds, priors, batch_img_metas, nms_pre, min_size)
     top = _top_of_levels(self, cls_scores, nms_pre)
     if _is_plain(self, top):
+        moved = is_dynamic_size() and _moves_base_anchors(self.prior_generator)
         boxes, scores = decode_proposals(
             cls_scores,
             bbox_preds,
-            priors,
+            _base_anchors(self, cls_scores[0]) if moved else priors,
             batch_img_metas,
             computed=(boxes, scores),
             top=top,
             coder=self.bbox_coder,
             min_size=min_size,
+            strides=self.prior_generator.strides if moved else (),
         )
     groups = torch.arange(len(top), dtype=torch.int32).repeat_interleave(torch.tensor(top))
     return _nms(cfg, boxes, scores, groups[None].to(boxes.device))
@@ -122,6 +125,17 @@ def _is_plain(self: RPNHead, top: list[int]) -> bool:
     """Return whether ``DecodeProposals`` has this head's arithmetic, and its plugin these sizes."""
     fits = len(top) <= MAX_LEVELS and all(1 <= k <= MAX_TOP for k in top)
     return self.use_sigmoid_cls and self.cls_out_channels == 1 and can_decode(self.bbox_coder) and fits
+
+
+def _moves_base_anchors(generator: object) -> bool:
+    """Return whether a place's anchors are those of the first, moved: a subclass may say otherwise."""
+    own = getattr(type(generator), "single_level_grid_priors", None)
+    return own is AnchorGenerator.single_level_grid_priors
+
+
+def _base_anchors(self: RPNHead, like: Tensor) -> list[Tensor]:
+    """Return L times (A, 4), the anchors of each level's first place."""
+    return [base.to(device=like.device, dtype=like.dtype) for base in self.prior_generator.base_anchors]
 
 
 def _decoded(

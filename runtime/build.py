@@ -64,6 +64,7 @@ def _keywords(args: argparse.Namespace) -> dict[str, Any]:
         "plugins": args.plugins,
         "device_index": args.device_index,
         "rebuild": args.rebuild,
+        "allow_slower": args.allow_slower,
     }
 
 
@@ -80,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         type=batch,
         metavar=("MIN", "OPT", "MAX"),
         default=EngineConfig().batch,
-        help="images at once; tuned for OPT, and for one image alone (default: 1 2 8)",
+        help="images at once; tuned for OPT, and for one image alone (default: 1 8 8)",
     )
     profile.add_argument(
         "--profiles",
@@ -114,6 +115,11 @@ def _parser() -> argparse.ArgumentParser:
         "--no-plan",
         action="store_true",
         help="leave every layer to TensorRT; without the plugins, or in graphs of others, boxes and masks suffer",
+    )
+    precision.add_argument(
+        "--allow-slower",
+        action="store_true",
+        help="take an engine in which more than 5 %% of the dense arithmetic runs in a slower precision than asked",
     )
     build = parser.add_argument_group("build")
     build.add_argument(

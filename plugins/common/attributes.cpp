@@ -172,6 +172,8 @@ float Attributes::number(const char* name, float at_least, float at_most) const 
   return values[0];
 }
 
+bool Attributes::is_empty(const char* name) const { return get<std::vector<float>>(name).empty(); }
+
 std::vector<float> Attributes::numbers(const char* name, size_t at_most) const {
   const auto& values = get<std::vector<float>>(name);
   if (values.empty() || values.size() > at_most) {

@@ -39,6 +39,7 @@ class Attributes {
 
   int32_t integer(const char* name, int32_t at_least, int32_t at_most) const;
   bool flag(const char* name) const { return integer(name, 0, 1) != 0; }
+  bool is_empty(const char* name) const;  // a list of numbers
   float number(const char* name, float at_least, float at_most) const;
   // 1 to max_count integers, each in the range.
   std::vector<int32_t> integers(const char* name, size_t max_count, int32_t at_least, int32_t at_most) const;

@@ -111,15 +111,15 @@ struct ResultLevel {
   const void* deltas;
   Strides strides;
   int32_t top;
-  int64_t first_prior;  // the level's place among all anchors
-  int64_t first_row;    // and in the result
+  LevelPriors priors;
+  uint32_t width;
+  int64_t first_row;  // the level's place in the result
 };
 
 struct ResultLevels {
   ResultLevel levels[kMaxLevels];
   int32_t batch;
   uint32_t num_anchors;
-  const float* priors;
   const float* image_sizes;
   BoxDecoding decoding;
   float min_size;
@@ -135,7 +135,7 @@ __device__ Proposal load_proposal(const ResultLevels& in, const ResultLevel& lev
   float deltas[kDeltas];
 #pragma unroll
   for (int i = 0; i < kDeltas; ++i) deltas[i] = to_float(map[delta_offset(level.strides, place, i)]);
-  return decode_proposal(in.decoding, in.min_size, load_box(in.priors + (level.first_prior + index) * 4), deltas,
+  return decode_proposal(in.decoding, in.min_size, load_prior(level.priors, index, place, level.width), deltas,
                          level.scores[image * level.count + index], in.image_sizes[image * 2],
                          in.image_sizes[image * 2 + 1]);
 }
@@ -162,6 +162,8 @@ __global__ void __launch_bounds__(kThreads, 1) write_proposals(const __grid_cons
   }
 }
 
+bool has_strides(const ProposalLevel& level) { return level.stride_x > 0.f; }
+
 int64_t num_anchors_of(const Arguments& in, const ProposalLevel& level) {
   return static_cast<int64_t>(level.height) * level.width * in.num_anchors;
 }
@@ -174,6 +176,8 @@ int32_t num_taken(const Arguments& in, const ProposalLevel& level) {
 
 bool is_valid(const Arguments& in, const ProposalLevel& level) {
   if (level.height < 1 || level.width < 1 || level.top < 1 || level.top > kSelectTopMaxK) return false;
+  const bool has_none = level.stride_x == 0.f && level.stride_y == 0.f;
+  if (!has_none && !(level.stride_x > 0.f && level.stride_y > 0.f)) return false;
   const int64_t pixels = static_cast<int64_t>(level.height) * level.width;
   return pixels <= kSelectTopMaxScores / in.num_anchors;
 }
@@ -269,14 +273,14 @@ void launch_results(const Arguments& in, const LevelWork (&work)[kMaxLevels], cu
     to.deltas = level.deltas;
     to.strides = strides_of(static_cast<int64_t>(in.num_anchors) * kDeltas, level.height, level.width, in.map_layout);
     to.top = level.top;
-    to.first_prior = first_prior;
+    to.priors = {in.priors + first_prior * 4, level.stride_x, level.stride_y};
+    to.width = static_cast<uint32_t>(level.width);
     to.first_row = first_row;
-    first_prior += to.count;
+    first_prior += has_strides(level) ? in.num_anchors : to.count;
     first_row += to.top;
   }
   launch.batch = in.batch;
   launch.num_anchors = static_cast<uint32_t>(in.num_anchors);
-  launch.priors = in.priors;
   launch.image_sizes = in.image_sizes;
   launch.decoding = in.decoding;
   launch.min_size = in.min_size;

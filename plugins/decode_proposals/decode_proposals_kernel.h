@@ -18,9 +18,12 @@ struct ProposalLevel {
   int32_t height;      // >= 1; height * width * num_anchors up to kSelectTopMaxScores
   int32_t width;       // >= 1
   int32_t top;         // rows of the result, 1 to kSelectTopMaxK
+  float stride_x;      // px from place to place, above 0; or both 0: see priors
+  float stride_y;
 };
 
-// Device pointers, aligned to their elements. N: the anchors of all levels; M: the sum of their `top`.
+// Device pointers, aligned to their elements. N: the anchors of all levels, of levels with strides those of one place;
+// M: the sum of their `top`.
 struct DecodeProposalsArguments {
   ProposalLevel levels[kDecodeProposalsMaxLevels];
   int32_t num_levels;        // 1 to kDecodeProposalsMaxLevels
@@ -28,7 +31,7 @@ struct DecodeProposalsArguments {
   int32_t num_anchors;       // >= 1, of a pixel
   ElementType map_type;      // kFloat or kHalf: of logits and deltas
   TensorLayout map_layout;   // any: of logits and deltas
-  const float* priors;       // (N, 4): level after level, in a level by y, x, anchor
+  const float* priors;       // (N, 4): level after level, in a level by y, x, anchor; with strides, of place 0, 0
   const float* image_sizes;  // (batch, 2): height, width in px
   BoxDecoding decoding;
   float min_size;  // px; below 0: every box stays

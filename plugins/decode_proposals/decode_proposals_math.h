@@ -33,6 +33,23 @@ MASKRCNN_HOST_DEVICE int64_t delta_offset(const Strides& strides, const AnchorPl
   return (place.anchor * kDeltas + which) * strides.channel + place.pixel * strides.column;
 }
 
+// Of a level. Without strides every place has anchors of its own; with them, anchors are those of the first place,
+// moved to the others as mmdet's AnchorGenerator moves them.
+struct LevelPriors {
+  const float* boxes;       // the level's: (height * width * anchors, 4) or, with strides, (anchors, 4)
+  float stride_x, stride_y;  // px from place to place; 0 without
+};
+
+MASKRCNN_HOST_DEVICE Box load_prior(const LevelPriors& priors, uint32_t index, const AnchorPlace& place, uint32_t width) {
+  if (!(priors.stride_x > 0.f)) return load_box(priors.boxes + static_cast<int64_t>(index) * 4);
+  const auto pixel = static_cast<uint32_t>(place.pixel);
+  const uint32_t row = pixel / width;
+  const float x = unfused_product(static_cast<float>(pixel - row * width), priors.stride_x);
+  const float y = unfused_product(static_cast<float>(row), priors.stride_y);
+  const Box base = load_box(priors.boxes + place.anchor * 4);
+  return {x + base.x1, y + base.y1, x + base.x2, y + base.y2};
+}
+
 struct Proposal {
   Box box;
   float score;  // sigmoid(logit): anchors are ranked by it, not by the logit, so that saturated ones tie, as in mmdet

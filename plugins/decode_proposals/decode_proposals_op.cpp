@@ -21,6 +21,7 @@ class DecodeProposalsOp : public Op {
   explicit DecodeProposalsOp(Attributes attributes)
       : Op(std::move(attributes)),
         top_(this->attributes().integers("top", kDecodeProposalsMaxLevels, 1, kSelectTopMaxK)),
+        strides_(strides_from(this->attributes(), top_.size())),
         decoding_(box_decoding_from(this->attributes())),
         min_size_(this->attributes().number("min_size", -kMaxFloat, kMaxFloat)) {}
 
@@ -32,7 +33,7 @@ class DecodeProposalsOp : public Op {
     int64_t num_priors = 0;
     for (int level = 0; level < num_levels(); ++level) {
       check_level(tensors, level);
-      const int64_t own = num_anchors_of(tensors.input(logits(level)));
+      const int64_t own = strides_.empty() ? num_anchors_of(tensors.input(logits(level))) : first.dims[1];
       num_priors = num_priors == kUnknown || own == kUnknown ? kUnknown : num_priors + own;
     }
     expect_shape(kName, "priors", tensors.input(priors()), {num_priors, 4});
@@ -136,6 +137,9 @@ class DecodeProposalsOp : public Op {
       arguments.levels[level].height = static_cast<int32_t>(map.dims[2]);
       arguments.levels[level].width = static_cast<int32_t>(map.dims[3]);
       arguments.levels[level].top = top_[static_cast<size_t>(level)];
+      if (strides_.empty()) continue;
+      arguments.levels[level].stride_x = strides_[static_cast<size_t>(level) * 2];
+      arguments.levels[level].stride_y = strides_[static_cast<size_t>(level) * 2 + 1];
     }
     arguments.num_levels = num_levels();
     arguments.batch = static_cast<int32_t>(tensors.input(0).dims[0]);
@@ -143,7 +147,15 @@ class DecodeProposalsOp : public Op {
     return arguments;
   }
 
+  // x and y of each level; empty where priors has the anchors of every place.
+  static std::vector<float> strides_from(const Attributes& attributes, size_t num_levels) {
+    if (attributes.is_empty("strides")) return {};
+    attributes.finite_numbers("strides", 2 * num_levels);
+    return attributes.numbers("strides", 2 * num_levels);
+  }
+
   std::vector<int32_t> top_;
+  std::vector<float> strides_;
   BoxDecoding decoding_;
   float min_size_;
 };
@@ -154,6 +166,7 @@ OpType decode_proposals_type() {
   std::vector<AttributeSpec> attributes = box_decoding_attributes();
   attributes.push_back(required_int("top"));
   attributes.push_back(optional_float("min_size", -1.f));
+  attributes.push_back(optional_floats("strides", {}));
   return {kName, std::move(attributes), [](Attributes given) -> std::shared_ptr<const Op> {
             return std::make_shared<DecodeProposalsOp>(std::move(given));
           }};

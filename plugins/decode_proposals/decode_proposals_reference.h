@@ -19,8 +19,10 @@ struct ReferenceProposalLevel {
   int64_t height;
   int64_t width;
   int64_t top;
-  int64_t first_prior;  // the level's place among all anchors
+  int64_t first_prior;  // the level's place among all priors
   int64_t first_row;    // and in the result
+  float stride_x;       // see LevelPriors
+  float stride_y;
 };
 
 struct DecodeProposalsInput {
@@ -28,7 +30,7 @@ struct DecodeProposalsInput {
   int64_t batch;
   int64_t num_anchors;  // of each pixel; fewer than 2^32 of a level
   TensorLayout layout;
-  const float* priors;       // (N, 4)
+  const float* priors;       // (N, 4), N as in DecodeProposalsArguments
   const float* image_sizes;  // (batch, 2)
   BoxDecoding decoding;
   float min_size;
@@ -65,14 +67,17 @@ inline void decode_level(const DecodeProposalsInput& in, const ReferenceProposal
   const Strides strides = strides_of(in.num_anchors * kDeltas, level.height, level.width, in.layout);
   const float* map = level.deltas + image * strides.image;
   const float* size = in.image_sizes + image * 2;
+  const LevelPriors priors{in.priors + level.first_prior * 4, level.stride_x, level.stride_y};
+  const auto width = static_cast<uint32_t>(level.width);
   for (int64_t row = 0; row < level.top; ++row) {
     Proposal proposal = no_proposal();
     if (row < ranked.num_taken) {
       const uint32_t index = index_of(ranked.entries[row]);
+      const AnchorPlace place = place_of(in, index);
       float deltas[kDeltas];
-      for (int i = 0; i < kDeltas; ++i) deltas[i] = map[delta_offset(strides, place_of(in, index), i)];
-      proposal = decode_proposal(in.decoding, in.min_size, load_box(in.priors + (level.first_prior + index) * 4),
-                                 deltas, ranked.scores[index], size[0], size[1]);
+      for (int i = 0; i < kDeltas; ++i) deltas[i] = map[delta_offset(strides, place, i)];
+      proposal = decode_proposal(in.decoding, in.min_size, load_prior(priors, index, place, width), deltas,
+                                 ranked.scores[index], size[0], size[1]);
     }
     store_box(proposal.box, boxes + row * 4);
     scores[row] = proposal.score;

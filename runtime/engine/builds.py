@@ -15,12 +15,24 @@ from runtime.engine.files import (
     ready_engine,
     resolve,
 )
-from runtime.engine.inspection import count_by_precision, dense_flops, dense_share, layers_from
+from runtime.engine.inspection import (
+    asked_precisions,
+    count_by_precision,
+    dense_flops,
+    dense_share,
+    layers_from,
+    node_precisions,
+    slower_shares,
+)
 from runtime.engine.library import open_library
 from runtime.engine.plugins import load_plugins
 from runtime.engine.progress import Monitor
 from runtime.engine.session import EngineSession
 from runtime.engine.sidecar import Sidecar
+
+# Of the dense arithmetic: what may run slower than asked before an engine is refused.
+MAX_SLOWER = 0.05
+_NUM_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -47,11 +59,14 @@ def build_engine(
     plugins: Optional[Union[str, Path]] = None,
     device_index: int = 0,
     rebuild: str = "auto",
+    allow_slower: bool = False,
     monitor: Optional[Monitor] = None,
     echo: Optional[Callable[[str], None]] = None,
     notify: Callable[[str], None] = lambda text: None,
 ) -> EngineBuild:
     """Build a TensorRT engine, or keep the one that is there and still good.
+
+    What its layers run in is read from it, and written into the sidecar.
 
     Args:
         model: path of the ONNX.
@@ -63,13 +78,16 @@ def build_engine(
         plugins: path of the plugin library; None looks where it is built.
         device_index: of the GPU.
         rebuild: ``auto`` builds what is missing or stale, ``never`` refuses it, ``always`` builds.
+        allow_slower: take an engine in which more of the dense arithmetic than ``MAX_SLOWER`` runs in a slower
+            precision than ``config.precision`` and the plan ask for.
         monitor, echo: see ``runtime.engine.builder.build_engine``.
         notify: called with a line on what is done and why.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: unusable arguments or ONNX; or ``never``, and the engine is stale, by field.
-        RuntimeError: no TensorRT, no CUDA, no GPU, or TensorRT failed to build.
+        RuntimeError: no TensorRT, no CUDA, no GPU, or TensorRT failed to build, or built an engine that is slower than
+            asked, which stays where it is.
     """
     library = open_library()
     machine = Machine(library, open_cuda(device_index), load_plugins(plugins, library.tensorrt))
@@ -84,7 +102,26 @@ def build_engine(
     )
     resolved = resolve(request)
     ready = ready_engine(resolved, machine, rebuild, monitor=monitor, echo=echo, notify=notify)
-    return EngineBuild(ready.path, _inspected(resolved, machine, ready))
+    built = EngineBuild(ready.path, _inspected(resolved, machine, ready))
+    if not allow_slower:
+        _check_speed(built)
+    return built
+
+
+def _check_speed(built: EngineBuild) -> None:
+    slower = built.sidecar.build.get("slower_than_asked") or {}
+    share = sum(slower.values())
+    if share <= MAX_SLOWER:
+        return
+    found = built.sidecar.build.get("node_precisions") or {}
+    named = [
+        f"{node} {value:.1%} ({found.get(node, '?')})" for node, value in list(slower.items())[:_NUM_NAMED]
+    ]
+    raise RuntimeError(
+        f"engine {built.path}: expected {1 - MAX_SLOWER:.0%} of the dense arithmetic in the precision that is asked "
+        f"for ({built.sidecar.config.precision}), found {share:.1%} slower: {', '.join(named)}; TensorRT has no faster "
+        "kernel for them here, or something else keeps them. The engine is there and works: --allow-slower takes it"
+    )
 
 
 def described(machine: Machine) -> str:
@@ -99,7 +136,7 @@ def described(machine: Machine) -> str:
 def _inspected(resolved: ResolvedRequest, machine: Machine, engine: ReadyEngine) -> Sidecar:
     """Load the engine, which proves that it can be, and add what is in it to the sidecar."""
     sidecar = engine.sidecar
-    if "layers" in sidecar.build:
+    if "node_precisions" in sidecar.build:
         return sidecar
     with EngineSession(engine.data, library=machine.library, cuda=machine.cuda) as session:
         layers = layers_from(session.layer_information())
@@ -110,7 +147,12 @@ def _inspected(resolved: ResolvedRequest, machine: Machine, engine: ReadyEngine)
     }
     flops = dense_flops(resolved.model, best)
     shares = {p: round(dense_share(layers, flops, p), 4) for p in ("int8", "fp16", "fp32")}
+    plan = resolved.plan
+    asked = asked_precisions(resolved.model, sidecar.config.precision, plan.nodes if plan else ())
+    found = node_precisions(layers, flops)
     figures = {
+        "node_precisions": found,
+        "slower_than_asked": {n: round(v, 6) for n, v in slower_shares(found, asked, flops).items()},
         "layers": len(layers),
         "layers_by_precision": count_by_precision(layers),
         "dense_flops_share": shares,

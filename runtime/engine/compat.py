@@ -211,6 +211,11 @@ class TensorRT:
             # Comparisons and NMS. What they read is FP32 since the layers before them store it so; told to compute in
             # FP32 themselves, TensorRT 8.5 finds no format for those with integer outputs.
             return False
+        inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
+        if inputs and not any(tensor is not None and tensor.dtype in floats for tensor in inputs):
+            # A cast of integers, whose type the network has fixed. Told to compute in FP32, TensorRT 8.5 finds no
+            # format for it where INT8 is allowed as well.
+            return False
         if len(outputs) < layer.num_outputs and "PLUGIN" in str(layer.type):
             # The same of a plugin with outputs of both kinds, whose formats say what it takes.
             return False

@@ -36,7 +36,7 @@ class EngineConfig:
             TensorRT, ``()`` are its own kernels alone.
     """
 
-    batch: Range = (1, 2, 8)
+    batch: Range = (1, 8, 8)
     profiles: Optional[tuple[Range, ...]] = None
     height: Optional[Range] = None
     width: Optional[Range] = None

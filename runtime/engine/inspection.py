@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -13,8 +13,9 @@ from runtime.graphs.load import import_onnx
 from runtime.graphs.operators import BY_NAME, DENSE
 from runtime.graphs.view import Graph
 
-# Layers that a name may join: "conv + relu" are fused, "a || b" run side by side.
+# Layers that a name may join: "conv + relu" are fused, "a || b" run side by side. Each profile has its own.
 _JOINED = re.compile(r" \+ | \|\| ")
+_PROFILE = re.compile(r" \[profile \d+\]$")
 # In order of trust: the weights' type, the kernel's name (operands come first: f16f16_f16f32_f32), the input's format.
 _WEIGHTS = {"Half": "fp16", "Float": "fp32", "Int8": "int8"}
 _KERNELS = (
@@ -29,6 +30,8 @@ _FORMATS = (
 )
 # Images whose arithmetic is counted: of 1 and a size that it does not know inference cannot tell which is broadcast.
 _BATCH = 2
+# From slow to fast; what is not known may be any.
+_SPEED = ("fp32", "fp16", "int8", "other")
 _MOVES_ONLY = ("Reformat", "NoOp", "Constant", "ShapeHostToDevice", "Shuffle", "Slice")
 
 
@@ -49,7 +52,7 @@ class Layer:
     @property
     def nodes(self) -> tuple[str, ...]:
         """The joined names."""
-        return tuple(_JOINED.split(self.name))
+        return tuple(_JOINED.split(_PROFILE.sub("", self.name)))
 
 
 def layers_from(information: str) -> list[Layer]:
@@ -99,6 +102,67 @@ def dense_share(layers: list[Layer], flops: Mapping[str, float], precision: str 
     found = {node for layer in layers if layer.precision == precision for node in layer.nodes}
     total = sum(flops.values())
     return sum(count for node, count in flops.items() if node in found) / total if total else 0.0
+
+
+def node_precisions(layers: list[Layer], nodes: Collection[str]) -> dict[str, str]:
+    """Return what each node computes in, in the profile where it is slowest; ``other`` where no layer has its name.
+
+    Args:
+        layers: of the engine.
+        nodes: names of ONNX nodes.
+    """
+    found: dict[str, str] = {}
+    for layer in layers:
+        if layer.kind in _MOVES_ONLY:  # named after the layer that they serve
+            continue
+        for node in set(layer.nodes) & set(nodes):
+            found[node] = min(found.get(node, layer.precision), layer.precision, key=_SPEED.index)
+    return {node: found.get(node, "other") for node in nodes}
+
+
+def asked_precisions(model: Any, precision: str, plan_nodes: Collection[str]) -> dict[str, str]:
+    """Return what the dense nodes of a model are meant to compute in; those that stay FP32 are left out.
+
+    Args:
+        model: an ``onnx.ModelProto``.
+        precision: of the engine. Of ``int8`` a node whose data and weight are quantized is meant to be INT8, another
+            one FP16; ``fp32`` and ``tf32`` mean nothing.
+        plan_nodes: that stay FP32.
+    """
+    if precision not in ("fp16", "int8"):
+        return {}
+    dequantized = {
+        name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output
+    }
+    return {
+        node.name: "int8" if precision == "int8" and dequantized.issuperset(node.input[:2]) else "fp16"
+        for node in model.graph.node
+        if node.op_type in DENSE and node.name not in plan_nodes
+    }
+
+
+def slower_shares(
+    found: Mapping[str, str], asked: Mapping[str, str], flops: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the nodes that run in a slower precision than they are meant to, the largest first.
+
+    What TensorRT does not say (``other``: it may be hidden in a compiled region) is not known to be slower.
+
+    Args:
+        found: see ``node_precisions``.
+        asked: see ``asked_precisions``.
+        flops: see ``dense_flops``.
+
+    Returns:
+        Each one's share of the FLOPs of all nodes that are asked, 0 to 1.
+    """
+    total = sum(flops.get(node, 0.0) for node in asked)
+    slower = {
+        node: flops[node] / total
+        for node, precision in asked.items()
+        if flops.get(node) and _SPEED.index(found.get(node, "other")) < _SPEED.index(precision)
+    }
+    return dict(sorted(slower.items(), key=lambda item: -item[1]))
 
 
 def dense_flops(model: Any, sizes: Optional[Mapping[str, int]] = None) -> dict[str, float]:

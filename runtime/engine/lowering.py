@@ -5,6 +5,7 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
+from runtime.engine.blocks import read_images_in_blocks
 from runtime.engine.compat import TensorRT
 from runtime.graphs.inlining import inlined
 from runtime.graphs.load import import_onnx, name_nodes
@@ -19,7 +20,7 @@ def engine_model(model: Any, plugin_ops: Collection[str], tensorrt: TensorRT) ->
 
     The bodies of operators that a plugin provides are dropped, so that their nodes reach the plugin; all others are
     inlined. Outputs of type uint8, which TensorRT 8 does not have, are float32 there, and int8 where a plugin
-    writes them.
+    writes them. The first convolution of images of any size reads them in blocks (``runtime.engine.blocks``).
 
     Args:
         model: an ``onnx.ModelProto``.
@@ -41,6 +42,7 @@ def engine_model(model: Any, plugin_ops: Collection[str], tensorrt: TensorRT) ->
     _constants_to_initializers(copy, onnx)
     _fold_integers(copy, onnx)
     _slice_shapes(copy, onnx)
+    read_images_in_blocks(copy)
     _replace_uint8_outputs(copy, tensorrt, onnx)
     _check_operators(copy, plugin_ops)
     return copy

@@ -157,15 +157,26 @@ _BUILD: dict[str, tuple[tuple[type, ...], bool]] = {
     "layers": ((int,), True),
     "layers_by_precision": ((dict,), True),
     "dense_flops_share": ((dict,), True),
+    "slower_than_asked": ((dict,), True),
+    "node_precisions": ((dict,), True),
 }
 
 
 def _checked_build(build: dict[str, Any]) -> dict[str, Any]:
     for name, (kinds, optional) in _BUILD.items():
         value = _field(build, name, *kinds, optional=optional)
-        if isinstance(value, dict) and not all(type(v) in _NUMBER and v == v for v in value.values()):
-            raise ValueError(f"{name}: expected numbers, found {shown(value)}")
+        is_text = name == "node_precisions"
+        if isinstance(value, dict) and not all(map(_is_text if is_text else _is_number, value.values())):
+            raise ValueError(f"{name}: expected {'words' if is_text else 'numbers'}, found {shown(value)}")
     return build
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in _NUMBER and value == value
 
 
 def _field(data: dict[str, Any], name: str, *kinds: type, optional: bool = False) -> Any:

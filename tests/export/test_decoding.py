@@ -1,5 +1,6 @@
 """Bodies of the fused decodings and of the masks' selection in onnxruntime, against mmdet's own box coder and torch."""
 
+from collections.abc import Sequence
 from typing import Any, Optional
 
 import numpy as np
@@ -7,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
+from mmdet.models.task_modules.prior_generators import AnchorGenerator
 from onnx import TensorProto, helper
 
 from export.functions import DOMAIN
@@ -32,7 +34,7 @@ def coder_of(
 
 
 def proposals_session(
-    top: list[int], attributes: dict, min_size: float, opset: int = 16
+    top: list[int], attributes: dict, min_size: float, opset: int = 16, strides: Sequence[float] = ()
 ) -> onnxruntime.InferenceSession:
     levels = range(len(top))
     maps = [f"logits_{i}" for i in levels] + [f"deltas_{i}" for i in levels]
@@ -44,6 +46,7 @@ def proposals_session(
         top=top,
         min_size=min_size,
         **attributes,
+        **({"strides": list(strides)} if strides else {}),
     )
     inputs = {name: (FLOAT, ["B", f"{name}_c", f"h{name[-1]}", f"w{name[-1]}"]) for name in maps}
     inputs |= {"priors": (FLOAT, ["N", 4]), "image_sizes": (FLOAT, ["B", 2])}
@@ -65,6 +68,20 @@ def proposals_feed(seed: int, levels: list = LEVELS, batch: int = 2) -> dict[str
     corners = rng.uniform(-20, 90, (num, 2))
     feed["priors"] = np.concatenate([corners, corners + rng.uniform(1, 60, (num, 2))], 1).astype(np.float32)
     return feed
+
+
+def moved(feed: dict, levels: list, strides: Sequence[float]) -> dict:
+    """Return the feed with the priors of every place: mmdet's own, of the base anchors that ``feed`` has."""
+    generator = AnchorGenerator(
+        strides=list(zip(strides[::2], strides[1::2])), ratios=[1.0], scales=[1.0] * levels[0][0]
+    )
+    generator.base_anchors = list(torch.from_numpy(feed["priors"]).reshape(len(levels), -1, 4))
+    sizes = [(height, width) for _, height, width in levels]
+    return {**feed, "priors": torch.cat(generator.grid_priors(sizes, device="cpu")).numpy()}
+
+
+def with_base_anchors(feed: dict, levels: list) -> dict:
+    return {**feed, "priors": feed["priors"][: sum(anchors for anchors, _, _ in levels)]}
 
 
 def expected_proposals(
@@ -131,6 +148,17 @@ def test_proposals(seed: int, coder: dict, min_size: float) -> None:
     feed = proposals_feed(seed)
     outputs = proposals_session(TOP, attributes, min_size).run(None, feed)
     assert_proposals(outputs, expected_proposals(feed, TOP, own, min_size), TOP)
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_proposals_of_base_anchors_and_strides(opset: int) -> None:
+    """What a graph of dynamic size has: the operator moves the anchors as mmdet's generator does."""
+    coder, attributes = coder_of()
+    strides = [4.0, 8.0, 7.5, 16.0, 32.0, 0.1]
+    feed = with_base_anchors(proposals_feed(2), LEVELS)
+    session = proposals_session(TOP, attributes, 5.0, opset, strides)
+    expected = expected_proposals(moved(feed, LEVELS, strides), TOP, coder, 5.0)
+    assert_proposals(session.run(None, feed), expected, TOP)
 
 
 def test_proposals_of_one_level_and_image() -> None:

@@ -18,8 +18,10 @@ from tests.export.test_decoding import (
     coder_of,
     detections_session,
     expected_proposals,
+    moved,
     proposals_feed,
     proposals_session,
+    with_base_anchors,
 )
 from tests.export.test_functions import session_for
 
@@ -48,6 +50,16 @@ def test_proposals(levels, anchors, batch, coder, min_size, data):
     arguments = {**attributes, "clip": bool(attributes["clip"]), "num_anchors": anchors, "min_size": min_size}
     reference = _reference.decode_proposals(*maps, feed["priors"], feed["image_sizes"], top, **arguments)
     assert_proposals(body, expected, top)
+    assert_proposals(list(reference), expected, top)
+    strides = data.draw(
+        st.lists(st.sampled_from([0.1, 4.0, 16.0, 50.0]), min_size=2 * len(top), max_size=2 * len(top))
+    )
+    shapes = [(anchors, h, w) for h, w, _ in levels]
+    feed = with_base_anchors(feed, shapes)
+    expected = expected_proposals(moved(feed, shapes, strides), top, own, min_size)
+    reference = _reference.decode_proposals(
+        *maps, feed["priors"], feed["image_sizes"], top, **arguments, strides=strides
+    )
     assert_proposals(list(reference), expected, top)
 
 

@@ -14,7 +14,9 @@ import pytest
 from onnx import numpy_helper, parser
 
 from runtime import build, build_engine
+from runtime.engine import builds
 from runtime.engine.config import EngineConfig
+from runtime.engine.inspection import Layer
 from runtime.engine.sidecar import Sidecar
 from runtime.precision.plan import PrecisionGroup, PrecisionPlan
 from runtime.transforms import Resize
@@ -312,6 +314,26 @@ def test_the_share_of_the_arithmetic_in_fp16_is_reported(
         "fp16": 0.6667,
         "fp32": 0.3333,
     }
+
+
+def test_an_engine_that_is_slower_than_asked_is_refused_and_stays(
+    tmp_path: Path, device: Device, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, engine = _dense(tmp_path / "dense.onnx"), tmp_path / "dense.engine"
+    layers = [Layer("/large", "CaskConvolution", "fp16"), Layer("/small", "CaskConvolution", "fp32")]
+    monkeypatch.setattr(builds, "layers_from", lambda information: layers)
+    for _ in range(2):  # the second time it is kept, and judged by its sidecar
+        assert _run(model) == 2
+        error = " ".join(capsys.readouterr().err.split())
+        assert "expected 95% of the dense arithmetic in the precision that is asked for (fp16)" in error
+        assert "found 33.3% slower: /small 33.3% (fp32)" in error
+        assert "--allow-slower" in error
+    assert _run(model, "--allow-slower") == 0
+    assert re.search(r"slower than asked +│ 33\.3%: /small", capsys.readouterr().out)
+    figures = Sidecar.load(engine).build
+    assert figures["node_precisions"] == {"/large": "fp16", "/small": "fp32"}
+    assert figures["slower_than_asked"] == {"/small": 0.333333}
+    assert _run(model, "--precision", "tf32", "-o", tmp_path / "other.engine") == 0
 
 
 def test_a_dynamic_model_reports_its_sizes(

@@ -27,6 +27,16 @@ def logit_maps(rng: np.random.Generator, kind: str, shape: tuple) -> np.ndarray:
     return (np.round(logits * 8) / 8).astype(np.float32)
 
 
+def moved_priors(base: np.ndarray, sizes: list, strides: list) -> np.ndarray:
+    """Return (N, 4) anchors of every place, from (L, A, 4) of the first: level after level, by y, x and anchor."""
+    levels = []
+    for own, (height, width), (x, y) in zip(base, sizes, zip(strides[::2], strides[1::2])):
+        rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
+        shift = np.stack([columns, rows] * 2, -1).astype(np.float32) * np.float32([x, y, x, y])
+        levels.append((shift[:, :, None] + own).reshape(-1, 4))
+    return np.concatenate(levels)
+
+
 KINDS = ("rpn", "saturated", "vanishing", "equal", "special")
 
 

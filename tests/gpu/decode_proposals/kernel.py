@@ -24,6 +24,8 @@ class ProposalLevel(Structure):
         ("height", c_int32),
         ("width", c_int32),
         ("top", c_int32),
+        ("stride_x", c_float),
+        ("stride_y", c_float),
     ]
 
 
@@ -58,11 +60,13 @@ def decode_proposals(
     clip: bool = True,
     min_size: float = -1.0,
     layout: int = NCHW,
+    strides: Sequence[float] = (),
 ) -> tuple[Tensor, Tensor]:
     """Return the best anchors of every level as boxes; see ``decode_proposals_kernel.h``.
 
     logits: L maps of ``num_anchors`` channels in ``layout`` (see ``to_layout``), all float32 or all float16.
     deltas: the same with ``num_anchors * 4`` channels. priors: (N, 4) float32. image_sizes: (B, 2) float32.
+    strides: x and y of each level, px, or none; see ``priors`` there.
     Returns boxes (B, M, 4) and scores (B, M), float32, M the sum of ``top``.
     """
     dtype = logits[0].dtype
@@ -73,7 +77,8 @@ def decode_proposals(
     levels = (ProposalLevel * MAX_LEVELS)()
     for i, (logit, delta, rows) in enumerate(zip(logits, deltas, top)):
         height, width = logit.shape[2:] if layout == NCHW else logit.shape[1:3]
-        levels[i] = ProposalLevel(logit.data_ptr(), delta.data_ptr(), height, width, rows)
+        own = strides[2 * i : 2 * i + 2] or (0.0, 0.0)
+        levels[i] = ProposalLevel(logit.data_ptr(), delta.data_ptr(), height, width, rows, *own)
     scores = priors.new_empty((logits[0].shape[0], sum(top)))
     boxes = priors.new_empty((*scores.shape, 4))
     arguments = DecodeProposalsArguments(

@@ -96,6 +96,27 @@ def case_decode_proposals() -> dict:
     return {"equal_to_oracle": True, "proposals": found}
 
 
+def case_decode_proposals_of_base_anchors() -> dict:
+    """Strides: as many priors as anchors of a place, whatever the maps' size."""
+    strides = [8.0, 8.0, 16.0, 16.0, 32.0, 32.0]
+    attributes = {**ATTRIBUTES, "strides": strides}
+    inputs = [
+        Input("priors", np.float32, ((9, 4),) * 3) if each.name == "priors" else each
+        for each in make_inputs()
+    ]
+    engine = harness.engine_from(
+        harness.plan_of("DecodeProposals", attributes, inputs, ["boxes", "scores"], fp16=False)
+    )
+    found = {}
+    for batch, size in [(1, 64), (2, 400), (8, 1200)]:
+        feeds = make_feeds(batch, size, seed=batch)
+        feeds["priors"] = feeds["priors"][:9]
+        priors = proposals.moved_priors(feeds["priors"].reshape(3, 3, 4), proposal_sizes(size, 3), strides)
+        result = harness.run_once(engine, feeds)
+        found[f"B={batch} size={size}"] = check_with(result, {**feeds, "priors": priors}, ATTRIBUTES)
+    return {"equal_to_oracle": True, "proposals": found}
+
+
 def case_decode_proposals_after_convolutions() -> dict:
     """FP16 convolutions -> DecodeProposals, 3 and 12 channels: which formats TensorRT picks, how many reformats."""
     sizes, attributes = [(50, 76), (25, 38)], {**ATTRIBUTES, "top": [1000, 500]}
@@ -142,6 +163,8 @@ REFUSED = [
     ("DecodeProposals", {**ATTRIBUTES, "stds": [1.0] * 5}, "4 numbers"),
     ("DecodeProposals", {**ATTRIBUTES, "min_size": float("nan")}, "min_size"),
     ("DecodeProposals", {**ATTRIBUTES, "clip": -1}, "from 0 to 1"),
+    ("DecodeProposals", {**ATTRIBUTES, "strides": [4.0] * 5}, "6 numbers"),
+    ("DecodeProposals", {**ATTRIBUTES, "strides": [4.0] * 5 + [0.0]}, "above 0"),
 ]
 
 BAD_NETWORKS = [
@@ -192,4 +215,8 @@ def timed_case(kind: str, batch: int, dtype: type) -> tuple:
 # Of two contexts at once: batch and size of each.
 CONTEXT_SIZES = ((2, 400), (3, 900))
 ONNX_FILES = (("decode_proposals", check),)
-CASES = (case_decode_proposals, case_decode_proposals_after_convolutions)
+CASES = (
+    case_decode_proposals,
+    case_decode_proposals_of_base_anchors,
+    case_decode_proposals_after_convolutions,
+)

@@ -114,6 +114,39 @@ def test_decode_proposals_settings(settings: dict) -> None:
     check_decode_proposals(case, num_anchors=3, top=[1000, 500], **settings)
 
 
+@pytest.mark.parametrize(("dtype", "layout"), STORAGES)
+@pytest.mark.parametrize("num_anchors", [1, 3, 15])
+def test_decode_proposals_of_base_anchors_and_strides(
+    num_anchors: int, dtype: torch.dtype, layout: int
+) -> None:
+    rng = np.random.default_rng(num_anchors)
+    sizes, strides = [(50, 76), (25, 38), (1, 7), (13, 1)], [4.0, 8.0, 7.5, 0.1, 64.0, 64.0, 1.0, 3.0]
+    case = proposals.proposals_case(rng, sizes, num_anchors=num_anchors, batch=3)
+    base = case["priors"][: len(sizes) * num_anchors]
+    settings = {"max_ratio": proposals.MAX_RATIO, "top": [1000, 700, 40, 30]}
+    found = decoded(
+        {**case, "priors": base}, dtype, layout, num_anchors=num_anchors, strides=strides, **settings
+    )
+    priors = proposals.moved_priors(base.reshape(len(sizes), -1, 4), sizes, strides)
+    boxes, scores = numpy_oracles.decode_proposals(**{**case, "priors": priors}, **settings)
+    np.testing.assert_allclose(found[1].cpu().numpy(), scores, rtol=5e-7, atol=1e-44)
+    np.testing.assert_allclose(found[0].cpu().numpy(), boxes, **BOX_TOLERANCE)
+
+
+def test_decode_proposals_refuses_one_stride() -> None:
+    with pytest.raises(RuntimeError, match="decode_proposals: invalid argument"):
+        decode_proposals(
+            [torch.zeros((1, 1, 2, 2), device="cuda")],
+            [torch.zeros((1, 4, 2, 2), device="cuda")],
+            torch.zeros((1, 4), device="cuda"),
+            torch.ones((1, 2), device="cuda"),
+            top=[3],
+            num_anchors=1,
+            max_ratio=4.0,
+            strides=[4.0, 0.0],
+        )
+
+
 @pytest.mark.parametrize("min_size", [-1.0, 0.0])
 def test_decode_proposals_of_nan_deltas(min_size: float) -> None:
     rng = np.random.default_rng(8)

@@ -210,7 +210,7 @@ def test_without_wishes_any_good_engine_will_do(batch: Optional[int], model: Pat
     assert _num_builds(machine) == 0
 
 
-@pytest.mark.parametrize(("batch", "profile"), [(None, (1, 2, 8)), (1, (1, 2, 8)), (16, (1, 16, 16))])
+@pytest.mark.parametrize(("batch", "profile"), [(None, (1, 8, 8)), (1, (1, 2, 8)), (16, (1, 16, 16))])
 def test_the_default_profile_takes_the_batch(batch: Optional[int], profile: tuple, model: Path) -> None:
     sidecar = ensure_engine(_request(model, None, batch=batch), _machine())
     assert sidecar.config.batch == profile

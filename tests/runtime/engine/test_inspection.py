@@ -12,10 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from export.model import model_from_config
 from runtime.engine.inspection import (
     Layer,
+    asked_precisions,
     count_by_precision,
     dense_flops,
     dense_share,
     layers_from,
+    node_precisions,
+    slower_shares,
 )
 from runtime.engine.lowering import engine_model
 from tests.models import tiny_config
@@ -48,6 +51,54 @@ INFORMATION = json.dumps(
         "Bindings": ["images"],
     }
 )
+
+
+def test_the_slowest_profile_counts_and_what_moves_does_not() -> None:
+    layers = [
+        Layer("/a/Conv + /a/Relu", "CaskConvolution", "int8"),
+        Layer("/x/Relu + /a/Conv [profile 1]", "CaskConvolution", "fp16"),
+        Layer("Reformatting CopyNode for Input Tensor 0 to /b/Relu + /b/Conv", "Reformat", "fp32"),
+        Layer("/b/Conv", "CaskConvolution", "int8"),
+        Layer("/b/Conv [profile 1]", "CaskConvolution", "int8"),
+        Layer("{ForeignNode[/c/MatMul.../d/Add]}", "Myelin", "other"),
+    ]
+    assert node_precisions(layers, ["/a/Conv", "/b/Conv", "/c/MatMul"]) == {
+        "/a/Conv": "fp16",
+        "/b/Conv": "int8",
+        "/c/MatMul": "other",
+    }
+
+
+def test_what_is_slower_than_asked() -> None:
+    asked = {"/a": "int8", "/b": "int8", "/c": "fp16", "/d": "fp16", "/e": "int8"}
+    found = {"/a": "fp16", "/b": "int8", "/c": "int8", "/d": "fp32", "/e": "other"}
+    flops = {"/a": 1.0, "/b": 4.0, "/c": 2.0, "/d": 2.0, "/e": 1.0, "/not asked": 100.0}
+    assert slower_shares(found, asked, flops) == {"/d": 0.2, "/a": 0.1}
+    assert slower_shares(found, {}, flops) == {}
+
+
+def test_what_a_model_is_asked_for() -> None:
+    model = parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["" : 16]>
+        g (float[1, 2, 4, 4] x, float[2, 2, 1, 1] w, float s, int8 z) => (float[1, 2, 4, 4] y)
+        {
+            xq = QuantizeLinear (x, s, z)
+            xd = DequantizeLinear (xq, s, z)
+            wq = QuantizeLinear (w, s, z)
+            wd = DequantizeLinear (wq, s, z)
+            a = Conv (xd, wd)
+            b = Conv (a, wd)
+            c = Conv (b, w)
+            y = Relu (c)
+        }
+        """
+    )
+    for node in model.graph.node:
+        node.name = f"/{node.output[0]}"
+    assert asked_precisions(model, "int8", ()) == {"/a": "int8", "/b": "fp16", "/c": "fp16"}
+    assert asked_precisions(model, "fp16", {"/b"}) == {"/a": "fp16", "/c": "fp16"}
+    assert asked_precisions(model, "tf32", ()) == {}
 
 
 def test_layers_have_names_kinds_and_precision() -> None:

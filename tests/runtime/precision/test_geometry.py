@@ -9,6 +9,8 @@ import onnx.inliner
 import pytest
 import torch
 
+from runtime.graphs.load import name_nodes
+from runtime.graphs.operators import DOMAIN
 from runtime.precision import check_plan, default_plan
 from tests.runtime.precision.graphs import made_tensors, model, random, run, with_outputs
 
@@ -186,10 +188,16 @@ def test_dynamic_size_and_pasted_masks(tiny_dynamic: onnx.ModelProto) -> None:
     op_types = {node.name: node.op_type for node in tiny_dynamic.graph.node}
     found = groups_of(tiny_dynamic)
     assert {op_types[node] for node in found["pasting"]} == {"PasteMasks"}
-    anchors = Counter(op_types[node] for node in found["shapes and anchors"])
-    assert anchors >= Counter(
-        Add=15, Mul=10, Reshape=5
-    )  # 5 levels: x and y shifts, and the anchors moved by both
+    assert "shapes and anchors" not in found  # DecodeProposals moves the anchors
+
+
+def test_anchors_that_the_graph_computes(tiny_dynamic: onnx.ModelProto) -> None:
+    """As where a head's anchors are others than ``DecodeProposals`` moves: here by its body."""
+    proto = onnx.inliner.inline_selected_functions(tiny_dynamic, [(DOMAIN, "DecodeProposals")])
+    name_nodes(proto)
+    op_types = {node.name: node.op_type for node in proto.graph.node}
+    anchors = Counter(op_types[node] for node in groups_of(proto)["shapes and anchors"])
+    assert anchors >= Counter(Add=15, Mul=10, Reshape=5)  # 5 levels: x and y, and the anchors moved by both
     assert "Conv" not in anchors
 
 
