@@ -2,20 +2,24 @@
 
 Needs TensorRT, a GPU, onnx, pycocotools; no PyTorch. Each variant is an engine with batch 1 to 8: compared with a
 recorded reference image by image at batch 1 and 2, evaluated on a COCO dataset, checked for the same results at every
-batch, and timed stage by stage on the dataset's images. The JSON is written after every variant.
+batch, timed stage by stage on the dataset's images, alone with pauses and without, and from files to run lengths. The
+same model quantized (``--int8``) and of any size (``--any-size``) are variants of their own, all at the fixed size. The
+JSON is written after every variant, and goes on where it was stopped.
 """
 
 import argparse
+import json
 import sys
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 
+from benchmarks.latency.measure import spread
 from runtime import build
 from runtime.backends.tensorrt import TensorRTBackend
 from runtime.cli import CommandParser
@@ -25,33 +29,52 @@ from runtime.comparison.difference import Tolerance
 from runtime.comparison.evaluation import evaluate_artifact as evaluate
 from runtime.comparison.sources import load_batch, open_artifact
 from runtime.console import write_json
-from runtime.cuda.binding import open_cuda
+from runtime.cuda.binding import open_cuda, wait
+from runtime.detector import Detector
+from runtime.engine.config import EngineConfig
 from runtime.engine.library import open_library
 from runtime.engine.session import EngineSession
 from runtime.engine.sidecar import Sidecar
+from runtime.graphs.load import load_onnx, metadata_of
 from runtime.host.postprocess import detections_from_outputs
 from runtime.metadata import ModelMetadata
 
-# Options of runtime.build by the name of the variant.
+
+@dataclass(frozen=True)
+class Variant:
+    """An engine: which of the files it is built from, and the options of ``runtime.build``."""
+
+    options: tuple[str, ...]
+    file: str = "model"
+
+
 VARIANTS = {
-    "fp32": ["--precision", "fp32"],
-    "tf32": ["--precision", "tf32"],
-    "fp16": ["--precision", "fp16"],
-    "fp16_no_plan": ["--precision", "fp16", "--no-plan"],
+    "fp16": Variant(("--precision", "fp16")),
+    "int8": Variant(("--precision", "int8", "--allow-slower"), "int8"),
+    "fp16_any_size": Variant(("--precision", "fp16"), "any_size"),
+    "tf32": Variant(("--precision", "tf32")),
+    "fp32": Variant(("--precision", "fp32")),
+    "fp16_no_plan": Variant(("--precision", "fp16", "--no-plan")),
 }
 TOLERANCES = {"fp32": Tolerance()}
 LOOSE = Tolerance(box_px=1.0, score=0.02, mask=0.02, min_score=0.3)
 BATCHES = (1, 2, 8)
 MAX_BATCH = 8
+# Launches between two events; pauses before each with them, and how long there are none without.
+LAUNCHES, PAUSES, PAUSE_SECONDS, WARM_SECONDS, SUSTAINED_SECONDS = 20, 15, 0.05, 1.5, 3.0
+THROUGHPUT_SECONDS = 3.0
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Measure, write the JSON after every variant, return 0 or, if a variant failed, 1."""
     args = _parser().parse_args(argv)
+    args.is_warm = args.timing_cache is not None and args.timing_cache.is_file()
     dataset = read_dataset(args.dataset / "annotations.json", args.dataset)
     result: dict[str, Any] = {"model": args.model.name, "images": len(dataset.images), **_circumstances()}
-    result["variants"] = {}
+    result["variants"] = json.loads(args.out.read_text())["variants"] if args.out.is_file() else {}
     for name in args.variants:
+        if "error" not in result["variants"].get(name, {"error": ""}):
+            continue
         start = time.monotonic()
         try:
             result["variants"][name] = _measure(name, dataset, args)
@@ -66,23 +89,29 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _measure(name: str, dataset: CocoDataset, args: argparse.Namespace) -> dict[str, Any]:
-    engine = args.folder / f"{args.model.stem}_{name}.engine"
-    command = [str(args.model), "-o", str(engine), *VARIANTS[name], "--batch", *map(str, args.batch)]
+    variant, engine = VARIANTS[name], args.folder / f"{args.model.stem}_{name}.engine"
+    model = getattr(args, variant.file)
+    if model is None:
+        raise ValueError(f"{name}: expected a file for it, found no --{variant.file.replace('_', '-')}")
+    command = [str(model), "-o", str(engine), *variant.options, "--batch", *map(str, args.batch)]
     if args.tactic_sources is not None:
         command += ["--tactic-sources", args.tactic_sources]
     if args.timing_cache is not None:
         command += ["--timing-cache", str(args.timing_cache)]
     if build.main(command) != 0:
         raise RuntimeError(f"{name}: runtime.build failed")
-    figures: dict[str, Any] = {"build": Sidecar.load(engine).build}
-    backend = TensorRTBackend(engine)
+    figures: dict[str, Any] = {"build": Sidecar.load(engine).build, "timing_cache_was_there": args.is_warm}
+    metadata = metadata_of(load_onnx(args.model), args.model)
+    backend = TensorRTBackend(engine, cuda_graphs=False)
     try:
+        figures["alone_ms"] = _alone(engine, dataset, metadata)
+        figures["layer_ms"] = {str(b): _layer_times(engine, dataset, b, metadata) for b in (1, MAX_BATCH)}
+        figures["images_per_s"] = _throughput(engine, dataset)
+        if variant.file == "any_size":
+            return figures
         figures["latency_ms"] = {str(b): _latency(backend, dataset, b, args.repeat) for b in BATCHES}
-        figures["batches_against_batch_1"] = _batch_differences(backend, dataset)
+        figures["batches"] = _batch_differences(backend, dataset)
         figures["cuda_graph"] = _cuda_graph(engine, dataset, backend, args.repeat)
-        figures["layer_ms"] = {
-            str(b): _layer_times(engine, dataset, b, backend.metadata) for b in (1, MAX_BATCH)
-        }
     finally:
         backend.close()
     tolerance = TOLERANCES.get(name, LOOSE)
@@ -131,23 +160,108 @@ def _comparison(
 
 
 def _batch_differences(backend: TensorRTBackend, dataset: CocoDataset) -> dict[str, Any]:
-    """Run the same images in every batch from 1 to 8; return the largest difference to batch 1."""
+    """Run the same images in every batch from 2 to 8; return the largest difference to batch 1, and to batch 2.
+
+    An engine has a profile for one image alone, whose kernels round differently.
+    """
     whole = load_batch([image.path for image in dataset.images[:MAX_BATCH]], backend.metadata)
-    single: list[dict[str, np.ndarray]] = [
-        backend.run(whole.images[i : i + 1], whole.image_sizes[i : i + 1]) for i in range(MAX_BATCH)
-    ]
+
+    def in_parts(size: int) -> list[dict[str, np.ndarray]]:
+        """Return what each image has in batches of ``size``, alone."""
+        rows = []
+        for start in range(0, MAX_BATCH, size):
+            part = slice(start, start + size)
+            found = backend.run(whole.images[part], whole.image_sizes[part])
+            rows += [{name: array[i] for name, array in found.items()} for i in range(size)]
+        return rows
+
+    single, pairs = in_parts(1), in_parts(2)
     result = {}
     for size in range(2, MAX_BATCH + 1):
         found = backend.run(whole.images[:size], whole.image_sizes[:size])
-        same_labels = all(np.array_equal(found["labels"][i], single[i]["labels"][0]) for i in range(size))
         result[str(size)] = {
-            "same_labels": same_labels,
-            "identical": all(
-                np.array_equal(found[k][i], single[i][k][0]) for k in found for i in range(size)
+            "same_labels_as_1": all(
+                np.array_equal(found["labels"][i], single[i]["labels"]) for i in range(size)
             ),
-            "dets": max(float(np.abs(found["dets"][i] - single[i]["dets"][0]).max()) for i in range(size)),
+            "identical_to_1": all(
+                np.array_equal(found[k][i], single[i][k]) for k in found for i in range(size)
+            ),
+            "identical_to_2": all(
+                np.array_equal(found[k][i], pairs[i][k]) for k in found for i in range(size)
+            ),
+            "dets_from_1": max(
+                float(np.abs(found["dets"][i] - single[i]["dets"]).max()) for i in range(size)
+            ),
         }
     return result
+
+
+def _alone(engine: Path, dataset: CocoDataset, metadata: ModelMetadata) -> dict[str, Any]:
+    """Time the network alone as a CUDA graph on what lies on the device, ms: after pauses, and without any."""
+    return {str(size): _launches(engine, dataset, size, metadata) for size in BATCHES}
+
+
+def _launches(engine: Path, dataset: CocoDataset, size: int, metadata: ModelMetadata) -> dict[str, Any]:
+    batch = load_batch([image.path for image in dataset.images[:size]], metadata)
+    feeds = {"images": batch.images, "image_sizes": batch.image_sizes}
+    shapes = {name: array.shape for name, array in feeds.items()}
+    with EngineSession(engine.read_bytes(), cuda_graphs=True) as session:
+        for _ in range(4):  # captured with the third
+            session.run(feeds)
+        cuda = session.cuda
+        with session.exclusive() as stream:
+            begin, end = cuda.new_event(), cuda.new_event()
+
+            def milliseconds(count: int) -> float:
+                cuda.record(begin, stream)
+                for _ in range(count):
+                    session.start(shapes, {})
+                cuda.record(end, stream)
+                wait(cuda, end)
+                return cuda.milliseconds(begin, end) / count
+
+            rested = []
+            for _ in range(PAUSES):
+                time.sleep(PAUSE_SECONDS)
+                milliseconds(2)  # the clock is up again
+                rested.append(milliseconds(2))
+            _until(WARM_SECONDS, lambda: milliseconds(LAUNCHES))
+            sustained = _until(SUSTAINED_SECONDS, lambda: milliseconds(LAUNCHES))
+            cuda.free_event(begin)
+            cuda.free_event(end)
+        failure = session.cuda_graph_failure
+    return {"rested": spread(rested), "sustained": spread(sustained), "cuda_graph_failure": failure}
+
+
+def _until(seconds: float, run: Callable[[], float]) -> list[float]:
+    deadline, found = time.monotonic() + seconds, []
+    while not found or time.monotonic() < deadline:
+        found.append(run())
+    return found
+
+
+def _throughput(engine: Path, dataset: CocoDataset) -> dict[str, Any]:
+    """Measure image files to COCO run lengths through the runtime's pipeline, images per second."""
+    paths = [image.path for image in dataset.images]
+    with Detector(engine, "tensorrt", batch_size=MAX_BATCH) as detector:
+
+        def run(files: Sequence[Path]) -> int:
+            return sum(
+                len(d.rle()) for d in (r.detections for r in detector.detect_files(files)) if d is not None
+            )
+
+        run(paths)
+        start, count, found = time.monotonic(), 0, 0
+        while time.monotonic() - start < THROUGHPUT_SECONDS:
+            found += run(paths * 4)
+            count += 4 * len(paths)
+        seconds = time.monotonic() - start
+        return {
+            "images_per_s": count / seconds,
+            "images": count,
+            "detections": found,
+            "device_failure": detector.device_failure,
+        }
 
 
 def _latency(backend: TensorRTBackend, dataset: CocoDataset, size: int, repeat: int) -> dict[str, Any]:
@@ -218,22 +332,31 @@ def _print_summary(result: dict[str, Any]) -> None:
         if "error" in figures:
             print(f"{name}: failed")
             continue
-        engine = {b: round(v["engine"]["median"], 2) for b, v in figures["latency_ms"].items()}
-        precision = {k: round(v["AP"], 4) for k, v in figures["average_precision"].items()}
-        print(name, "engine ms", engine, "AP", precision, "build", figures["build"].get("seconds"), "s")
+        engine = {
+            b: (round(v["rested"]["median"], 3), round(v["sustained"]["median"], 3))
+            for b, v in figures["alone_ms"].items()
+        }
+        precision = {k: round(v["AP"], 4) for k, v in figures.get("average_precision", {}).items()}
+        rate, build = figures["images_per_s"]["images_per_s"], figures["build"]
+        print(
+            f"{name}: rested, sustained ms {engine}, {rate:.0f} images/s, AP {precision}, build {build['seconds']} s"
+        )
+        print(f"  {build.get('dense_flops_share')} slower: {build.get('slower_than_asked')}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(prog="python -m benchmarks.engines", doc=__doc__)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=Path, help="exported, of fixed size")
+    parser.add_argument("--int8", type=Path, help="the same quantized: export.quantize")
+    parser.add_argument("--any-size", type=Path, help="the same exported for any size")
     parser.add_argument(
         "--dataset", type=Path, required=True, help="folder with annotations.json and the images"
     )
     parser.add_argument("--reference", type=Path, help=".npz of export.reference (PyTorch)")
     parser.add_argument("--onnxruntime", type=Path, help=".npz of runtime.record with onnxruntime")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["fp16", "tf32", "fp32"])
     parser.add_argument(
-        "--batch", nargs=3, type=int, default=(1, 8, MAX_BATCH), metavar=("MIN", "OPT", "MAX")
+        "--batch", nargs=3, type=int, default=EngineConfig().batch, metavar=("MIN", "OPT", "MAX")
     )
     parser.add_argument("--repeat", type=int, default=30)
     parser.add_argument("--folder", type=Path, default=Path("out"), help="for engines")

@@ -409,6 +409,65 @@ def fused() -> str:
     return _table(["between the dense layers", *columns], rows)
 
 
+def profiles() -> str:
+    """Engines of two profiles, of any size and of INT8, as far as they have been measured."""
+    data = json.loads((RESULTS / "profiles_h200.json").read_text())
+    rows = []
+    for row in data["rows"]:
+        times = [f"{row['graph_ms'][size]:.2f}" for size in ("1", "2", "8")]
+        sustained = row.get("sustained_ms", {}).get("8")
+        rate, precision = row.get("images_per_s"), row.get("average_precision") or {}
+        rows.append(
+            [
+                row["words"] + (" [1]" if row["note"].startswith("with a kernel") else ""),
+                *times,
+                "" if sustained is None else f"{sustained:.2f}",
+                "" if rate is None else f"{rate:.0f}",
+                ", ".join(f"{value:.3f}" for value in precision.values()),
+                f"{100 * row['build']['dense_flops_share'].get('int8', 0):.0f} %",
+                f"{row['build']['seconds']:.0f}",
+            ]
+        )
+    heading = [
+        "ms per batch, CUDA graph",
+        "1",
+        "2",
+        "8",
+        "8, sustained",
+        "images/s",
+        "box, mask AP",
+        "INT8",
+        "build, s",
+    ]
+    note = next(row["note"] for row in data["rows"] if row["note"].startswith("with a kernel"))
+    return f"{_table(heading, rows)}\n[1] {note[0].upper()}{note[1:]}.\n"
+
+
+def kernel_profiles() -> str:
+    """What binds the two slowest kernels of ours, by the hardware's counters."""
+    data = json.loads((RESULTS / "profiles_h200.json").read_text())["kernels"]
+    steps = data["grouped_nms_us"]
+    names = list(next(iter(steps.values())))
+    nms = [
+        [case, *(f"{times[n]:.0f}" for n in names), f"{sum(times.values()):.0f}"]
+        for case, times in steps.items()
+    ]
+    words = next(key for key in data if key.startswith("multi_level_roi_align"))
+    roi = [
+        [
+            name,
+            f"{run['us']:.0f}",
+            f"{run['warp_instructions'] / 1e6:.0f} M",
+            f"{run['issue_active_pct']:.0f} %",
+            f"{run['l2_bytes'] / 1e9:.2f} GB",
+            f"{run['l2_bytes'] / run['us'] / 1e6:.1f} TB/s",
+        ]
+        for name, run in data[words].items()
+    ]
+    columns = [words, "µs", "instructions of warps", "issue slots busy", "from L2", "at"]
+    return f"{_table(['µs', *names, 'sum'], nms)}\n{_table(columns, roi)}"
+
+
 def latency_more() -> str:
     """Larger batches in an engine made for them, and onnxruntime on the same machine's CPU."""
     data = json.loads((RESULTS / "latency_h200_more.json").read_text())
@@ -642,6 +701,8 @@ TABLES = {
     "latency": latency,
     "latency_more": latency_more,
     "fused": fused,
+    "profiles": profiles,
+    "kernel_profiles": kernel_profiles,
     "speed": speed,
     "accuracy_line": accuracy_line,
     "zoo_line": zoo_line,

@@ -2,14 +2,10 @@
 //
 // The average of bilinear samples is separable: sum over a bin = sum over its rows of weight_y * sum over its columns of
 // weight_x * pixel. A block therefore adds up, once per RoI, how much each pixel column and row weighs in each bin, and
-// then reads every pixel of a bin once instead of four times per sample. From channels-last maps it reads them by a
-// list of every bin's pixels and weights: the kernel's time is its instructions, and the list leaves few but those that
-// convert and add. Maxima, and bins too many for the tables, are computed sample by sample.
+// then reads every pixel of a bin once instead of four times per sample. Maxima, and bins too many for the tables, are
+// computed sample by sample.
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
-
-#include <climits>
-#include <cstring>
 
 #include "plugins/common/strides.h"
 #include "plugins/multi_level_roi_align/multi_level_roi_align_kernel.h"
@@ -25,12 +21,9 @@ constexpr int kMaxGridX = 0x7fffffff;
 constexpr int kMaxGridY = 65535;
 
 constexpr int kMaxTableBins = 64;
-// All bins of an axis together: a map of 400 px and 60 bins fit, whatever the RoI; what does not fit goes sample by sample.
-constexpr int kMaxTableWeights = 512;
-// Of as many rows of bins as fit, one after the other.
-constexpr int kMaxTaps = 1280;
-constexpr int kMaxStageBytes = 32768;  // with the tables below 48 KB
-constexpr int kMinBlocks = 5;          // on a multiprocessor of an H200, with the stage of 7 x 7 bins of 256 channels
+// All bins of an axis together: a map of 900 px and 60 bins fit, whatever the RoI; what does not fit goes sample by sample.
+constexpr int kMaxTableWeights = 1024;
+constexpr int kMaxStageBytes = 32768;  // with the tables below 48 KB, and six blocks on a multiprocessor of an H200
 constexpr int kLinearChannels = 64;    // per block, where the input is NCHW
 
 using Arguments = MultiLevelRoiAlignArguments;
@@ -156,19 +149,12 @@ __global__ void __launch_bounds__(kThreads) align_by_samples(const __grid_consta
 // for the pixels from first[b] on.
 struct AxisTable {
   float weights[kMaxTableWeights];
-  uint8_t bins[kMaxTableWeights];  // of the weights
   int begin[kMaxTableBins + 1];
   int first[kMaxTableBins];
 };
 
 struct Tables {
   AxisTable y, x;
-};
-
-// A pixel of a bin: what it weighs, and its elements from the image's first on.
-struct alignas(8) Tap {
-  float weight;
-  int32_t offset;
 };
 
 __device__ int find_pixels(const RoiAxis& axis, int bin, int size, int& first) {
@@ -219,105 +205,46 @@ __device__ bool fill_tables(Tables& tables, const Roi& roi, int num_y, int num_x
   if (tables.y.begin[num_y] > kMaxTableWeights || tables.x.begin[num_x] > kMaxTableWeights) return false;
   if (has_bin) {
     const int begin = table.begin[bin];
-    const int count = table.begin[bin + 1] - begin;
-    add_weights(axis, bin, size, table.first[bin], table.weights + begin, count);
-    for (int i = 0; i < count; ++i) table.bins[begin + i] = static_cast<uint8_t>(bin);
+    add_weights(axis, bin, size, table.first[bin], table.weights + begin, table.begin[bin + 1] - begin);
   }
   __syncthreads();
   return true;
 }
 
-// The row of bins up to which, from `begin` on, taps fit; `begin` where not even one row does.
-__device__ int last_row_of_taps(const Tables& tables, int begin, int num_y, int num_x) {
-  const int per_row = tables.x.begin[num_x];
-  int end = begin;
-  while (end < num_y && (tables.y.begin[end + 1] - tables.y.begin[begin]) * per_row <= kMaxTaps) ++end;
-  return end;
-}
-
-// Where the taps of a bin begin, of those that fill_taps wrote for rows from `row_begin` on.
-__device__ int first_tap(const Tables& tables, int row_begin, int ph, int pw, int num_x) {
-  const int rows_before = tables.y.begin[ph] - tables.y.begin[row_begin];
-  return rows_before * tables.x.begin[num_x] + (tables.y.begin[ph + 1] - tables.y.begin[ph]) * tables.x.begin[pw];
-}
-
-// The taps of rows of bins, those of a bin side by side, row by row. A warp takes a row of pixels.
-__device__ void fill_taps(Tap* taps, const Tables& tables, const Strides& strides, int row_begin, int row_end,
-                          int num_x) {
-  const int lane = threadIdx.x % kWarp;
-  for (int yi = tables.y.begin[row_begin] + static_cast<int>(threadIdx.x) / kWarp; yi < tables.y.begin[row_end];
-       yi += kThreads / kWarp) {
-    const int ph = tables.y.bins[yi];
-    const int row = yi - tables.y.begin[ph];
-    const int64_t row_offset = (tables.y.first[ph] + row) * strides.row;
-    for (int xi = lane; xi < tables.x.begin[num_x]; xi += kWarp) {
-      const int pw = tables.x.bins[xi];
-      const int column = xi - tables.x.begin[pw];
-      const int count = tables.x.begin[pw + 1] - tables.x.begin[pw];
-      const int64_t offset = row_offset + (tables.x.first[pw] + column) * strides.column;
-      taps[first_tap(tables, row_begin, ph, pw, num_x) + row * count + column] = {
-          tables.y.weights[yi] * tables.x.weights[xi], static_cast<int32_t>(offset)};
-    }
-  }
-}
-
+// kVector channels of one bin, added up from channels-last features. pixel: the image's first, of the first channel.
 template <typename T, int kVector>
-struct alignas(sizeof(T) * kVector) Pack {
-  T values[kVector];
-};
-
-template <typename T, int kVector>
-__device__ Pack<T, kVector> load_pack(const T* from) {
-  Pack<T, kVector> pack;
-  if constexpr (sizeof(pack) == sizeof(uint4)) {
-    // The compiler does not know that it is global memory.
-    const uint4 loaded = __ldg(reinterpret_cast<const uint4*>(from));
-    memcpy(&pack, &loaded, sizeof(pack));
-  } else {
-    pack.values[0] = *from;
-    static_assert(kVector == 1, "vectors of 16 bytes, or single elements");
-  }
-  return pack;
-}
-
-// kVector channels of one bin, added up from channels-last features. image: the first of these channels.
-template <typename T, int kVector>
-__device__ void sum_taps(float (&sums)[kVector], const T* image, const Tap* taps, int count) {
-#pragma unroll 4
-  for (int n = 0; n < count; ++n) {
-    const Tap tap = taps[n];
-    const Pack<T, kVector> pack = load_pack<T, kVector>(image + tap.offset);
-#pragma unroll
-    for (int k = 0; k < kVector; ++k) sums[k] += tap.weight * to_float(pack.values[k]);
-  }
-}
-
-// One channel of one bin, added up from its plane.
-template <typename T>
-__device__ float sum_pixels(const T* plane, const Roi& roi, const Tables& tables, int ph, int pw) {
+__device__ void sum_pixels(float (&sums)[kVector], const T* image, const Roi& roi, const Tables& tables, int ph,
+                           int pw) {
+  struct alignas(sizeof(T) * kVector) Pack {
+    T values[kVector];
+  };
   const int y_begin = tables.y.begin[ph];
   const int y_count = tables.y.begin[ph + 1] - y_begin;
   const int x_begin = tables.x.begin[pw];
   const int x_count = tables.x.begin[pw + 1] - x_begin;
-  const T* row = plane + tables.y.first[ph] * roi.strides.row + tables.x.first[pw] * roi.strides.column;
+  const T* row = image + tables.y.first[ph] * roi.strides.row + tables.x.first[pw] * roi.strides.column;
+  const int64_t step = roi.strides.column;
+  const int64_t row_step = roi.strides.row;
   // One loop over both axes: a bin's rows are too short to keep several loads in flight each.
   const int count = y_count * x_count;
   const T* pixel = row;
-  float sum = 0.f;
   int i = 0;
   int j = 0;
-#pragma unroll 8
+  constexpr int kUnroll = kVector == 1 ? 8 : 4;
+#pragma unroll kUnroll
   for (int n = 0; n < count; ++n) {
-    sum += tables.y.weights[y_begin + i] * tables.x.weights[x_begin + j] * to_float(*pixel);
-    pixel += roi.strides.column;
+    const float weight = tables.y.weights[y_begin + i] * tables.x.weights[x_begin + j];
+    const Pack pack = *reinterpret_cast<const Pack*>(pixel);
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) sums[k] += weight * to_float(pack.values[k]);
+    pixel += step;
     if (++j == x_count) {
       j = 0;
       ++i;
-      row += roi.strides.row;
+      row += row_step;
       pixel = row;
     }
   }
-  return sum;
 }
 
 // Copies `count` staged elements to their place, 16 bytes at a time where that is aligned.
@@ -334,64 +261,21 @@ __device__ void copy_out(T* to, const T* staged, int count) {
   for (int i = done + threadIdx.x; i < count; i += kThreads) to[i] = staged[i];
 }
 
-// Where averages of one run of channels go: NCHW output is staged in shared memory, as (channel, bin), which is the
-// order of the output.
-template <typename Out>
-struct Averages {
-  Out* output;
-  Out* stage;  // null where results are written at once
-  int64_t roi_index;
-};
-
-template <typename Out, int kVector>
-__device__ void put_bin(const Arguments& in, const Averages<Out>& to, const float (&sums)[kVector], int64_t channel,
-                        int channel_in_run, int ph, int pw) {
-  if (to.stage != nullptr) {
-    const int bins = in.output_height * in.output_width;
-    const int bin = ph * in.output_width + pw;
-#pragma unroll
-    for (int k = 0; k < kVector; ++k) to.stage[(channel_in_run + k) * bins + bin] = from_float<Out>(sums[k]);
-    return;
-  }
-  const int64_t channels_out = stored_channels(in.channels, in.output_layout);
-  Out* place = to.output + output_offset(in, to.roi_index, channel, ph, pw);
-#pragma unroll
-  for (int k = 0; k < kVector; ++k) {
-    if (channel + k < channels_out) place[k] = from_float<Out>(channel + k < in.channels ? sums[k] : 0.f);
-  }
-}
-
 // Averages from channels-last features. Block x, y: RoI x, every gridDim.y-th run of kVector * lanes channels, where
-// `lanes` (a power of 2, at most 32) threads of a warp take one bin together.
+// `lanes` (a power of 2, at most 32) threads of a warp take one bin together. NCHW output is staged in shared memory,
+// as (channel, bin), which is the order of the output.
 template <typename In, typename Out, int kVector>
-__global__ void __launch_bounds__(kThreads, kMinBlocks)
-    average_channels_last(const __grid_constant__ Arguments in, int lanes) {
+__global__ void __launch_bounds__(kThreads) average_channels_last(const __grid_constant__ Arguments in,
+                                                                  int lanes) {
   __shared__ Tables tables;
   __shared__ Roi roi;
-  __shared__ Tap taps[kMaxTaps];
   extern __shared__ uint4 stage_memory[];
+  Out* stage = reinterpret_cast<Out*>(stage_memory);
   const int64_t roi_index = blockIdx.x;
   if (threadIdx.x == 0) roi = find_roi<In>(in, roi_index);
   __syncthreads();
-  const int num_y = in.output_height;
-  const int num_x = in.output_width;
-  const int bins = num_y * num_x;
-  bool tabled = roi.valid && fill_tables(tables, roi, num_y, num_x);
-  // Rows of bins whose taps are there; of a RoI that is none, all of them, without taps.
-  int row_begin = 0;
-  int row_end = num_y;
-  if (tabled) {
-    row_end = last_row_of_taps(tables, 0, num_y, num_x);
-    const bool fits = static_cast<int64_t>(roi.height) * roi.strides.row <= INT_MAX;
-    tabled = fits;
-    for (int row = 0; tabled && row < num_y;) {
-      const int next = last_row_of_taps(tables, row, num_y, num_x);
-      tabled = next > row;
-      row = next;
-    }
-    if (tabled) fill_taps(taps, tables, roi.strides, 0, row_end, num_x);
-    __syncthreads();
-  }
+  const int bins = in.output_height * in.output_width;
+  const bool tabled = roi.valid && fill_tables(tables, roi, in.output_height, in.output_width);
   const float scale = 1.f / samples_per_bin(roi);
   const bool linear = in.output_layout == TensorLayout::kNchw;
   const int64_t channels_out = stored_channels(in.channels, in.output_layout);
@@ -399,8 +283,7 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
   const int team = threadIdx.x / lanes;
   const int num_teams = kThreads / lanes;
   const int channel_in_run = static_cast<int>(threadIdx.x) % lanes * kVector;
-  const Averages<Out> to{static_cast<Out*>(in.output), linear ? reinterpret_cast<Out*>(stage_memory) : nullptr,
-                         roi_index};
+  Out* output = static_cast<Out*>(in.output);
 
   for (int64_t run_begin = static_cast<int64_t>(blockIdx.y) * run; run_begin < channels_out;
        run_begin += static_cast<int64_t>(gridDim.y) * run) {
@@ -410,35 +293,30 @@ __global__ void __launch_bounds__(kThreads, kMinBlocks)
       continue;
     }
     const int64_t channel = run_begin + channel_in_run;
-    const In* image = static_cast<const In*>(roi.image) + channel;
-    while (true) {
-      for (int bin = row_begin * num_x + team; bin < row_end * num_x && channel < channels_out; bin += num_teams) {
-        const int ph = bin / num_x;
-        const int pw = bin - ph * num_x;
-        float sums[kVector] = {};
-        if (tabled && channel < in.channels) {
-          const int count = (tables.y.begin[ph + 1] - tables.y.begin[ph]) * (tables.x.begin[pw + 1] - tables.x.begin[pw]);
-          sum_taps<In, kVector>(sums, image, taps + first_tap(tables, row_begin, ph, pw, num_x), count);
+    for (int bin = team; bin < bins && channel < channels_out; bin += num_teams) {
+      const int ph = bin / in.output_width;
+      const int pw = bin - ph * in.output_width;
+      float sums[kVector] = {};
+      if (tabled && channel < in.channels) {
+        sum_pixels<In, kVector>(sums, static_cast<const In*>(roi.image) + channel, roi, tables, ph, pw);
 #pragma unroll
-          for (int k = 0; k < kVector; ++k) sums[k] *= scale;
-        }
-        put_bin<Out, kVector>(in, to, sums, channel, channel_in_run, ph, pw);
+        for (int k = 0; k < kVector; ++k) sums[k] *= scale;
       }
-      const bool is_last = run_begin + static_cast<int64_t>(gridDim.y) * run >= channels_out;
-      if (row_begin == 0 && row_end == num_y) break;  // all of them fit: they serve the other runs, too
-      if (row_end == num_y && is_last) break;
-      // The next rows' taps; after the last, the first rows' again, for the next run of channels.
-      row_begin = row_end == num_y ? 0 : row_end;
-      row_end = last_row_of_taps(tables, row_begin, num_y, num_x);
-      __syncthreads();
-      fill_taps(taps, tables, roi.strides, row_begin, row_end, num_x);
-      __syncthreads();
-      if (row_begin == 0) break;
+      if (linear) {
+#pragma unroll
+        for (int k = 0; k < kVector; ++k) stage[(channel_in_run + k) * bins + bin] = from_float<Out>(sums[k]);
+        continue;
+      }
+      Out* to = output + output_offset(in, roi_index, channel, ph, pw);
+#pragma unroll
+      for (int k = 0; k < kVector; ++k) {
+        if (channel + k < channels_out) to[k] = from_float<Out>(channel + k < in.channels ? sums[k] : 0.f);
+      }
     }
     if (!linear) continue;
     __syncthreads();
     const int channels_here = static_cast<int>(min(static_cast<int64_t>(run), in.channels - run_begin));
-    copy_out(to.output + (roi_index * in.channels + run_begin) * bins, to.stage, channels_here * bins);
+    copy_out(output + (roi_index * in.channels + run_begin) * bins, stage, channels_here * bins);
     __syncthreads();
   }
 }
@@ -469,12 +347,13 @@ __global__ void __launch_bounds__(kThreads) average_linear(const __grid_constant
       const int bin = i % bins;
       const int ph = bin / in.output_width;
       const int pw = bin - ph * in.output_width;
-      float sum = 0.f;
+      float sums[1] = {0.f};
       if (tabled && channel < in.channels) {
         const In* plane = static_cast<const In*>(roi.image) + channel * roi.strides.channel;
-        sum = sum_pixels<In>(plane, roi, tables, ph, pw) * scale;
+        sum_pixels<In, 1>(sums, plane, roi, tables, ph, pw);
+        sums[0] *= scale;
       }
-      output[output_offset(in, roi_index, channel, ph, pw)] = from_float<Out>(sum);
+      output[output_offset(in, roi_index, channel, ph, pw)] = from_float<Out>(sums[0]);
     }
   }
 }

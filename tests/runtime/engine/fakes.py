@@ -173,7 +173,9 @@ def _add_enums(trt: ModuleType, release: tuple) -> None:
     trt.NetworkDefinitionCreationFlag = enum.IntEnum("NetworkDefinitionCreationFlag", network_flags)
     flags = {"TF32": 7, "REFIT": 4}
     if release < (11,):
-        flags.update({"FP16": 0, "INT8": 1, "OBEY_PRECISION_CONSTRAINTS": 11})
+        flags.update(
+            {"FP16": 0, "INT8": 1, "PREFER_PRECISION_CONSTRAINTS": 10, "OBEY_PRECISION_CONSTRAINTS": 11}
+        )
     trt.BuilderFlag = enum.IntEnum("BuilderFlag", flags)
     trt.MemoryPoolType = enum.IntEnum("MemoryPoolType", {"WORKSPACE": 0})
     sources = {"CUBLAS": 0, "CUBLAS_LT": 1, "CUDNN": 2, "EDGE_MASK_CONVOLUTIONS": 3}
@@ -402,7 +404,12 @@ def _add_builder(
 
     def _build_error(network: _Network, config: IBuilderConfig) -> str:
         names = {flag.name for flag in config.flags}
-        if _is_strongly_typed(network) and names & {"FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"}:
+        if _is_strongly_typed(network) and names & {
+            "FP16",
+            "INT8",
+            "PREFER_PRECISION_CONSTRAINTS",
+            "OBEY_PRECISION_CONSTRAINTS",
+        }:
             return "fp16 precision has been set for a network that is strongly typed"
         for tensor in network.inputs:
             if -1 in tensor.shape and not (config.profiles and tensor.name in config.profiles[0].shapes):
