@@ -33,7 +33,8 @@ class BoundSession:
             feeds: every input. What is page-locked is copied by the GPU itself.
 
         Raises:
-            onnxruntime's own, see ``run_errors``.
+            RuntimeError: onnxruntime failed on the GPU.
+            onnxruntime's own: it takes no such arrays; see ``run_errors``.
         """
         binding = self._session.io_binding()
         for name, array in feeds.items():

@@ -1,10 +1,12 @@
 """onnxruntime's CUDA provider: how its libraries are found, its options, and what is said where it does not start."""
 
 import contextlib
+import ctypes
 import functools
 import importlib.metadata
 import importlib.util
 import io
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +17,15 @@ CUDA = "CUDAExecutionProvider"
 _WITH_CUDA_LIBRARIES = (CUDA, "TensorrtExecutionProvider")
 # What float32 convolutions and matrix products round their inputs to: TF32's 10 bits, or nothing.
 PRECISIONS = ("tf32", "fp32")
+_CUDA_LIBRARIES = ("libcudart", "libcublas", "libcurand", "libcufft", "libnvrtc")
+_CUDNN_LIBRARIES = ("libcudnn",)
+# What onnxruntime asks for, of the releases of cuDNN that there may be.
+_CUDNN_NAMES = ("libcudnn.so.9", "libcudnn.so.10", "libcudnn.so")
+# What a failure comes down to, behind paths and signatures of C++.
+_REASON = re.compile(
+    r"(?:CUDA|CUDNN|CUBLAS|CURAND|CUFFT)\w* failure [^;]*[^; ]|cuDNN is unavailable.*"
+    r"|Failed to allocate memory for requested buffer of size \d+"
+)
 _PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 _INSTALL = "`pip install 'onnxruntime-gpu[cuda,cudnn]'` brings them for the CUDA that it is built for"
 
@@ -58,10 +69,36 @@ def preload(onnxruntime: Any) -> tuple[str, ...]:
             f"onnxruntime {onnxruntime.__version__}: expected 1.21 or later, which finds the libraries of CUDA, for a "
             "GPU; `pip install --upgrade onnxruntime-gpu`, or use --device cpu"
         )
-    _said(load)
-    for folder in _wheel_folders():
-        _said(functools.partial(load, directory=folder))
+    beside = Path(onnxruntime.__file__).resolve().parents[1] / "nvidia"
+    if beside.is_dir():
+        _said(load)
+    # Before it looks where the system has them, which it does in any case.
+    for folder in _wheel_folders(beside):
+        has_cuda, has_cudnn = _has(folder, _CUDA_LIBRARIES), _has(folder, _CUDNN_LIBRARIES)
+        if has_cuda or has_cudnn:
+            _said(functools.partial(load, cuda=has_cuda, cudnn=has_cudnn, directory=str(folder)))
     return _said(load)
+
+
+def check_cudnn(onnxruntime: Any) -> None:
+    """Refuse to begin without cuDNN: onnxruntime 1.31 opens a session, and fails at the first convolution.
+
+    Raises:
+        RuntimeError: there is none; Linux only.
+    """
+    if sys.platform != "linux":
+        return
+    failures = []
+    for name in _CUDNN_NAMES:
+        try:
+            ctypes.CDLL(name)
+            return
+        except OSError as error:
+            failures.append(str(error))
+    raise RuntimeError(
+        f"onnxruntime {onnxruntime.__version__}: expected cuDNN, which its CUDA provider runs convolutions with, found "
+        f"none ({failures[0]}); {_INSTALL}, or use --device cpu"
+    )
 
 
 def _said(load: Callable[[], None]) -> tuple[str, ...]:
@@ -72,11 +109,16 @@ def _said(load: Callable[[], None]) -> tuple[str, ...]:
     return tuple(line for line in output.getvalue().splitlines() if line.startswith("Failed to load"))
 
 
-def _wheel_folders() -> list[str]:
-    """Return the folders with libraries of all packages ``nvidia`` on ``sys.path``."""
+def _wheel_folders(beside: Path) -> list[Path]:
+    """Return the folders of libraries in packages ``nvidia`` on ``sys.path``, but for the one beside onnxruntime."""
     spec = importlib.util.find_spec("nvidia")
     roots = (spec.submodule_search_locations or ()) if spec is not None else ()
-    return [str(folder) for root in roots for folder in sorted(Path(root).glob("*/lib"))]
+    elsewhere = [Path(root) for root in roots if Path(root).resolve() != beside]
+    return [folder for root in elsewhere for folder in sorted(root.glob("*/lib"))]
+
+
+def _has(folder: Path, names: Sequence[str]) -> bool:
+    return any(any(folder.glob(f"{name}.so*")) for name in names)
 
 
 def missing_provider(onnxruntime: Any, wanted: Sequence[str], available: Sequence[str]) -> RuntimeError:
@@ -112,13 +154,28 @@ def not_active(onnxruntime: Any, wanted: str, active: Sequence[str]) -> RuntimeE
         remedy = f"libraries of CUDA did not load ({missing}); {_INSTALL}"
     else:
         remedy = (
-            f"the libraries of CUDA are there; see onnxruntime's log above, whether cuDNN is ({_INSTALL}), and whether "
-            "nvidia-smi finds a GPU and a driver for this CUDA"
+            "the libraries of CUDA are there; see onnxruntime's log above, and whether nvidia-smi finds a GPU and a "
+            "driver for this CUDA"
         )
     return RuntimeError(
         f"onnxruntime {onnxruntime.__version__}: expected to run on {wanted}, found {', '.join(active)}; {remedy}, or "
         "use --device cpu"
     )
+
+
+def not_started(onnxruntime: Any, error: Exception) -> RuntimeError:
+    """Return what is said where the provider begins and fails, for want of a driver for example."""
+    return RuntimeError(
+        f"onnxruntime {onnxruntime.__version__}: expected to run on {CUDA}, found: "
+        f"{reason(str(error)) or ' '.join(str(error).split())[:300]}; see whether nvidia-smi finds a free GPU and a "
+        "driver for this CUDA, or use --device cpu"
+    )
+
+
+def reason(text: str) -> str:
+    """Return what CUDA, or its memory, failed of in an error's text; empty if it says nothing of them."""
+    found = _REASON.search(text)
+    return " ".join(found[0].split()) if found is not None else ""
 
 
 def loaded_libraries() -> list[str]:

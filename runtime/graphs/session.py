@@ -13,9 +13,12 @@ from runtime.files import working_folder
 from runtime.graphs.attributes import check_attributes
 from runtime.graphs.cuda_provider import (
     CUDA,
+    check_cudnn,
     missing_provider,
     not_active,
+    not_started,
     preload,
+    reason,
     uses_cuda,
     with_options,
 )
@@ -116,6 +119,8 @@ def inference_session(
             f"export it again with `{EXPORT_COMMAND}`, or use a newer onnxruntime"
         ) from error
     _check_active(providers, session.get_providers())
+    if uses_cuda(providers):
+        check_cudnn(onnxruntime)
     return session
 
 
@@ -126,9 +131,12 @@ def _opened(
         return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     preload(onnxruntime)
     # With its fallback, a session that fails on the GPU prints so, and goes on in another on the CPU.
-    return onnxruntime.InferenceSession(
-        str(path), options, providers=with_options(providers, precision), enable_fallback=0
-    )
+    try:
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=with_options(providers, precision), enable_fallback=0
+        )
+    except RuntimeError as error:  # none of the exceptions that onnxruntime has for models
+        raise not_started(onnxruntime, error) from error
 
 
 def check_name(path: Path) -> None:
@@ -152,8 +160,9 @@ def load_errors() -> tuple[type[Exception], ...]:
 
 
 def run_errors() -> tuple[type[Exception], ...]:
-    """Return what onnxruntime raises while it runs a model."""
-    return _errors("Fail", "EPFail", "InvalidArgument", "InvalidGraph", "NotImplemented", "RuntimeException")
+    """Return what onnxruntime raises while it runs a model: ``RuntimeError`` where inputs and outputs are bound."""
+    names = ("Fail", "EPFail", "InvalidArgument", "InvalidGraph", "NotImplemented", "RuntimeException")
+    return (RuntimeError, *_errors(*names))
 
 
 def _errors(*names: str) -> tuple[type[Exception], ...]:
@@ -165,7 +174,7 @@ def _errors(*names: str) -> tuple[type[Exception], ...]:
 
 def one_line(error: BaseException) -> str:
     """Return what an error says in one line."""
-    return " ".join(str(error).split())[:300]
+    return reason(str(error)) or " ".join(str(error).split())[:300]
 
 
 def _check_active(wanted: Sequence[str], active: Sequence[str]) -> None:

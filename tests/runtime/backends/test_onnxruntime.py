@@ -15,6 +15,7 @@ from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.cuda import memory
 from runtime.cuda.binding import CudaPython
 from runtime.detector import Detector
+from runtime.graphs import session as session_module
 from runtime.graphs.session import _check_active
 from runtime.host.preprocess import prepare
 from runtime.infer import main as infer_main
@@ -113,6 +114,7 @@ def standin(monkeypatch: pytest.MonkeyPatch) -> Standin:
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    monkeypatch.setattr(session_module, "check_cudnn", lambda module: None)
     return state
 
 
@@ -223,11 +225,30 @@ def test_a_session_that_fell_back_is_refused(fake_model: Path, standin: Standin)
         load_tensors(fake_model, "onnxruntime", device="cuda")
 
 
+def test_a_provider_that_does_not_start_is_told(
+    fake_model: Path, standin: Standin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError(
+            "cuda_call.cc:154 CUDA failure 35: CUDA driver version is insufficient ; GPU=-1 ; "
+        )
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", failing)
+    with pytest.raises(
+        RuntimeError, match=f"run on {CUDA}, found: CUDA failure 35: CUDA driver version is insufficient; see"
+    ):
+        OnnxRuntimeBackend(fake_model, device="cuda")
+
+
+# The second is what a bound run makes of it.
+@pytest.mark.parametrize("kind", [errors.EPFail, RuntimeError])
 def test_a_device_that_fails_is_told_and_the_cpu_does_not_take_over(
-    fake_model: Path, standin: Standin, no_binding: None
+    kind: type[Exception], fake_model: Path, standin: Standin, no_binding: None
 ) -> None:
     backend = OnnxRuntimeBackend(fake_model, device="cuda")
-    standin.failure = errors.EPFail("CUDA failure 2: out of memory")
+    standin.failure = kind(
+        "Error in execution: cuda_call.cc:154 CUDA failure 2: out of memory ; GPU=0 ; hostname=a"
+    )
     batch = prepare(_images((40, 50)), backend.metadata)
     with pytest.raises(
         RuntimeError, match="found: CUDA failure 2: out of memory; if memory ran out, use a smaller"
