@@ -24,6 +24,7 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.latency.measure import spread
+from benchmarks.latency.onnxruntime_side import run_on_device
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.cli import CommandParser
 from runtime.files import working_folder
@@ -163,7 +164,7 @@ def _latency(args: argparse.Namespace, precision: str, variant: str) -> dict[str
     found: dict[str, Any] = {"active": session.get_providers()[0]}
     for size in BATCHES:
         batch = _batch(args, range(size))
-        found[str(size)] = {"bound": _times(_bound(session, batch))}
+        found[str(size)] = {"bound": _times(run_on_device(session, batch))}
         if variant == "default":
             feeds = {"images": batch.images, "image_sizes": batch.image_sizes}
             found[str(size)]["not bound"] = _times(lambda feeds=feeds: session.run(None, feeds))
@@ -177,9 +178,9 @@ def _images(args: argparse.Namespace, precision: str) -> dict[str, Any]:
     for index in range(max(BATCHES)):
         batch = _batch(args, [index])
         (count,) = session.run(["num_dets"], {"images": batch.images, "image_sizes": batch.image_sizes})
-        found[str(index)] = {"num_dets": int(count[0]), **_times(_bound(session, batch), seconds=0.3)}
+        found[str(index)] = {"num_dets": int(count[0]), **_times(run_on_device(session, batch), seconds=0.3)}
     for size in (2, 3, 4):
-        found[f"{size} times 0"] = _times(_bound(session, _batch(args, [0] * size)), seconds=0.3)
+        found[f"{size} times 0"] = _times(run_on_device(session, _batch(args, [0] * size)), seconds=0.3)
     return found
 
 
@@ -187,7 +188,7 @@ def _profile(args: argparse.Namespace, precision: str, size: str) -> dict[str, A
     """Return onnxruntime's own profile, per run: ms by operator and provider, nodes on the CPU, copies."""
     with working_folder() as folder:
         session = _session(_file(args, precision), {}, profile=str(folder / "profile"))
-        run = _bound(session, _batch(args, range(int(size))))
+        run = run_on_device(session, _batch(args, range(int(size))))
         for _ in range(_WARMUP + _PROFILED_RUNS):
             run()
         events = json.loads(Path(session.end_profiling()).read_text())
@@ -231,7 +232,7 @@ def _summed(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _kernels(args: argparse.Namespace, precision: str) -> dict[str, Any]:
     """Return ms and launches by kernel per run, as CUPTI traces them through PyTorch."""
     session = _session(_file(args, precision), {})
-    runs = {size: _bound(session, _batch(args, range(size))) for size in BATCHES}
+    runs = {size: run_on_device(session, _batch(args, range(size))) for size in BATCHES}
     for run in runs.values():
         for _ in range(_WARMUP):
             run()
@@ -388,22 +389,6 @@ def _session(
     if session.get_providers()[0] != CUDA:
         raise RuntimeError(f"expected a session on CUDA, found {session.get_providers()}")
     return session
-
-
-def _bound(session: onnxruntime.InferenceSession, batch: Batch) -> _Run:
-    """Return what runs the batch from the device's memory, with results left there."""
-    binding = session.io_binding()
-    for name in ("images", "image_sizes"):
-        value = onnxruntime.OrtValue.ortvalue_from_numpy(getattr(batch, name), "cuda", 0)
-        binding.bind_ortvalue_input(name, value)
-    for output in session.get_outputs():
-        binding.bind_output(output.name, "cuda")
-
-    def run() -> None:
-        session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
-
-    return run
 
 
 def _times(run: _Run, seconds: float = _SECONDS) -> dict[str, float]:
