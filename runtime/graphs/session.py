@@ -130,6 +130,8 @@ def _opened(
     if not uses_cuda(providers):
         return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     preload(onnxruntime)
+    # Its kernels warn through the process's logger, ScatterND of indices that occur twice, which ours never do.
+    onnxruntime.set_default_logger_severity(_LOG_ERRORS_ONLY)
     # With its fallback, a session that fails on the GPU prints so, and goes on in another on the CPU.
     try:
         return onnxruntime.InferenceSession(
