@@ -70,6 +70,10 @@ TENSORRT_RTX = (
     'tensorrt-rtx>=1.7; sys_platform == "linux" and platform_machine == "x86_64" and python_version >= "3.10"'
 )
 
+# 1.21 is the first that finds CUDA's libraries in NVIDIA's wheels. It is installed over the package onnxruntime, which
+# has to go: docs/running.md.
+ONNXRUNTIME_CUDA = ["onnxruntime-gpu[cuda,cudnn]>=1.21", "cuda-python"]
+
 # What other programs take of results, and where images come from; each as it has been run.
 SUPERVISION = 'supervision>=0.31; python_version >= "3.10"'
 CVAT = 'cvat-sdk>=2.80; python_version >= "3.11"'
@@ -219,5 +223,6 @@ setup(
         "track": [VIDEO, TRACKERS],
         "docs": ["mkdocs-material>=9.6"],
         "gpu": ["tensorrt>=8.4", "cuda-python"],
+        "cuda": ONNXRUNTIME_CUDA,
     },
 )

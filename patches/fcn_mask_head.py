@@ -21,7 +21,7 @@ def own_class_logits(self: FCNMaskHead, mask_preds: Tensor, labels: Tensor) -> T
     if self.class_agnostic:
         return mask_preds[:, 0]
     row = torch.arange(num_rows, device=mask_preds.device) * num_classes
-    index = row + labels.flatten().clamp(min=0).long()
+    index = row + labels.flatten().long().clamp(min=0)
     return mask_preds.flatten(0, 1).index_select(0, index)
 
 

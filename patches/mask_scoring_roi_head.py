@@ -26,7 +26,7 @@ def mask_scoring_roi_head__predict_mask(
     outputs = self._mask_forward(x, rois_from_boxes(results_list.boxes))
     logits = own_class_logits(self.mask_head, outputs["mask_preds"], labels)
     iou = self.mask_iou_head(outputs["mask_feats"], logits)
-    iou = iou.gather(1, labels.clamp(min=0).long().reshape(-1, 1)).reshape(labels.shape)
+    iou = iou.gather(1, labels.long().clamp(min=0).reshape(-1, 1)).reshape(labels.shape)
     scores = torch.where(labels >= 0, results_list.scores * iou, iou.new_tensor(0))
     return with_masks(results_list._replace(scores=scores), logits.sigmoid())
 

@@ -59,7 +59,9 @@ def take_rows(values: Tensor, indices: Tensor) -> Tensor:
     Returns:
         (B, K, ...) like ``values``.
     """
-    index, valid = indices.clamp(min=0).long(), indices >= 0
+    index = indices.long()
+    # int64 from here on: of int32, onnxruntime clips on the CPU alone, and takes what the GPU made there and back.
+    index, valid = index.clamp(min=0), index >= 0
     for size in values.shape[2:]:
         valid = valid[..., None]
         index = index[..., None].expand(*(-1,) * index.dim(), constant(size))

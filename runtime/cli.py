@@ -212,7 +212,7 @@ def add_openvino(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=CPU_PRECISIONS,
-        help="of floats in OpenVINO (default: fp32, on every processor)",
+        help="of floats in OpenVINO (default: fp32, on every processor), and of onnxruntime on a GPU (default: TF32)",
     )
     parser.add_argument(
         "--streams", type=threads, metavar="N", help="batches that OpenVINO runs at once (default: 1)"

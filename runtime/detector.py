@@ -46,9 +46,9 @@ class Detector(Closing):
                 where it is installed.
             batch_size: most images that run at once; None runs a call's images in one batch.
             host: have images prepared and masks pasted on the CPU, where a GPU could do it too.
-            options: the backend's: ``device``, ``providers`` and ``threads`` for onnxruntime; ``threads``,
-                ``precision``, ``streams``, ``cache``, ``sizes`` for OpenVINO; ``plugins``, ``config``, ``rebuild``,
-                ``device_index``, ``cuda_graphs`` for TensorRT.
+            options: the backend's: ``device``, ``providers``, ``threads``, ``precision`` for onnxruntime;
+                ``threads``, ``precision``, ``streams``, ``cache``, ``sizes`` for OpenVINO; ``plugins``, ``config``,
+                ``rebuild``, ``device_index``, ``cuda_graphs`` for TensorRT.
 
         Raises:
             FileNotFoundError: no such model.

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Timings = Optional[dict[str, float]]
 Problems = Optional[dict[int, str]]
 Feeds = Mapping[str, np.ndarray]
+# Makes an array of a shape and dtype, of no particular content: ``numpy.empty``, or one in page-locked memory.
+NewArray = Callable[[tuple[int, ...], np.dtype], np.ndarray]
 # Runs one model of any inputs and outputs; where it has a method `close`, that is called when the model is done with.
 LayerRunner = Callable[[Feeds], Mapping[str, np.ndarray]]
 # Makes the runner of a model in memory.

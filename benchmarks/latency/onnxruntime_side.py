@@ -1,5 +1,6 @@
 """onnxruntime on the CPU, and on a GPU where its CUDA provider is installed."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -12,9 +13,53 @@ from benchmarks.latency.measure import Stopwatch, repeated
 from benchmarks.latency.outputs import compared_outputs, record_detections
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.comparison.sources import load_batch
+from runtime.graphs.load import load_onnx, save_model
+from runtime.host.preprocess import Batch
+from runtime.precision.choice import chosen_plan
+from runtime.precision.typed import fp16_model
 
-VARIANTS = ("cpu", "cuda")
+
+@dataclass(frozen=True)
+class Variant:
+    """A device and what it computes in.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        precision: of float32.
+        is_half: the file is a strongly typed FP16 one.
+    """
+
+    device: str
+    precision: Optional[str] = None
+    is_half: bool = False
+
+
+VARIANTS = {
+    "cpu": Variant("cpu"),
+    "cuda_tf32": Variant("cuda", "tf32"),
+    "cuda_fp16": Variant("cuda", is_half=True),
+    "cuda_fp32": Variant("cuda", "fp32"),
+}
 _THROUGHPUT_BATCH = 8
+
+
+def run_on_device(
+    session: onnxruntime.InferenceSession, batch: Batch, device: str = "cuda"
+) -> Callable[[], None]:
+    """Return what runs a batch that lies in the device's memory, and leaves the results there."""
+    binding = session.io_binding()
+    for name in ("images", "image_sizes"):
+        binding.bind_ortvalue_input(
+            name, onnxruntime.OrtValue.ortvalue_from_numpy(getattr(batch, name), device, 0)
+        )
+    for output in session.get_outputs():
+        binding.bind_output(output.name, device)
+
+    def run() -> None:
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+
+    return run
 
 
 class OnnxRuntimeSide:
@@ -30,7 +75,8 @@ class OnnxRuntimeSide:
         self.skipped: dict[str, str] = {}
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             providers = ", ".join(onnxruntime.get_available_providers())
-            self.skipped["cuda"] = f"onnxruntime {onnxruntime.__version__} here has only {providers}"
+            why = f"onnxruntime {onnxruntime.__version__} here has only {providers}"
+            self.skipped.update({name: why for name, variant in VARIANTS.items() if variant.device == "cuda"})
 
     def cases(self) -> list[Case]:
         """Return the sweep, one large image, end to end, and the outputs, per provider."""
@@ -43,7 +89,7 @@ class OnnxRuntimeSide:
 
     def _variant_cases(self, variant: str) -> list[Case]:
         options = self._options
-        cost = 1.0 if variant == "cpu" else 0.1  # seconds an image takes, about
+        cost = 1.0 if VARIANTS[variant].device == "cpu" else 0.1  # seconds an image takes, about
 
         def case(kind: str, images: float, run: Callable[[], dict[str, Any]]) -> Case:
             return Case("onnxruntime", variant, kind, 5 + options.seconds + cost * images, run)
@@ -57,17 +103,25 @@ class OnnxRuntimeSide:
         ]
 
     def _batch(self, variant: str, size: int) -> dict[str, Any]:
+        """Time the network alone, ``engine``; on a GPU ``run`` has the copies too."""
         backend, options = self._open(variant), self._options
-        paths = first_paths(self._dataset, size)
-        batch = load_batch(paths, backend.metadata)
+        batch = load_batch(first_paths(self._dataset, size), backend.metadata)
+        on_device = None
+        if VARIANTS[variant].device != "cpu":
+            on_device = run_on_device(backend._session.here(), batch)
 
         def run() -> dict[str, float]:
             watch = Stopwatch()
+            if on_device is not None:
+                on_device()
+                watch.lap("engine")
             backend.run(batch.images, batch.image_sizes)
-            watch.lap("engine")
+            watch.lap("engine" if on_device is None else "run")
             return watch.ms
 
-        ms = repeated(run, repeat=options.repeat, seconds=options.seconds, warmup=1)
+        ms = repeated(
+            run, repeat=options.repeat, seconds=options.seconds, warmup=1 if on_device is None else 3
+        )
         return {"batch": size, "ms": ms}
 
     def _image(self, variant: str) -> dict[str, Any]:
@@ -98,11 +152,24 @@ class OnnxRuntimeSide:
     def _open(self, variant: str) -> OnnxRuntimeBackend:
         if variant != self._variant:
             self.close()
+            chosen = VARIANTS[variant]
             self._backend = OnnxRuntimeBackend(
-                self._options.model, device=variant, threads=self._options.threads
+                self._half_model() if chosen.is_half else self._options.model,
+                device=chosen.device,
+                threads=self._options.threads,
+                precision=chosen.precision,
             )
             self._variant = variant
         return self._backend
+
+    def _half_model(self) -> Path:
+        """Return the strongly typed FP16 file of the model, made where there is none that is as new."""
+        source = self._options.model
+        path = self._options.folder / f"{source.stem}.typed.onnx"
+        if not path.is_file() or path.stat().st_mtime < source.stat().st_mtime:
+            model = load_onnx(source)
+            save_model(fp16_model(model, chosen_plan(source, model, None)), path)
+        return path
 
     def close(self) -> None:
         """Release the session."""

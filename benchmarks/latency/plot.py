@@ -15,7 +15,7 @@ _LINES = (
     ("PyTorch FP16 autocast, tuned", "pytorch/autocast_tuned", "network", "#fdbe85"),
     ("PyTorch FP16 autocast, compiled", "pytorch/compile", "network", "#ae017e"),
     ("onnxruntime CPU", "onnxruntime/cpu", "engine", "#737373"),
-    ("onnxruntime CUDA", "onnxruntime/cuda", "engine", "#bdbdbd"),
+    ("onnxruntime CUDA TF32", "onnxruntime/cuda_tf32", "engine", "#bdbdbd"),
     ("TensorRT FP32", "tensorrt/fp32", "engine", "#9ecae1"),
     ("TensorRT TF32", "tensorrt/tf32", "engine", "#4292c6"),
     ("TensorRT FP16, CUDA graph", "tensorrt/fp16_graph", "engine", "#084594"),

@@ -21,7 +21,9 @@ _ROWS = (
     ("PyTorch FP16 autocast, dense parts compiled", "pytorch/compile", "network"),
     ("PyTorch FP16 autocast, predict compiled", "pytorch/compile_whole", "network"),
     ("onnxruntime CPU", "onnxruntime/cpu", "engine"),
-    ("onnxruntime CUDA", "onnxruntime/cuda", "engine"),
+    ("onnxruntime CUDA FP32", "onnxruntime/cuda_fp32", "engine"),
+    ("onnxruntime CUDA TF32", "onnxruntime/cuda_tf32", "engine"),
+    ("onnxruntime CUDA FP16", "onnxruntime/cuda_fp16", "engine"),
     ("TensorRT FP32", "tensorrt/fp32", "engine"),
     ("TensorRT TF32", "tensorrt/tf32", "engine"),
     ("TensorRT FP16", "tensorrt/fp16", "engine"),
@@ -47,7 +49,8 @@ _WAYS = (
     ("TensorRT FP16, device path", f"{CROP}/end_to_end_device"),
     ("TensorRT FP16, host path, one thread", f"{CROP}/end_to_end"),
     ("onnxruntime CPU", "onnxruntime/cpu/end_to_end"),
-    ("onnxruntime CUDA", "onnxruntime/cuda/end_to_end"),
+    ("onnxruntime CUDA TF32", "onnxruntime/cuda_tf32/end_to_end"),
+    ("onnxruntime CUDA FP16", "onnxruntime/cuda_fp16/end_to_end"),
     *(
         (f"PyTorch {words}, batch {size}", f"pytorch/{mode}/end_to_end-{size}")
         for mode, words in (

@@ -20,7 +20,11 @@ from runtime.contract import (
     model_metadata,
     not_a_tensor,
 )
+from runtime.cuda.binding import open_cuda
+from runtime.cuda.memory import PinnedArrays
 from runtime.forks import check_process
+from runtime.graphs.bound import BoundSession
+from runtime.graphs.cuda_provider import CUDA, PRECISIONS
 from runtime.graphs.load import invalid_names, load_onnx
 from runtime.graphs.session import (
     DEVICE_PROVIDERS,
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _ON_CPU = [DEVICE_PROVIDERS["cpu"]]
+# Inputs and results of two batches under way, and of the one that a caller works on.
+_MOST_PINNED = 8
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,14 @@ class OnnxRuntimeOptions:
         device: ``cpu`` or ``cuda``.
         providers: onnxruntime's provider names in order of preference, instead of ``device``.
         threads: threads inside an operator; None lets onnxruntime choose (all physical cores).
+        precision: of float32 on a GPU: ``tf32`` (None), where convolutions and matrix products round their inputs to
+            10 bits, or ``fp32``. A CPU computes in ``fp32``.
     """
 
     device: str = "cpu"
     providers: Optional[Sequence[str]] = None
     threads: Optional[int] = None
+    precision: Optional[str] = None
 
 
 class OnnxRuntimeBackend:
@@ -85,8 +94,8 @@ class OnnxRuntimeBackend:
         """
         path = check_model_file(model)
         self.options = OnnxRuntimeOptions(**options)
-        names = provider_names(self.options.device, self.options.providers)
-        self._session = _process_session(path, names, self.options.threads)
+        names = _checked_providers(self.options)
+        self._session = _process_session(path, names, self.options)
         session = self._session.here()
         try:
             properties = session.get_modelmeta().custom_metadata_map
@@ -98,6 +107,9 @@ class OnnxRuntimeBackend:
         check_contract(path, "input", contract_inputs(self.metadata), inputs)
         check_contract(path, "output", contract_outputs(self.metadata), outputs)
         self._output_names = list(outputs)
+        self._memory, self._copies = _page_locked() if names[0] == CUDA else (None, "")
+        new_array = np.empty if self._memory is None else self._memory.empty
+        self._bound = BoundSession(session, new_array) if names[0] == CUDA else None
 
     def run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarray]:
         """Run one batch; see ``Backend.run``.
@@ -110,7 +122,10 @@ class OnnxRuntimeBackend:
         session = self._session.here()
         check_run_inputs(self.metadata, images, image_sizes)
         feeds = {"images": images, "image_sizes": image_sizes}
+        bound = self._bound
         try:
+            if bound is not None:
+                return bound.run(feeds)
             return dict(zip(self._output_names, session.run(self._output_names, feeds)))
         except run_errors() as error:
             raise RuntimeError(
@@ -121,11 +136,14 @@ class OnnxRuntimeBackend:
     def new_runner(self, *, host: bool = True) -> Runner:
         """Return a ``HostRunner``, asked for or not."""
         del host
-        return HostRunner(self, "onnxruntime takes arrays from the host")
+        new_array = None if self._memory is None else self._memory.empty
+        return HostRunner(self, "onnxruntime takes arrays from the host", new_array=new_array)
 
     @property
     def notes(self) -> list[str]:
-        """That symmetric INT8 is no faster here than float32."""
+        """That symmetric INT8 is no faster here than float32, or that copies to the GPU are slow."""
+        if self._copies:
+            return [f"copies to and from the GPU go through ordinary memory, not page-locked: {self._copies}"]
         record = self.quantization
         if record is None or record.activations != "int8" or self.options.device != "cpu":
             return []
@@ -137,18 +155,47 @@ class OnnxRuntimeBackend:
     def close(self) -> None:
         """Release the session and its memory."""
         self._session.close()
+        self._bound = None
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+
+
+def _checked_providers(options: OnnxRuntimeOptions) -> list[str]:
+    """Return the execution providers that are meant.
+
+    Raises:
+        ValueError: no such device, or a precision that it has not got.
+        RuntimeError: a provider is missing.
+    """
+    names = provider_names(options.device, options.providers)
+    known = PRECISIONS if names[0] == CUDA else ("fp32",)
+    if options.precision is not None and options.precision not in known:
+        raise ValueError(
+            f"precision: expected {' or '.join(known)} of onnxruntime on this device, found {options.precision!r}; "
+            "leave it out, or name another backend"
+        )
+    return names
+
+
+def _page_locked() -> tuple[Optional[PinnedArrays], str]:
+    """Return what makes page-locked arrays, or None and why there is none."""
+    try:
+        return PinnedArrays(open_cuda(), _MOST_PINNED), ""
+    except RuntimeError as error:
+        return None, str(error)
 
 
 def _process_session(
-    path: Path, names: list[str], threads: Optional[int]
+    path: Path, names: list[str], options: OnnxRuntimeOptions
 ) -> "ProcessModel[onnxruntime.InferenceSession]":
     # With one thread there is nothing to miss in a forked process.
-    is_inherited = names == _ON_CPU and threads == 1
-    return ProcessModel(path, _opener(path, names, threads), is_inherited=is_inherited)
+    is_inherited = names == _ON_CPU and options.threads == 1
+    return ProcessModel(path, _opener(path, names, options), is_inherited=is_inherited)
 
 
 def _opener(
-    path: Path, providers: list[str], threads: Optional[int]
+    path: Path, providers: list[str], options: OnnxRuntimeOptions
 ) -> "Callable[[], onnxruntime.InferenceSession]":
     """Return what opens a session; in a forked process it refuses a device that the first one has."""
     process, path = os.getpid(), path.absolute()
@@ -156,7 +203,7 @@ def _opener(
     def open_session() -> "onnxruntime.InferenceSession":
         if providers != _ON_CPU:
             check_process(process, providers[0])
-        return inference_session(path, providers, threads)
+        return inference_session(path, providers, options.threads, precision=options.precision)
 
     return open_session
 
@@ -186,8 +233,7 @@ class OnnxRuntimeTensors:
         """Open the model; see ``OnnxRuntimeBackend``."""
         path = check_model_file(model)
         chosen = OnnxRuntimeOptions(**options)
-        names = provider_names(chosen.device, chosen.providers)
-        self._session = _process_session(path, names, chosen.threads)
+        self._session = _process_session(path, _checked_providers(chosen), chosen)
         session = self._session.here()
         for kind, arguments in (("input", session.get_inputs()), ("output", session.get_outputs())):
             _check_are_tensors(path, kind, arguments)
@@ -214,7 +260,9 @@ def _check_are_tensors(path: Path, kind: str, arguments: Sequence["onnxruntime.N
             raise not_a_tensor(path, kind, argument.name, argument.type)
 
 
-def layer_runner(device: str = "cpu", threads: Optional[int] = None) -> LayerRunnerFactory:
+def layer_runner(
+    device: str = "cpu", threads: Optional[int] = None, precision: Optional[str] = None
+) -> LayerRunnerFactory:
     """Return what runs models with onnxruntime.
 
     Raises:
@@ -222,7 +270,7 @@ def layer_runner(device: str = "cpu", threads: Optional[int] = None) -> LayerRun
     """
 
     def make(model: "onnx.ModelProto") -> LayerRunner:
-        with open_session(model, device=device, threads=threads) as session:
+        with open_session(model, device=device, threads=threads, precision=precision) as session:
             return session.run
 
     return make
@@ -235,8 +283,8 @@ def is_usable(device: Optional[str]) -> bool:
 
 
 def ignores(option: str, value: Any) -> bool:
-    """Return whether another backend's option asks nothing of this one: it takes any batch, one at once, in FP32."""
-    return option == "batch" or (option, value) in (("precision", "fp32"), ("streams", 1))
+    """Return whether another backend's option asks nothing of this one: it takes any batch, one at once."""
+    return option == "batch" or (option, value) == ("streams", 1)
 
 
 def layers(

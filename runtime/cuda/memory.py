@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Mapping
-from typing import Optional
+from typing import Any, Optional, Union
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def aligned(num_bytes: int) -> int:
     return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
 
 
-def size_of(shape: tuple[int, ...], dtype: str) -> int:
+def size_of(shape: tuple[int, ...], dtype: Union[str, np.dtype]) -> int:
     """Return the bytes of an array."""
     return int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
 
@@ -173,3 +173,49 @@ class PinnedPool:
         with active(self._cuda):
             for piece in pieces:
                 self._cuda.free_pinned(piece)
+
+
+class PinnedArrays:
+    """NumPy arrays in page-locked memory, which goes back to a pool with the last array that shows it.
+
+    Page-locked memory is not for keeping: while many arrays are out, further ones lie in ordinary memory. So do small
+    ones, which are copied in no time.
+    """
+
+    def __init__(self, cuda: Cuda, most: int) -> None:
+        """Begin.
+
+        Args:
+            cuda: the device.
+            most: arrays that are out at once.
+        """
+        self._pool, self._most = PinnedPool(cuda), most
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Return an array of no particular content."""
+        num_bytes = size_of(shape, dtype)
+        if num_bytes < _LEAST_PINNED_BYTES or self._pool.num_taken >= self._most:
+            return np.empty(shape, dtype)
+        piece = np.asarray(Borrowed(self._pool, num_bytes))
+        return piece[:num_bytes].view(dtype).reshape(shape)
+
+    def close(self) -> None:
+        """Release what is not handed out, and the rest when it comes back."""
+        self._pool.close()
+
+
+class Borrowed:
+    """A piece of a pool as NumPy takes it, which goes back with the last array that shows it."""
+
+    def __init__(self, pool: PinnedPool, num_bytes: int) -> None:
+        self._piece: Optional[np.ndarray] = None
+        self._pool = pool
+        self._piece = pool.take(num_bytes)
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return self._piece.__array_interface__
+
+    def __del__(self) -> None:
+        if self._piece is not None:
+            self._pool.give(self._piece)

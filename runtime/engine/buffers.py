@@ -1,11 +1,11 @@
 """An engine's inputs and outputs on the device, and where they arrive on the host."""
 
-from typing import Any, Optional, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from runtime.cuda.binding import Cuda
-from runtime.cuda.memory import DeviceMemory, PinnedMemory, PinnedPool, size_of
+from runtime.cuda.memory import Borrowed, DeviceMemory, PinnedMemory, PinnedPool, size_of
 
 # Not 0, which some drivers answer with no address.
 _LEAST_BYTES = 256
@@ -91,7 +91,7 @@ class ByteBuffer:
     def fetch(self, shape: tuple[int, ...], dtype: str, stream: Any) -> np.ndarray:
         """Enqueue the cast and the copy to the host; return where it arrives."""
         del dtype  # of the engine
-        piece = np.asarray(_Borrowed(self._pool, self._bytes.num_bytes))
+        piece = np.asarray(Borrowed(self._pool, self._bytes.num_bytes))
         host = piece[: size_of(shape, "uint8")].reshape(shape)
         self._cast(self._values.address, host.size, self._bytes.address, self._cuda.stream_address(stream))
         self._cuda.to_host(host, self._bytes.address, stream)
@@ -106,20 +106,3 @@ class ByteBuffer:
         self._values.free()
         self._bytes.free()
         self._pool.close()
-
-
-class _Borrowed:
-    """A piece of a pool as NumPy takes it, which goes back with the last array that shows it."""
-
-    def __init__(self, pool: PinnedPool, num_bytes: int) -> None:
-        self._piece: Optional[np.ndarray] = None
-        self._pool = pool
-        self._piece = pool.take(num_bytes)
-
-    @property
-    def __array_interface__(self) -> dict[str, Any]:
-        return self._piece.__array_interface__
-
-    def __del__(self) -> None:
-        if self._piece is not None:
-            self._pool.give(self._piece)

@@ -11,6 +11,17 @@ import numpy as np
 from runtime.contract import EXPORT_COMMAND, STRINGS, Tensor, check_dtypes, shapes_of
 from runtime.files import working_folder
 from runtime.graphs.attributes import check_attributes
+from runtime.graphs.cuda_provider import (
+    CUDA,
+    check_cudnn,
+    missing_provider,
+    not_active,
+    not_started,
+    preload,
+    reason,
+    uses_cuda,
+    with_options,
+)
 from runtime.graphs.divisors import check_divisors
 from runtime.graphs.load import save_model
 from runtime.ranges import MAX_THREADS, checked_count
@@ -19,7 +30,7 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
-DEVICE_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+DEVICE_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": CUDA}
 _LOG_ERRORS_ONLY = 3
 
 
@@ -57,11 +68,7 @@ def provider_names(device: str, providers: Optional[Sequence[str]] = None) -> li
     available = onnxruntime.get_available_providers()
     missing = [name for name in providers if name not in available]
     if missing or not providers:
-        raise RuntimeError(
-            f"onnxruntime {onnxruntime.__version__}: expected the execution providers "
-            f"{', '.join(providers) or '(none named)'}, found {', '.join(available)}; "
-            "for CUDA `pip uninstall onnxruntime && pip install onnxruntime-gpu`, or use --device cpu"
-        )
+        raise missing_provider(onnxruntime, providers, available)
     return list(providers)
 
 
@@ -70,6 +77,7 @@ def inference_session(
     providers: Sequence[str],
     threads: Optional[int] = None,
     *,
+    precision: Optional[str] = None,
     in_file_order: bool = False,
 ) -> "onnxruntime.InferenceSession":
     """Open a model file.
@@ -78,6 +86,7 @@ def inference_session(
         path: of the .onnx.
         providers: see ``provider_names``.
         threads: inside an operator; None lets onnxruntime choose.
+        precision: on CUDA; see ``runtime.graphs.cuda_provider.with_options``.
         in_file_order: run the nodes as they stand in the file, none merged or moved: slower, and a tensor whose
             readers follow it does not wait for them in memory.
 
@@ -99,7 +108,7 @@ def inference_session(
     check_attributes(path)
     check_divisors(path)
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+        session = _opened(onnxruntime, path, options, providers, precision)
     except _errors("InvalidProtobuf")[0] as error:
         raise ValueError(
             f"model {path}: expected an ONNX file, found {_first_bytes(path)}; make one with `{EXPORT_COMMAND}`"
@@ -110,7 +119,26 @@ def inference_session(
             f"export it again with `{EXPORT_COMMAND}`, or use a newer onnxruntime"
         ) from error
     _check_active(providers, session.get_providers())
+    if uses_cuda(providers):
+        check_cudnn(onnxruntime)
     return session
+
+
+def _opened(
+    onnxruntime: Any, path: Path, options: Any, providers: Sequence[str], precision: Optional[str]
+) -> "onnxruntime.InferenceSession":
+    if not uses_cuda(providers):
+        return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+    preload(onnxruntime)
+    # Its kernels warn through the process's logger, ScatterND of indices that occur twice, which ours never do.
+    onnxruntime.set_default_logger_severity(_LOG_ERRORS_ONLY)
+    # With its fallback, a session that fails on the GPU prints so, and goes on in another on the CPU.
+    try:
+        return onnxruntime.InferenceSession(
+            str(path), options, providers=with_options(providers, precision), enable_fallback=0
+        )
+    except RuntimeError as error:  # none of the exceptions that onnxruntime has for models
+        raise not_started(onnxruntime, error) from error
 
 
 def check_name(path: Path) -> None:
@@ -134,8 +162,9 @@ def load_errors() -> tuple[type[Exception], ...]:
 
 
 def run_errors() -> tuple[type[Exception], ...]:
-    """Return what onnxruntime raises while it runs a model."""
-    return _errors("Fail", "InvalidArgument", "InvalidGraph", "NotImplemented", "RuntimeException")
+    """Return what onnxruntime raises while it runs a model: ``RuntimeError`` where inputs and outputs are bound."""
+    names = ("Fail", "EPFail", "InvalidArgument", "InvalidGraph", "NotImplemented", "RuntimeException")
+    return (RuntimeError, *_errors(*names))
 
 
 def _errors(*names: str) -> tuple[type[Exception], ...]:
@@ -147,17 +176,13 @@ def _errors(*names: str) -> tuple[type[Exception], ...]:
 
 def one_line(error: BaseException) -> str:
     """Return what an error says in one line."""
-    return " ".join(str(error).split())[:300]
+    return reason(str(error)) or " ".join(str(error).split())[:300]
 
 
 def _check_active(wanted: Sequence[str], active: Sequence[str]) -> None:
     """Refuse a session that fell back: onnxruntime only logs it when CUDA's libraries do not load."""
     if wanted[0] not in active:
-        raise RuntimeError(
-            f"onnxruntime {import_onnxruntime().__version__}: expected to run on {wanted[0]}, "
-            f"found {', '.join(active)}; the libraries that it needs (CUDA, cuDNN) did not load, "
-            "see onnxruntime's log above"
-        )
+        raise not_active(import_onnxruntime(), wanted[0], active)
 
 
 def _first_bytes(path: Path) -> str:
@@ -170,7 +195,13 @@ class Session:
     """A model that exists in memory only, run by tensor names. Feeds are cast to the types of the inputs."""
 
     def __init__(
-        self, path: Path, device: str = "cpu", threads: Optional[int] = None, *, in_file_order: bool = False
+        self,
+        path: Path,
+        device: str = "cpu",
+        threads: Optional[int] = None,
+        *,
+        precision: Optional[str] = None,
+        in_file_order: bool = False,
     ) -> None:
         """Open a model file; see ``inference_session``.
 
@@ -180,7 +211,7 @@ class Session:
         onnxruntime = import_onnxruntime()
         try:
             self._session = inference_session(
-                path, provider_names(device), threads, in_file_order=in_file_order
+                path, provider_names(device), threads, precision=precision, in_file_order=in_file_order
             )
             inputs = {i.name: Tensor(dtype_name(i.type), ()) for i in self._session.get_inputs()}
             check_dtypes(path, inputs, {}, strings=True)
@@ -219,6 +250,7 @@ def open_session(
     *,
     device: str = "cpu",
     threads: Optional[int] = None,
+    precision: Optional[str] = None,
     in_file_order: bool = False,
 ) -> Iterator[Session]:
     """Open a model for as long as the context lasts; see ``Session``.
@@ -230,7 +262,7 @@ def open_session(
     with working_folder() as folder:
         path = folder / "model.onnx"
         save_model(model, path)
-        yield Session(path, device, threads, in_file_order=in_file_order)
+        yield Session(path, device, threads, precision=precision, in_file_order=in_file_order)
 
 
 def dtype_name(kind: str) -> str:

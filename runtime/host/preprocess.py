@@ -13,6 +13,7 @@ import numpy as np
 
 from runtime.contract import images_shape
 from runtime.metadata import ModelMetadata
+from runtime.runner import NewArray
 from runtime.transforms import (
     CenterPad,
     Normalize,
@@ -128,12 +129,15 @@ def _check_unchanged(image: np.ndarray, found: str, metadata: ModelMetadata) -> 
         )
 
 
-def prepare(images: Sequence[np.ndarray], metadata: ModelMetadata) -> Batch:
+def prepare(
+    images: Sequence[np.ndarray], metadata: ModelMetadata, new_array: Optional[NewArray] = None
+) -> Batch:
     """Take images through the model's steps, normalise, pad and stack them.
 
     Args:
         images: uint8 arrays as ``check_image`` takes them, sizes may differ.
         metadata: the model's facts.
+        new_array: makes the array of the network's input, of no particular content; None: NumPy does.
 
     Returns:
         The batch. It has the model's fixed size, or with a dynamic size the smallest multiple of
@@ -147,16 +151,19 @@ def prepare(images: Sequence[np.ndarray], metadata: ModelMetadata) -> Batch:
     originals = [(int(image.shape[0]), int(image.shape[1])) for image in images]
     sizes = [network_size(height, width, metadata) for height, width in originals]
     make = _normalised if metadata.input == "float32" else _pixels
-    return Batch(images=make(images, sizes, metadata), **vars(batch_geometry(originals, metadata)))
+    return Batch(images=make(images, sizes, metadata, new_array), **vars(batch_geometry(originals, metadata)))
 
 
-def _normalised(images: Sequence[np.ndarray], sizes: Sequence[Size], metadata: ModelMetadata) -> np.ndarray:
+def _normalised(
+    images: Sequence[np.ndarray],
+    sizes: Sequence[Size],
+    metadata: ModelMetadata,
+    new_array: Optional[NewArray],
+) -> np.ndarray:
     """Return the network's input, (B, C, H, W) float32, of images that have these sizes in it."""
     # mmdet pads after normalisation.
     shape = (len(images), metadata.channels, *padded_size(sizes, metadata))
-    stacked = (
-        np.full(shape, metadata.pad_value, np.float32) if metadata.pad_value else np.zeros(shape, np.float32)
-    )
+    stacked = _filled(shape, np.dtype("float32"), metadata.pad_value, new_array)
     tables = normalisation_tables(metadata)
     for image, (height, width), out in zip(images, sizes, stacked):
         pixels = applied(loaded(image, metadata), metadata.steps)
@@ -170,10 +177,25 @@ def _normalised(images: Sequence[np.ndarray], sizes: Sequence[Size], metadata: M
     return stacked
 
 
-def _pixels(images: Sequence[np.ndarray], sizes: Sequence[Size], metadata: ModelMetadata) -> np.ndarray:
+def _filled(
+    shape: tuple[int, ...], dtype: np.dtype, value: float, new_array: Optional[NewArray]
+) -> np.ndarray:
+    if new_array is None:
+        return np.full(shape, value, dtype) if value else np.zeros(shape, dtype)
+    array = new_array(shape, dtype)
+    array.fill(value)
+    return array
+
+
+def _pixels(
+    images: Sequence[np.ndarray],
+    sizes: Sequence[Size],
+    metadata: ModelMetadata,
+    new_array: Optional[NewArray],
+) -> np.ndarray:
     """Return the network's input where that is the steps' pixels: uint8, 0 outside each image."""
     shape = images_shape(metadata, padded_size(sizes, metadata), len(images))
-    stacked = np.zeros(shape, np.uint8)
+    stacked = _filled(shape, np.dtype("uint8"), 0, new_array)
     for image, (height, width), out in zip(images, sizes, stacked):
         pixels = applied(loaded(image, metadata), metadata.steps)
         if pixels.dtype != np.uint8:

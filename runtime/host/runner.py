@@ -15,7 +15,7 @@ from runtime.forks import check_process
 from runtime.host.postprocess import detections_from_outputs
 from runtime.host.preprocess import Batch, check_image, network_size, prepare
 from runtime.metadata import ModelMetadata
-from runtime.runner import ArrayModel, Problems, Timings, add_timings
+from runtime.runner import ArrayModel, NewArray, Problems, Timings, add_timings
 
 # Runs a batch, or waits for it: the prepared images, and what the model makes of them.
 Run = Callable[[], tuple[Batch, dict[str, np.ndarray]]]
@@ -27,18 +27,26 @@ class HostRunner:
     num_stagers = 1
     largest_batch: Optional[int] = None
 
-    def __init__(self, model: ArrayModel, device_failure: str, *, parallel: int = 1) -> None:
+    def __init__(
+        self,
+        model: ArrayModel,
+        device_failure: str,
+        *,
+        parallel: int = 1,
+        new_array: Optional[NewArray] = None,
+    ) -> None:
         """Begin.
 
         Args:
             model: runs the batches; in threads of the runner's own where ``parallel`` is more than 1.
             device_failure: why it is not the device.
             parallel: batches that the model runs at once.
+            new_array: see ``prepare``.
         """
         self.device_failure = device_failure
         self.num_slots = parallel + 1  # one more is prepared meanwhile
         self._is_closed = False
-        self._model, self._parallel = model, parallel
+        self._model, self._parallel, self._new_array = model, parallel, new_array
         self._process, self._threads = os.getpid(), _Threads(parallel)
 
     def stage(self, image: np.ndarray) -> np.ndarray:
@@ -55,7 +63,7 @@ class HostRunner:
             raise RuntimeError("model: expected an open one, found it closed; make a new Detector")
         spent: dict[str, float] = {}
         threads = self._own_threads()
-        prepared = threads.preparing.submit(_prepare, staged, self._model.metadata, spent)
+        prepared = threads.preparing.submit(_prepare, staged, self._model.metadata, spent, self._new_array)
         run: Run = partial(_run, self._model, prepared, spent)
         if threads.running is not None:
             run = threads.running.submit(run).result
@@ -126,9 +134,14 @@ def _run(
         return batch, model.run(batch.images, batch.image_sizes)
 
 
-def _prepare(images: Sequence[np.ndarray], metadata: ModelMetadata, spent: dict[str, float]) -> Batch:
+def _prepare(
+    images: Sequence[np.ndarray],
+    metadata: ModelMetadata,
+    spent: dict[str, float],
+    new_array: Optional[NewArray],
+) -> Batch:
     with _timed(spent, "prepare"):
-        return prepare(images, metadata)
+        return prepare(images, metadata, new_array)
 
 
 @contextmanager

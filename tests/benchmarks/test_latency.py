@@ -5,15 +5,16 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import cv2
 import numpy as np
+import onnxruntime
 import pytest
 
 from benchmarks import readme
 from benchmarks.latency import __main__ as command
-from benchmarks.latency import host, tensorrt_side
+from benchmarks.latency import host, onnxruntime_side, tensorrt_side
 from benchmarks.latency.bars import bars
 from benchmarks.latency.cases import Case, Options, Results, run_cases
 from benchmarks.latency.layers import dense_nodes, not_dense_share
@@ -259,7 +260,12 @@ def test_the_readme_has_medians_and_what_is_promised(tmp_path: Path, monkeypatch
         "minus_reference": {"box": {"AP": -0.0003}, "mask": {"AP": -0.0053}},
     }
     cases = {**CASES, "tensorrt/fp16_full/outputs": outputs}
-    data = {"settings": {}, "circumstances": {}, "skipped": {"onnxruntime/cuda": "none here"}, "cases": cases}
+    data = {
+        "settings": {},
+        "circumstances": {},
+        "skipped": {"onnxruntime/cuda_tf32": "none here"},
+        "cases": cases,
+    }
     (tmp_path / "latency_h200.json").write_text(json.dumps(data))
     shown, rest = readme.latency(), readme.latency_details()
     # Batches of 2 and 4 were measured nowhere.
@@ -273,7 +279,7 @@ def test_the_readme_has_medians_and_what_is_promised(tmp_path: Path, monkeypatch
     assert (
         "| TensorRT FP16, masks full | 9 of 10 | 0.03 / 9.5 | 0.8000 | -0.0003 | 0.7000 | -0.0053 |" in rest
     )
-    assert "| onnxruntime/cuda | none here |" in rest
+    assert "| onnxruntime/cuda_tf32 | none here |" in rest
     assert "none here" not in shown
 
 
@@ -362,6 +368,42 @@ def test_onnxruntime_from_files_to_run_lengths(options: Options, tmp_path: Path)
     # Files are taken again until they fill a batch of 8; every image has the fake's three detections.
     assert (whole["images"], whole["detections"]) == (8, 24)
     assert whole["images_per_s"] == pytest.approx(8 / whole["wall_s"])
+
+
+def test_onnxruntime_on_a_gpu_times_the_network_alone_and_with_its_copies(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU in a GPU's place: what is opened, what is measured."""
+    opened, on_device = [], onnxruntime_side.run_on_device
+
+    def backend(model: Path, *, device: str, precision: Optional[str], **others: Any) -> OnnxRuntimeBackend:
+        opened.append((model.name, device, precision))
+        return OnnxRuntimeBackend(model, **others)
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    side, results = OnnxRuntimeSide(options), _results(tmp_path / "r.json")
+    monkeypatch.undo()
+    monkeypatch.setattr(onnxruntime_side, "OnnxRuntimeBackend", backend)
+    monkeypatch.setattr(onnxruntime_side, "run_on_device", lambda s, batch: on_device(s, batch, "cpu"))
+    options.folder.mkdir()
+    assert run_cases(side.cases(), results, only=["*/cuda_*/batch-2"]) == []
+    side.close()
+    cases = results.data["cases"]
+    assert {name: case["error"] for name, case in cases.items() if "error" in case} == {}
+    assert [set(case["ms"]) for case in cases.values()] == [{"engine", "run"}] * 3
+    stem = options.model.stem
+    assert opened == [
+        (f"{stem}.onnx", "cuda", "tf32"),
+        (f"{stem}.typed.onnx", "cuda", None),
+        (f"{stem}.onnx", "cuda", "fp32"),
+    ]
+
+
+def test_without_cuda_onnxruntimes_gpu_variants_are_skipped_by_name(options: Options) -> None:
+    side = OnnxRuntimeSide(options)
+    assert {case.variant for case in side.cases()} == {"cpu"}
+    assert set(side.skipped) == {"cuda_tf32", "cuda_fp16", "cuda_fp32"}
+    assert "here has only" in side.skipped["cuda_fp16"]
 
 
 def test_the_command_goes_on_where_it_was_stopped(

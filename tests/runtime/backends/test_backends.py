@@ -180,7 +180,11 @@ def test_auto_opens_what_it_means(fake_model: Path, tmp_path: Path, monkeypatch:
         ("onnxruntime", {"rebuild": "never"}, "rebuild: expected an option of onnxruntime"),
         ("onnxruntime", {"device_index": 1}, "device_index: expected an option of onnxruntime"),
         ("onnxruntime", {"config": object()}, "config: expected an option of onnxruntime"),
-        ("onnxruntime", {"precision": "bf16"}, "precision: expected an option of onnxruntime"),
+        (
+            "onnxruntime",
+            {"precision": "bf16"},
+            "precision: expected fp32 of onnxruntime on this device, found 'bf16'",
+        ),
         ("onnxruntime", {"streams": 2}, "streams: expected an option of onnxruntime"),
         ("openvino", {"device": "cuda"}, "device: expected an option of openvino"),
         ("openvino", {"plugins": "p.so"}, "plugins: expected an option of openvino"),
@@ -230,7 +234,7 @@ def test_without_tensorrt_its_backend_says_what_to_install(fake_model: Path, wit
         (
             "onnxruntime",
             "nonsense",
-            r"nonsense: expected an option of onnxruntime \(device, providers, threads\)",
+            r"nonsense: expected an option of onnxruntime \(device, providers, threads, precision\)",
         ),
         ("tensorrt", "plugin", "plugin: expected an option of tensorrt .*; did you mean 'plugins'"),
     ],
