@@ -265,7 +265,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     def add(name: str, kind: Any, words: str, default: Any = None) -> None:
         value = getattr(_DEFAULTS, name) if default is None else default
         option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=kind, default=value, help=f"{words} (default: {value:g})")
+        parser.add_argument(option, type=kind, default=value, help=f"{words} (default: {value:.10g})")
 
     add("max_batch", batch, "most images that run at once")
     add("max_delay_ms", not_negative, "how long an image waits for others to run with")
