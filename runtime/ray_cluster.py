@@ -5,6 +5,8 @@ import signal
 import threading
 from typing import Any, Optional
 
+from runtime.interrupts import Interrupted
+
 _MOST_LETTERS = 500
 
 
@@ -53,8 +55,9 @@ class Connected:
             raise RuntimeError(
                 f"ray: expected to {wanted}, found: {last_line(error)}; is the machine busy, or the address another?"
             ) from error
+        except SystemExit as error:  # of Ray's own handler, which it puts in the place of the command's
+            raise Interrupted(signal.SIGTERM) from error
         finally:
-            # Ray puts its own in the place of the command's.
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, before)
 

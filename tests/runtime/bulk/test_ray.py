@@ -134,3 +134,20 @@ def test_killed_worker_and_killed_driver_each_image_once(
     other = _started(tmp_path, embedded_path, "--score", "0.5")
     assert other.wait(SECONDS) == 2
     assert "found those of a run with another min_score" in (tmp_path / "log").read_text()
+
+
+def test_a_signal_while_ray_starts(embedded_path: Path, photos: Path, tmp_path: Path) -> None:
+    """Ray handles SIGTERM in its own way then."""
+    process = _started(tmp_path, embedded_path)
+    try:
+        deadline = time.monotonic() + SECONDS
+        while not any(_named(p, "gcs_server") for p in _descendants(process.pid)):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) == 128 + signal.SIGTERM
+        assert "interrupted by SIGTERM" in (tmp_path / "log").read_text()
+    finally:
+        process.kill()
+        process.wait()
