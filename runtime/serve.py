@@ -1,17 +1,20 @@
 """Serve models over HTTP: ``python -m runtime.serve MODEL ...``.
 
-Needs the extra ``serve``. SIGINT and SIGTERM end the service when what it has taken is answered, with status 0; a
-second one ends it at once. The exit status is 2 where it could not begin.
+Needs the extra ``serve``, with ``--ray`` also ``ray``. SIGINT and SIGTERM end the service when what it has taken is
+answered, with status 0; a second one ends it at once. The exit status is 2 where it could not begin.
 """
 
 import argparse
+import os
 import re
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
+from runtime.backends import backend_name, supported_options
 from runtime.cli import (
     EXIT_OK,
     CommandParser,
@@ -23,6 +26,7 @@ from runtime.cli import (
     count,
     given_options,
     not_negative,
+    positive,
     run_as_program,
     threads,
 )
@@ -32,17 +36,27 @@ from runtime.serving.options import LOGS, MIB, ServingOptions
 
 if TYPE_CHECKING:
     from runtime.detector import Detector
+    from runtime.serving.replicas import ModelFile, Replicas
 
 _DEFAULTS = ServingOptions()
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
 _MAX_PORT = 65535
+_LOG = "plain"
+_RAY_ADDRESS = "RAY_ADDRESS"
+_POLL_SECONDS = 0.1
+# What Ray's proxies do in their own way, and what is said to Ray alone.
+_NOT_OF_RAY = ("client_timeout_s", "max_connections", "drain_delay_s", "log")
+_OF_RAY = ("ray_address", "replicas", "max_replicas", "cpus", "gpus", "surge")
 
 
 @command
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command; return its exit status."""
     args = _parser().parse_args(argv)
+    check_ray_options(args)
     models, options = named_models(args.models), _options(args)
+    if args.ray:
+        return _serve_in_ray(models, args, options)
     # Only now: signals are handled, and the arguments are known to be good.
     with loading():
         from runtime.serving.app import create_app
@@ -84,6 +98,79 @@ def named_models(arguments: Sequence[str]) -> dict[str, Path]:
             )
         models[name] = Path(path)
     return models
+
+
+def check_ray_options(args: argparse.Namespace) -> None:
+    """Refuse what asks nothing of Ray, or of one process.
+
+    Raises:
+        ValueError: names it.
+    """
+    defaults = {**vars(_DEFAULTS), "log": _LOG}
+    for name in _NOT_OF_RAY if args.ray else ():
+        if getattr(args, name) != defaults[name]:
+            raise ValueError(
+                f"--{name.replace('_', '-')}: expected an option of Ray's, found one of a service in one process; "
+                "leave it out, or leave --ray out"
+            )
+    for name in _OF_RAY if not args.ray else ():
+        if getattr(args, name):
+            raise ValueError(
+                f"--{name.replace('_', '-')}: expected --ray with it, found none; add --ray, or leave it out"
+            )
+
+
+def _serve_in_ray(models: Mapping[str, Path], args: argparse.Namespace, options: ServingOptions) -> int:
+    """Serve with Ray: here until a signal comes; on a cluster, it goes on when this has ended."""
+    with loading():
+        from runtime.ray_cluster import Connected, import_ray
+        from runtime.serving.replicas import application, listening, run, stop
+
+        ray = import_ray("serve", ", or leave --ray out")
+    address = args.ray_address or os.environ.get(_RAY_ADDRESS)
+    target = application(_model_files(models, args), options, _replicas(args))
+    with held(), ExitStack() as stack:
+        with released(PATIENCE_SECONDS):
+            stack.enter_context(Connected(ray, address or "local"))
+            url = listening(ray, args.address, args.port, is_own=address is None)
+            run(target)
+        where = f"{', '.join(models)} in Ray at {url}"
+        if address is not None:
+            print(
+                f"{where}; it goes on, the same command again updates it, `serve shutdown` ends it",
+                flush=True,
+            )
+            return EXIT_OK
+        print(f"{where}; Ctrl-C ends it", flush=True)
+        while received() is None:
+            time.sleep(_POLL_SECONDS)
+        stop(ray)
+    return EXIT_OK
+
+
+def _model_files(models: Mapping[str, Path], args: argparse.Namespace) -> "dict[str, ModelFile]":
+    """Return the models as replicas open them; a model's threads are the replica's CPUs, which Ray counts."""
+    from runtime.contract import check_model_file
+    from runtime.serving.replicas import ModelFile
+
+    files = {}
+    for name, path in models.items():
+        absolute = check_model_file(path).absolute()
+        options = given_options(absolute, args)
+        options.pop("notify", None)
+        backend = backend_name(absolute, args.backend, args.device)
+        if args.threads is None:
+            options.update(supported_options(backend, {"threads": max(1, int(_replicas(args).cpus))}))
+        files[name] = ModelFile(str(absolute), args.backend, options)
+    return files
+
+
+def _replicas(args: argparse.Namespace) -> "Replicas":
+    from runtime.serving.replicas import Replicas
+
+    least = args.replicas or 1
+    given = {name: getattr(args, name) for name in ("cpus", "gpus") if getattr(args, name) is not None}
+    return Replicas(least, args.max_replicas or least, has_surge=args.surge, **given)
 
 
 def _opened(models: Mapping[str, Path], args: argparse.Namespace, stack: ExitStack) -> "dict[str, Detector]":
@@ -137,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_limits(parser)
     parser.add_argument(
-        "--log", choices=LOGS, default="plain", help="a line for each request (default: %(default)s)"
+        "--log", choices=LOGS, default=_LOG, help="a line for each request (default: %(default)s)"
     )
     add_backend(parser)
     parser.add_argument("--device", choices=("cpu", "cuda"), help="cuda: of onnxruntime (default: cpu)")
@@ -150,7 +237,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_openvino(parser)
     add_host(parser)
+    _add_ray(parser)
     return parser
+
+
+def _add_ray(parser: argparse.ArgumentParser) -> None:
+    """Add ``--ray``, and the fields of ``Replicas``."""
+    add = parser.add_argument_group("with Ray Serve, the extra ray").add_argument
+    add("--ray", action="store_true", help="serve from replicas: processes, GPUs, machines")
+    add(
+        "--ray-address", metavar="ADDRESS", help="of a cluster (default: RAY_ADDRESS, or Ray on this machine)"
+    )
+    add("--replicas", type=positive, metavar="N", help="each with all models (default: 1)")
+    add("--max-replicas", type=positive, metavar="N", help="as requests come (default: --replicas)")
+    add("--cpus", type=not_negative, metavar="N", help="of each replica (default: 1)")
+    add("--gpus", type=not_negative, metavar="N", help="of each replica, also a part of one (default: 0)")
+    add(
+        "--surge",
+        action="store_true",
+        help="in an update, start a replica before the one that it replaces ends; there has to be room",
+    )
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
@@ -159,7 +265,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     def add(name: str, kind: Any, words: str, default: Any = None) -> None:
         value = getattr(_DEFAULTS, name) if default is None else default
         option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=kind, default=value, help=f"{words} (default: {value:g})")
+        parser.add_argument(option, type=kind, default=value, help=f"{words} (default: {value:.10g})")
 
     add("max_batch", batch, "most images that run at once")
     add("max_delay_ms", not_negative, "how long an image waits for others to run with")

@@ -13,6 +13,7 @@ from runtime.bulk.worker import BlockDetector, Task
 from runtime.comparison.detections import Progress, no_progress
 from runtime.documents import parsed
 from runtime.files import remove_abandoned, sha256_of, write_whole
+from runtime.ray_cluster import Connected, import_ray, last_line
 from runtime.reading import SMALL, bounded_bytes
 
 JOB, SUMMARY = "job.json", "summary.json"
@@ -72,7 +73,7 @@ def detect_all(
         OSError, ValueError: a source cannot be read, or the folder has results of another run; says which.
         RuntimeError: Ray is not installed, a worker failed for good, or results are missing in the end.
     """
-    ray = import_ray()
+    ray = import_ray("data", ", or detect on this machine alone with `python -m runtime.infer`")
     folder = Path(task.folder)
     blocks = blocks_of(sources, block_size, column)
     _check_job(folder, _job(task, blocks, block_size))
@@ -80,26 +81,9 @@ def detect_all(
     for block in todo:
         begun_file(folder, block.number).unlink(missing_ok=True)
     if todo:
-        with _started(ray, workers):
+        with Connected(ray, workers.address):
             _run(ray, todo, task, workers, progress)
     return _audited(folder, blocks, len(blocks) - len(todo))
-
-
-def import_ray() -> Any:
-    """Return the package ray, with Ray Data.
-
-    Raises:
-        RuntimeError: it is not installed.
-    """
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise RuntimeError(
-            f"ray: expected the Python package with Ray Data, found none ({error}); `pip install 'ray[data]'`, the "
-            "extra `ray`, or detect on this machine alone with `python -m runtime.infer`"
-        ) from error
-    return ray
 
 
 def _job(task: Task, blocks: Sequence[Block], block_size: int) -> dict[str, Any]:
@@ -139,31 +123,6 @@ def _is_done(folder: Path, block: Block) -> bool:
     return all(path.is_file() for path in files_of(folder, block.number))
 
 
-class _started:
-    """Ray, connected to for as long as the context lasts; one that is connected already stays."""
-
-    def __init__(self, ray: Any, workers: Workers) -> None:
-        self._ray, self._workers = ray, workers
-        self._is_own = not ray.is_initialized()
-
-    def __enter__(self) -> None:
-        if not self._is_own:
-            return
-        address = self._workers.address
-        options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
-        try:
-            self._ray.init(address=address, **options)
-        except Exception as error:  # Ray's own have no other base
-            raise RuntimeError(
-                f"ray: expected to {f'reach {address}' if address else 'start, or to reach RAY_ADDRESS'}, found: "
-                f"{_last_line(error)}; is the machine busy, or the address another?"
-            ) from error
-
-    def __exit__(self, *exception: object) -> None:
-        if self._is_own:
-            self._ray.shutdown()
-
-
 def _run(ray: Any, blocks: Sequence[Block], task: Task, workers: Workers, progress: Progress) -> None:
     # Ours is the one that is shown.
     ray.data.DataContext.get_current().enable_progress_bars = False
@@ -184,14 +143,9 @@ def _run(ray: Any, blocks: Sequence[Block], task: Task, workers: Workers, progre
             pass
     except ray.exceptions.RayError as error:
         raise RuntimeError(
-            f"a worker of Ray failed: {_last_line(error)}; what is finished stays, the same command goes "
+            f"a worker of Ray failed: {last_line(error)}; what is finished stays, the same command goes "
             "on with the rest"
         ) from error
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[-1][:500]
 
 
 def _audited(folder: Path, blocks: Sequence[Block], resumed: int) -> Summary:

@@ -10,15 +10,12 @@ import numpy as np
 from runtime.coco_writer import coco_results
 from runtime.detections import Detections
 from runtime.draw import draw_detections
-from runtime.masks import MaskCrop
 from runtime.png_marks import marked
 
 MASKS = ("rle", "polygon", "none")
 FORMATS = ("json", "overlay")
 PNG, JPEG = "image/png", "image/jpeg"
 _SUFFIXES = {PNG: ".png", JPEG: ".jpg"}
-# Fewer make no area.
-_FEWEST_POINTS = 3
 
 
 def image_answer(detections: Detections, masks: str = "rle") -> dict[str, Any]:
@@ -26,7 +23,7 @@ def image_answer(detections: Detections, masks: str = "rle") -> dict[str, Any]:
 
     Args:
         detections: of the image.
-        masks: ``rle``, COCO's compressed run lengths; ``polygon``, COCO's polygons; ``none``.
+        masks: ``rle``, COCO's compressed run lengths; ``polygon``, COCO's polygons (``runtime.polygons``); ``none``.
     """
     height, width = detections.image_size
     bare = detections if masks == "rle" else replace(detections, mask_source=None)
@@ -36,23 +33,10 @@ def image_answer(detections: Detections, masks: str = "rle") -> dict[str, Any]:
         for name, result in zip(detections.names, coco_results(bare, 0, ""))
     ]
     if masks == "polygon" and detections.has_masks:
-        for result, crop in zip(results, detections.mask_crops()):
-            result["segmentation"] = polygons(crop)
+        for result, outlines in zip(results, detections.polygons()):
+            # Without a tolerance they go from corner to corner of pixels, which are whole numbers.
+            result["segmentation"] = [outline.astype(int).ravel().tolist() for outline in outlines]
     return {"width": width, "height": height, "detections": results}
-
-
-def polygons(crop: MaskCrop) -> list[list[int]]:
-    """Return the outlines of a mask's parts, [x1, y1, x2, y2, …] in px of the image, through the outermost pixels.
-
-    Holes are filled; parts that are a pixel or a line have none.
-    """
-    if not crop.pixels.size:
-        return []
-    pixels = np.ascontiguousarray(crop.pixels).view(np.uint8)
-    contours, _ = cv2.findContours(
-        pixels, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(crop.left, crop.top)
-    )
-    return [contour.ravel().tolist() for contour in contours if len(contour) >= _FEWEST_POINTS]
 
 
 def overlay(image: np.ndarray, detections: Detections, kind: str = JPEG) -> bytes:

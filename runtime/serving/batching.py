@@ -119,6 +119,7 @@ class Batcher(Closing):
         self._ready: list[Job] = []
         self._num_staging = 0
         self._is_closing, self._is_hurried, self._seconds_per_image = False, False, 0.0
+        self._num_failed = 0
         self._stagers = ThreadPoolExecutor(num_cores(), thread_name_prefix=f"stage-{name}")
         self._worker = threading.Thread(target=self._run, daemon=True, name=f"batches-{name}")
         self._worker.start()
@@ -127,6 +128,11 @@ class Batcher(Closing):
     def num_queued(self) -> int:
         """How many images wait for the model."""
         return len(self._waiting) + self._num_staging + len(self._ready)
+
+    @property
+    def num_failed(self) -> int:
+        """On how many images the model has failed."""
+        return self._num_failed
 
     @property
     def is_alive(self) -> bool:
@@ -321,6 +327,7 @@ class Batcher(Closing):
         except ValueError as error:
             _refuse(job, Refused(BAD_IMAGE, f"{job.name}: {error}"))
         except Exception as error:
+            self._num_failed += 1
             _refuse(job, Refused(MODEL_FAILED, f"{job.name}: the model failed on it: {said(error)}"))
         else:
             self._observer.batch(1, {})

@@ -101,6 +101,31 @@ def add_detect(app: Any, service: Service) -> None:
     )
 
 
+def add_line(app: Any, service: Service, min_score: float) -> None:
+    """Add ``POST /``: an image file is answered as a line of ``detections.jsonl``, by the first model."""
+    from fastapi import Request
+    from starlette.responses import Response
+
+    async def line(request: Request) -> Any:
+        model = service.model()
+        model.batcher.check_room()
+        with service.memory.share() as share:
+            body = await read_body(request.receive, request.headers, service.options, share)
+            setattr(request.state, BODY_IS_READ, True)
+            check_declared(body, "image", service.options.max_pixels)
+            image = NamedImage("image", body)
+            (found,) = await service.detect(model, [image], Wish(min_score), receive=request.receive)
+        content = await _written(service, _line_of, found)
+        return Response(content, media_type="application/json")
+
+    summary = "Find objects in an image file"
+    app.add_api_route("/", line, methods=["POST"], tags=["plain"], summary=summary, responses=_refusals())
+
+
+def _line_of(found: Found) -> bytes:
+    return json.dumps(image_answer(found.detections)).encode("ascii")
+
+
 def _plain(body: bytes, request: Any, service: Service) -> _Plain:
     query, headers = request.query_params, request.headers
     kind = wanted_kind(_chosen(query, "format", FORMATS), headers.get("accept", ""))

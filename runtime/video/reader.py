@@ -148,8 +148,10 @@ class VideoReader(Closing):
             )
         except (OSError, ValueError) as error:  # PyAV's errors are kinds of both
             kind = "a stream or a camera" if opened.is_live else "a video"
+            # Without the number, which means nothing to people.
+            found = getattr(error, "strerror", None) or said(error)
             raise OSError(
-                f"{self.source}: expected {kind} that FFmpeg can open, found {said(error)}; check its name"
+                f"{self.source}: expected {kind} that FFmpeg can open, found: {found}; check its name"
             ) from error
 
     def _feed(self) -> None:

@@ -14,6 +14,8 @@ import pytest
 from tests.cpp.library import Library
 
 ROOT = Path(__file__).parents[2]
+# A folder with ONNX Runtime's include/ and lib/, as the archive of a release has them.
+ONNXRUNTIME_VARIABLE = "MASKRCNN_TEST_ONNXRUNTIME"
 _NUM_JOBS = str(min(2, os.cpu_count() or 1))
 
 
@@ -57,6 +59,11 @@ def built(source: Path, folder: Path, *options: str) -> None:
     run("cmake", "--build", folder, "-j", _NUM_JOBS)
 
 
+def _with_onnxruntime() -> list[str]:
+    root = os.environ.get(ONNXRUNTIME_VARIABLE)
+    return [f"-DMASKRCNN_ONNXRUNTIME_ROOT={root}", "-DMASKRCNN_WITH_ONNXRUNTIME=ON"] if root else []
+
+
 def _build(folder: Path, prefix: Path) -> None:
     built(
         ROOT,
@@ -66,6 +73,7 @@ def _build(folder: Path, prefix: Path) -> None:
         "-DMASKRCNN_BUILD_REFERENCE=OFF",
         "-DMASKRCNN_BUILD_KERNELS=OFF",
         f"-DPython_EXECUTABLE={sys.executable}",
+        *_with_onnxruntime(),
     )
     run("cmake", "--install", folder / "library", "--prefix", prefix)
     for source in (ROOT / "examples" / "cpp", ROOT / "tests" / "cpp" / "consumer"):

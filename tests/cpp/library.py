@@ -26,6 +26,7 @@ class Options(ctypes.Structure):
         ("no_cuda_graphs", c_int32),
         ("cache", c_char_p),
         ("plugins", c_char_p),
+        ("backend", c_char_p),
     )
 
 

@@ -70,6 +70,7 @@ maskrcnn::Options options_from(const maskrcnn_options* given) {
   options.cuda_graphs = read.no_cuda_graphs == 0;
   if (read.cache != nullptr) options.cache = read.cache;
   if (read.plugins != nullptr) options.plugins = read.plugins;
+  if (read.backend != nullptr) options.backend = read.backend;
   return options;
 }
 

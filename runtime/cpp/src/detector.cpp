@@ -30,6 +30,11 @@ constexpr BackendEntry kBackends[] = {
 #else
     {"tensorrt", is_engine, nullptr},
 #endif
+#if defined(MASKRCNN_WITH_ONNXRUNTIME)
+    {"onnxruntime", is_onnx, open_onnxruntime},
+#else
+    {"onnxruntime", is_onnx, nullptr},
+#endif
 };
 
 std::shared_ptr<const Model> opened(const std::string& path, const Options& options) {
@@ -38,13 +43,19 @@ std::shared_ptr<const Model> opened(const std::string& path, const Options& opti
   }
   check_model_file(path);
   const std::string suffix = suffix_of(path);
+  const char* missing = nullptr;
   for (const BackendEntry& backend : kBackends) {
-    if (!backend.reads(suffix)) continue;
-    if (backend.open == nullptr) {
-      failed("model ", path, ": expected a library that was built with ", backend.name, ", found one with ", backends(),
-             " alone; build it with both (docs/cpp.md), or take a file of the other kind");
-    }
-    return backend.open(path, options);
+    if (!backend.reads(suffix) || (!options.backend.empty() && options.backend != backend.name)) continue;
+    if (backend.open != nullptr) return backend.open(path, options);
+    if (missing == nullptr) missing = backend.name;
+  }
+  if (missing != nullptr) {
+    failed("model ", path, ": expected a library that was built with ", missing, ", found one with ", backends(),
+           " alone; build it with that too (docs/cpp.md), or take a file of the other kind");
+  }
+  if (is_onnx(suffix) || is_engine(suffix)) {
+    invalid("backend: expected one that reads ", suffix, ", or none, found '", options.backend, "'; this library has ",
+            backends());
   }
   invalid("model ", path, ": expected a file .onnx, .engine, .plan or .trt, found the suffix '", suffix, "'");
 }
@@ -245,13 +256,14 @@ const char* version() noexcept {
 }
 
 const char* backends() noexcept {
-#if defined(MASKRCNN_WITH_OPENVINO) && defined(MASKRCNN_WITH_TENSORRT)
-  return "openvino tensorrt";
-#elif defined(MASKRCNN_WITH_TENSORRT)
-  return "tensorrt";
-#else
-  return "openvino";
-#endif
+  static const std::string names = [] {
+    std::string all;
+    for (const BackendEntry& backend : kBackends) {
+      if (backend.open != nullptr) all += (all.empty() ? "" : " ") + std::string(backend.name);
+    }
+    return all;
+  }();
+  return names.c_str();
 }
 
 }  // namespace maskrcnn

@@ -46,6 +46,9 @@ struct BackendEntry {
 #if defined(MASKRCNN_WITH_OPENVINO)
 std::shared_ptr<const Model> open_openvino(const std::string& path, const Options& options);
 #endif
+#if defined(MASKRCNN_WITH_ONNXRUNTIME)
+std::shared_ptr<const Model> open_onnxruntime(const std::string& path, const Options& options);
+#endif
 #if defined(MASKRCNN_WITH_TENSORRT)
 std::shared_ptr<const Model> open_tensorrt(const std::string& path, const Options& options);
 #endif

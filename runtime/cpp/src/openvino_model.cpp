@@ -10,12 +10,9 @@
 #include <openvino/runtime/intel_cpu/properties.hpp>
 #include <sstream>
 
-#include "contract.h"
 #include "errors.h"
-#include "files.h"
 #include "model.h"
-#include "onnx_file.h"
-#include "outputs.h"
+#include "onnx_model.h"
 
 namespace maskrcnn {
 namespace {
@@ -25,7 +22,6 @@ using Clock = std::chrono::steady_clock;
 // What a size's own network saves of a batch's time; it is compiled when it would have saved what compiling takes.
 constexpr double kSavedShare = 0.15;
 constexpr std::size_t kMaxTimed = 256;  // sizes of which it is known how long their batches took
-constexpr int kMaxThreads = 1024;
 constexpr std::size_t kNumListed = 3;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
@@ -68,12 +64,6 @@ void check_bf16(ov::Core& core) {
   failed("OpenVINO ", openvino_version(), " failed on ", geometry.originals.size(), " images of ",
          geometry.padded.height, "x", geometry.padded.width, " px: ", one_line(error.what()),
          "; if memory ran out, use a smaller batch");
-}
-
-void check_range(const char* name, int value, int least, int most) {
-  if (value < least || value > most) {
-    invalid(name, ": expected a whole number from ", least, " to ", most, ", found ", value);
-  }
 }
 
 ov::AnyMap properties_of(const Options& options) {
@@ -157,13 +147,10 @@ class OpenVINOModel : public Model, public std::enable_shared_from_this<OpenVINO
     double seconds;
   };
 
-  void fill(Request& request, const Image* images, const Geometry& geometry) const;
   void start(const Network& network, Request& request, const Geometry& geometry) const;
   std::shared_ptr<Network> compiled(const std::shared_ptr<ov::Model>& model) const;
   std::shared_ptr<Network> network_for(const Size& size) const;
   std::shared_ptr<Network> at_size(const Size& size) const;
-  const void* output(ov::InferRequest& request, const std::string& name, ov::element::Type type,
-                     const std::vector<std::int64_t>& expected, Size* cells = nullptr) const;
 
   Options options_;
   std::vector<std::string> names_;  // of the outputs, in the file's order
@@ -286,24 +273,12 @@ std::unique_ptr<Job> OpenVINOModel::submit(const Image* images, std::size_t num_
   try {
     std::shared_ptr<Network> network = network_for(geometry.padded);
     std::unique_ptr<Request> request = network->take();
-    fill(*request, images, geometry);
+    fill_inputs(images, geometry, metadata(), tables_, request->images, request->image_sizes);
     start(*network, *request, geometry);
     return std::make_unique<OpenVINOJob>(shared_from_this(), std::move(network), std::move(request),
                                          std::move(geometry), options.min_score);
   } catch (const std::exception& error) {
     failed_on(geometry, error);
-  }
-}
-
-void OpenVINOModel::fill(Request& request, const Image* images, const Geometry& geometry) const {
-  const Size& padded = geometry.padded;
-  const auto image_values = static_cast<std::size_t>(metadata().info.channels * padded.height * padded.width);
-  request.images.assign(image_values * geometry.originals.size(), static_cast<float>(metadata().pad_value));
-  request.image_sizes.clear();
-  for (std::size_t i = 0; i < geometry.originals.size(); ++i) {
-    prepare(images[i], metadata(), tables_, padded, request.images.data() + i * image_values);
-    request.image_sizes.push_back(static_cast<float>(geometry.contents[i].height));
-    request.image_sizes.push_back(static_cast<float>(geometry.contents[i].width));
   }
 }
 
@@ -322,43 +297,23 @@ void OpenVINOModel::start(const Network& network, Request& request, const Geomet
   request.infer.start_async();
 }
 
-const void* OpenVINOModel::output(ov::InferRequest& request, const std::string& name, ov::element::Type type,
-                                  const std::vector<std::int64_t>& expected, Size* cells) const {
-  // By place: what is passed through has the names of several tensors.
-  const auto place = std::find(names_.begin(), names_.end(), name) - names_.begin();
-  const ov::Tensor tensor = request.get_output_tensor(static_cast<std::size_t>(place));
-  const ov::Shape shape = tensor.get_shape();
-  check_shape(name, expected, {shape.begin(), shape.end()});
-  if (tensor.get_element_type() != type) {
-    failed("model output ", name, ": expected ", type.get_type_name(), ", found ",
-           tensor.get_element_type().get_type_name());
-  }
-  if (cells != nullptr) *cells = {static_cast<std::int64_t>(shape[2]), static_cast<std::int64_t>(shape[3])};
-  return tensor.data();
-}
-
 std::vector<Detections> OpenVINOModel::results(ov::InferRequest& request, const Geometry& geometry,
                                                float min_score) const {
-  const auto batch = static_cast<std::int64_t>(geometry.originals.size());
-  const ModelInfo& info = metadata().info;
-  const std::int64_t rows = info.max_detections;
-  Outputs outputs;
-  outputs.num_dets = static_cast<const std::int32_t*>(output(request, "num_dets", ov::element::i32, {batch}));
-  outputs.dets = static_cast<const float*>(output(request, "dets", ov::element::f32, {batch, rows, 5}));
-  outputs.labels = static_cast<const std::int32_t*>(output(request, "labels", ov::element::i32, {batch, rows}));
-  if (!info.keypoints.empty()) {
-    const auto count = static_cast<std::int64_t>(info.keypoints.size());
-    outputs.keypoints =
-        static_cast<const float*>(output(request, "keypoints", ov::element::f32, {batch, rows, count, 3}));
-  }
-  if (metadata().mask_mode == MaskMode::kFull) {
-    outputs.pixels = static_cast<const std::uint8_t*>(
-        output(request, "masks", ov::element::u8, {batch, rows, geometry.padded.height, geometry.padded.width},
-               &outputs.cells));
-  } else if (metadata().mask_mode != MaskMode::kNone) {
-    outputs.probabilities = static_cast<const float*>(
-        output(request, "masks", ov::element::f32, {batch, rows, kFree, kFree}, &outputs.cells));
-  }
+  const Outputs outputs = outputs_of(
+      metadata(), geometry,
+      [&](const std::string& name, const std::string& dtype, std::vector<std::int64_t>& found) -> const void* {
+        // By place: what is passed through has the names of several tensors.
+        const auto place = std::find(names_.begin(), names_.end(), name) - names_.begin();
+        const ov::Tensor tensor = request.get_output_tensor(static_cast<std::size_t>(place));
+        const ov::Shape shape = tensor.get_shape();
+        found.assign(shape.begin(), shape.end());
+        const ov::element::Type type = dtype == "float32" ? ov::element::f32
+                                       : dtype == "int32" ? ov::element::i32
+                                                          : ov::element::u8;
+        if (tensor.get_element_type() == type) return tensor.data();
+        failed("model output ", name, ": expected ", type.get_type_name(), ", found ",
+               tensor.get_element_type().get_type_name());
+      });
   return detections_from(outputs, geometry, shared_metadata(), min_score);
 }
 
@@ -380,18 +335,7 @@ std::shared_ptr<const Model> open_openvino(const std::string& path, const Option
   check_range("threads", options.threads, 0, kMaxThreads);
   check_range("streams", options.streams, 1, kMaxThreads);
   check_range("sizes", options.sizes, 0, kMaxThreads);
-  const OnnxFile file = read_onnx(path);
-  const auto text = file.properties.find("maskrcnn");
-  if (text == file.properties.end()) {
-    std::string keys;
-    for (const auto& [key, value] : file.properties) keys += (keys.empty() ? "" : ", ") + key;
-    invalid("model ", path,
-            ": expected the metadata key 'maskrcnn' that `python -m export.maskrcnn` writes, found the keys: ",
-            keys.empty() ? "none" : one_line(keys), "; export the checkpoint with `python -m export.maskrcnn`");
-  }
-  Metadata metadata = metadata_from_json(text->second, "model " + path + ": ");
-  check_contract("model " + path, "input", contract_inputs(metadata), file.inputs);
-  check_contract("model " + path, "output", contract_outputs(metadata), file.outputs);
+  auto [file, metadata] = read_model(path);
   check_no_functions(path, file);
   metadata.info.backend = "OpenVINO " + openvino_version();
   return std::make_shared<const OpenVINOModel>(path, options, file, std::move(metadata));

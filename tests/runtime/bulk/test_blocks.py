@@ -123,5 +123,5 @@ def test_without_ray_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main([str(IMAGES), "--model", str(fake_model), "--output", str(tmp_path / "out")]) == 2
-    assert "ray: expected the Python package with Ray Data, found none" in capsys.readouterr().err
+    assert "ray.data: expected the Python package, found none" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

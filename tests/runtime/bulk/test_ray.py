@@ -1,4 +1,4 @@
-"""Real Ray on this machine: killed workers, killed drivers, a service."""
+"""Real Ray on this machine: killed workers, killed drivers."""
 
 import os
 import shutil
@@ -7,15 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from runtime import Detector
 from runtime.images import read_image
-from runtime.ray_serve import build, deployment
-from runtime.serving.answers import image_answer
 
 pytest.importorskip("ray", reason="ray, of the extra `ray`, is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow, of the extra `ray`, is not installed")
@@ -139,52 +136,18 @@ def test_killed_worker_and_killed_driver_each_image_once(
     assert "found those of a run with another min_score" in (tmp_path / "log").read_text()
 
 
-def test_a_service_batches_refuses_and_is_replaced(embedded_path: Path) -> None:
-    httpx = pytest.importorskip("httpx", reason="httpx is not installed")
-    import socket
-
-    import ray
-    from ray import serve
-
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    url = f"http://127.0.0.1:{port}/"
-    data = (IMAGES / "portrait.jpg").read_bytes()
-    with Detector(embedded_path, "onnxruntime") as detector:
-        (expected,) = detector([read_image(IMAGES / "portrait.jpg")])
-    options = {"backend": "onnxruntime", "cpus": 0.5, "threads": 1, "batch_size": 4}
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+def test_a_signal_while_ray_starts(embedded_path: Path, photos: Path, tmp_path: Path) -> None:
+    """Ray handles SIGTERM in its own way then."""
+    process = _started(tmp_path, embedded_path)
     try:
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
-        crowded = {"max_ongoing_requests": 4, "max_queued_requests": 2}
-        serve.run(deployment(embedded_path, **options, **crowded), name="detect", route_prefix="/")
-        found = httpx.post(url, content=data, timeout=SECONDS)
-        assert (found.status_code, found.json()) == (200, image_answer(expected.filter(0.05)))
-        assert len(found.json()["detections"]) > 10
-        bad = httpx.post(url, content=b"abc", timeout=SECONDS)
-        assert bad.status_code == 400
-        assert "image: expected an image, found 3 bytes" in bad.json()["error"]
-        assert httpx.get(url, timeout=SECONDS).status_code == 405
-        assert httpx.get(f"{url}-/healthz", timeout=SECONDS).status_code == 200
-        with ThreadPoolExecutor(24) as threads:
-            codes = list(
-                threads.map(lambda _: httpx.post(url, content=data, timeout=SECONDS).status_code, range(24))
-            )
-        assert set(codes) == {200, 503}
-        serve.run(deployment(embedded_path, **options, min_score=0.9), name="detect", route_prefix="/")
-        found = httpx.post(url, content=data, timeout=SECONDS)
-        assert found.json() == image_answer(expected.filter(0.9))
+        deadline = time.monotonic() + SECONDS
+        while not any(_named(p, "gcs_server") for p in _descendants(process.pid)):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) == 128 + signal.SIGTERM
+        assert "interrupted by SIGTERM" in (tmp_path / "log").read_text()
     finally:
-        serve.shutdown()
-        ray.shutdown()
-
-
-def test_words_of_serve_run(embedded_path: Path) -> None:
-    assert build({"model": str(embedded_path), "batch_size": "4", "max_replicas": "3", "gpus": "0.5"})
-    with pytest.raises(ValueError, match="batch_size: expected a number, found 'many'"):
-        build({"model": str(embedded_path), "batch_size": "many"})
-    with pytest.raises(ValueError, match="speed: expected one of"):
-        build({"model": str(embedded_path), "speed": "9"})
-    with pytest.raises(ValueError, match="model: expected model=FILE"):
-        build({})
+        process.kill()
+        process.wait()

@@ -104,6 +104,12 @@ def test_nobody_reads_what_it_prints(fake_model: Path) -> None:
         (["x/y =z.onnx"], "expected a name of letters, digits"),
         (["one.onnx", "other/one.onnx"], "expected another name than 'one', which one.onnx has"),
         (["m.onnx", "--timeout-s", "0"], "timeout_s: expected a number from 0.001, found 0"),
+        (
+            ["m.onnx", "--ray", "--log", "json"],
+            "--log: expected an option of Ray's, found one of a service in one",
+        ),
+        (["m.onnx", "--gpus", "1"], "--gpus: expected --ray with it, found none; add --ray"),
+        (["m.onnx", "--surge"], "--surge: expected --ray with it"),
         (["m.onnx", "--port", "65536"], "expected a whole number from 0 to 65535"),
     ],
 )

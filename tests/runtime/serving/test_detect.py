@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -12,11 +13,23 @@ from pycocotools import mask as coco_mask
 from examples import IMAGES_DIR
 from runtime import Detections, Detector
 from runtime.images import read_image
+from runtime.masks import MaskCrop
 from runtime.png_marks import marked
+from runtime.serving.answers import image_answer
 from tests.runtime.serving.servers import Served
 
 SQUARE, WIDE = IMAGES_DIR / "square.jpg", IMAGES_DIR / "landscape.jpg"
 BASE64 = base64.b64encode(SQUARE.read_bytes()).decode()
+
+
+@dataclass(frozen=True, eq=False)
+class OneMask:
+    """The mask of the one object that was found."""
+
+    only: MaskCrop
+
+    def crop(self, index: int) -> MaskCrop:
+        return self.only
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +100,31 @@ def test_several_images_keep_their_order(service: Served, detectors: dict[str, D
         check(image, detectors["fake"]([read_image(path)])[0])
 
 
-def test_polygons_outline_the_masks(service: Served, expected: Detections) -> None:
+def test_pycocotools_makes_the_masks_of_the_polygons(service: Served, expected: Detections) -> None:
     (image,) = post(service, "/detect?masks=polygon", content=SQUARE.read_bytes()).json()["images"]
     for one, mask in zip(image["detections"], expected.masks):
-        drawn = np.zeros(mask.shape, np.uint8)
-        for polygon in one["segmentation"]:
-            cv2.fillPoly(drawn, [np.array(polygon, np.int32).reshape(-1, 2)], 1)
-        assert np.array_equal(drawn, mask)  # discs: no holes
+        polygons = one["segmentation"]
+        assert all(isinstance(value, int) for polygon in polygons for value in polygon)
+        drawn = coco_mask.merge(coco_mask.frPyObjects(polygons, *mask.shape))
+        assert np.array_equal(coco_mask.decode(drawn), mask)
+
+
+def test_a_polygon_of_the_service_leaves_a_hole_free() -> None:
+    pixels = np.ones((5, 7), bool)
+    pixels[2, 3:5] = False
+    found = Detections(
+        np.array([[2, 1, 9, 6]], np.float32),
+        np.array([0.9], np.float32),
+        np.array([0], np.int32),
+        (8, 10),
+        ("ring",),
+        mask_source=OneMask(MaskCrop(pixels, 1, 2)),
+    )
+    ((polygon,),) = [one["segmentation"] for one in image_answer(found, "polygon")["detections"]]
+    (drawn,) = coco_mask.frPyObjects([polygon], 8, 10)
+    expected = np.zeros((8, 10), bool)
+    expected[1:6, 2:9] = pixels
+    assert np.array_equal(coco_mask.decode(drawn), expected)
 
 
 def test_no_masks_and_a_model_without(service: Served) -> None:

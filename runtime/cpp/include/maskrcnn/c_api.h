@@ -39,6 +39,7 @@ typedef struct maskrcnn_options {
   int32_t no_cuda_graphs;
   const char* cache;   /* NULL: none */
   const char* plugins; /* NULL: $MASKRCNN_PLUGINS, or the one beside the library */
+  const char* backend; /* NULL: by the file */
 } maskrcnn_options;
 
 typedef struct maskrcnn_image {

@@ -155,7 +155,10 @@ enum class Precision {
 struct Options {
   int batch_size = 0;  // most images that run at once, 1 to 1024; 0: a call's images in one batch
 
-  // OpenVINO. Of a model in INT8, what the file has in INT8 runs so in either precision.
+  // "openvino", "onnxruntime" or "tensorrt"; empty: the first of those in the library that reads the file.
+  std::string backend;
+
+  // OpenVINO; of onnxruntime `threads` alone. What a file has in INT8 runs so in either precision.
   int threads = 0;  // in all; 0: one per physical core
   Precision precision = Precision::kFp32;
   int streams = 1;    // batches that run at once; the threads are divided among them
