@@ -15,6 +15,7 @@ CALL_SECONDS = 30.0
 REST_SECONDS = 1.0
 # Where the system does not say which threads sleep.
 _BLIND_SECONDS = 0.05
+_REMEDY = "fork while no Detector runs, or start the process anew (`spawn`)"
 _TASKS = Path("/proc/self/task")
 
 
@@ -100,16 +101,26 @@ class LibraryCalls:
         """Wait for calls and threads; where an exception, of a signal for example, ends that, the child refuses."""
         self._refusal_of_child = (
             f"expected no call under way when process {os.getpid()} was forked, found one that had not ended after "
-            f"{CALL_SECONDS:.0f} s; fork while no Detector runs, or start the process anew (`spawn`)"
+            f"{CALL_SECONDS:.0f} s; {_REMEDY}"
         )
+        own = min(1, getattr(self._own, "depth", 0))  # this thread's call would be waited for in vain
         with self._changed:
             self._num_forks += 1
-            is_idle = self._changed.wait_for(lambda: not self._num_calls, CALL_SECONDS)
-        if is_idle and self._was_called:
-            self._tidy()
-            wait_for_rest(REST_SECONDS)
+            is_idle = self._changed.wait_for(lambda: self._num_calls <= own, CALL_SECONDS)
         if is_idle:
-            self._refusal_of_child = ""
+            self._refusal_of_child = self._rested() if self._was_called else ""
+
+    def _rested(self) -> str:
+        """Have all threads sleep; return why not where that fails."""
+        try:
+            self._tidy()
+        except RuntimeError as error:  # of an interpreter that ends, which begins no threads
+            return (
+                f"expected no idle threads when process {os.getpid()} was forked, found some that could not be ended "
+                f"({error}); {_REMEDY}"
+            )
+        wait_for_rest(REST_SECONDS)
+        return ""
 
     def _after_fork(self) -> None:
         with self._changed:

@@ -335,6 +335,34 @@ def test_a_child_refuses_what_might_not_end(library: _Library, monkeypatch: pyte
     assert library.num_tidied == 1
 
 
+def test_a_call_that_forks_does_not_wait_for_itself(library: _Library) -> None:
+    start = time.monotonic()
+    with library.calls.under_way():
+        assert _in_child(lambda: (_checked(library), _in_child(lambda: _checked(library)))) == (
+            "works",
+            "works",
+        )
+    assert time.monotonic() - start < forks.CALL_SECONDS / 2
+    assert _checked(library) == "works"
+
+
+def test_a_child_refuses_where_idle_threads_are_left(library: _Library, capfd: pytest.CaptureFixture) -> None:
+    """At the end of an interpreter, for example, where OpenVINO's telemetry forks; and nothing is printed."""
+
+    def tidy() -> None:
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    library.calls._tidy = tidy  # type: ignore[method-assign]
+    assert _checked(library) == "works"
+    said = _in_child(lambda: _checked(library))
+    assert "library: expected no idle threads when process" in said
+    assert (
+        "found some that could not be ended (cannot schedule new futures after interpreter shutdown); fork"
+        in said
+    )
+    assert capfd.readouterr().err == ""
+
+
 def test_a_detector_is_closed_where_it_is_refused(
     fake_model: Path, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
