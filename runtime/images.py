@@ -1,6 +1,7 @@
 """Reading image files."""
 
 import io
+import os
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -77,7 +78,8 @@ def _file_bytes(path: Union[str, Path]) -> bytes:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: expected an image, found nothing there; check the path") from None
     except OSError as error:
-        raise type(error)(f"{path}: expected a file that can be read, found: {error.strerror}") from error
+        reason = os.strerror(error.errno) if error.errno else error
+        raise type(error)(f"{path}: expected a file that can be read, found: {reason}") from error
 
 
 def _check_pixels(data: bytes, name: str) -> None:

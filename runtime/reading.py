@@ -2,6 +2,8 @@
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Union
 
@@ -28,7 +30,8 @@ def regular_size(path: Union[str, Path]) -> int:
         ValueError: it is none (a pipe would be waited for); without the place.
         OSError: there is nothing.
     """
-    found = os.stat(path)
+    with _errors_of(path):
+        found = os.stat(path)
     if not stat.S_ISREG(found.st_mode):
         kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
         kind = next((name for is_kind, name in kinds if is_kind(found.st_mode)), "a device")
@@ -50,9 +53,20 @@ def bounded_bytes(path: Union[str, Path], most: int, remedy: str = "name another
     """
     size = regular_size(path)
     if size <= most:
-        with open(path, "rb") as file:
+        with _errors_of(path), open(path, "rb") as file:
             data = file.read(most + 1)
         if len(data) <= most:
             return data
         size = len(data)
     raise ValueError(f"expected a file of up to {most} bytes, found {size}; {remedy}")
+
+
+@contextmanager
+def _errors_of(path: Union[str, Path]) -> Iterator[None]:
+    """Say in the system's errors what could not be done; some name no file either."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, f"cannot read: {os.strerror(error.errno)}", str(path)) from error

@@ -33,6 +33,7 @@ from runtime.contract import (
     not_a_tensor,
 )
 from runtime.files import working_folder
+from runtime.forks import LibraryCalls
 from runtime.graphs.attributes import check_attributes
 from runtime.graphs.divisors import check_divisors
 from runtime.graphs.inlining import inlined
@@ -115,8 +116,9 @@ class OpenVINOBackend:
         path = check_model_file(model)
         self.options = _checked_options(OpenVINOOptions(**options))
         opened = path.absolute()
-        self._model = ProcessModel(path, lambda: _Model(opened, self.options))
-        loaded = self._model.here()
+        with _calls():
+            self._model = ProcessModel(path, lambda: _Model(opened, self.options))
+            loaded = self._model.here()
         self.metadata, self._is_quantized = loaded.metadata, loaded.is_quantized
 
     def run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarray]:
@@ -127,6 +129,10 @@ class OpenVINOBackend:
             RuntimeError: the backend is closed, or OpenVINO failed (out of memory, for example), or this process was
                 forked off the one that loaded the model, and the model cannot be loaded again.
         """
+        with _calls():
+            return self._run(images, image_sizes)
+
+    def _run(self, images: np.ndarray, image_sizes: np.ndarray) -> dict[str, np.ndarray]:
         model = self._model.here()
         check_run_inputs(self.metadata, images, image_sizes)
         try:
@@ -155,7 +161,8 @@ class OpenVINOBackend:
 
     def close(self) -> None:
         """Release the model and its memory."""
-        self._model.close()
+        with _CALLS.under_way():
+            self._model.close()
 
 
 class _Model:
@@ -324,21 +331,24 @@ class OpenVINOTensors:
         path = check_model_file(model)
         chosen = _checked_options(OpenVINOOptions(**options))
         opened = path.absolute()
-        self._model = ProcessModel(path, lambda: _AnyModel(opened, chosen))
-        loaded = self._model.here()
+        with _calls():
+            self._model = ProcessModel(path, lambda: _AnyModel(opened, chosen))
+            loaded = self._model.here()
         self.inputs, self.outputs = loaded.inputs, loaded.outputs
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """See ``TensorModel.run``."""
         try:
-            found = self._model.here().network.run(feeds)
+            with _calls():
+                found = self._model.here().network.run(feeds)
         except (RuntimeError, MemoryError) as error:
             raise failed_on(f"OpenVINO {_version()}", feeds, one_line(error)) from error
         return {name: found[name].astype(tensor.dtype, copy=False) for name, tensor in self.outputs.items()}
 
     def close(self) -> None:
         """Release the model and its memory."""
-        self._model.close()
+        with _CALLS.under_way():
+            self._model.close()
 
 
 class _AnyModel:
@@ -445,6 +455,30 @@ def _loaded_elsewhere() -> "openvino.Core":
         return thread.submit(load).result()
 
 
+def _end_idle_threads() -> None:
+    """Have OpenVINO give up the threads of networks that are no more.
+
+    It keeps them for the next network with the same options, which waits for them without end in a forked process. With
+    any plugin that goes they go too.
+    """
+    _loaded_elsewhere()
+
+
+_CALLS = LibraryCalls("OpenVINO", _end_idle_threads)
+
+
+@contextmanager
+def _calls() -> Iterator[None]:
+    """Call OpenVINO, in a process in which it works.
+
+    Raises:
+        RuntimeError: see ``LibraryCalls.check``.
+    """
+    _CALLS.check()
+    with _CALLS.under_way():
+        yield
+
+
 def _processor_flags() -> set[str]:
     """Return what Linux says that an x86 processor has; nothing elsewhere."""
     with suppress(OSError):
@@ -488,7 +522,8 @@ def read_onnx(model: "onnx.ModelProto") -> "openvino.Model":
     Raises:
         RuntimeError: OpenVINO is not installed, or does not take it.
     """
-    return _read(_loaded_elsewhere(), model)
+    with _calls():
+        return _read(_loaded_elsewhere(), model)
 
 
 def _read(core: "openvino.Core", model: "onnx.ModelProto") -> "openvino.Model":
@@ -522,11 +557,13 @@ def layer_runner(threads: Optional[int] = None, precision: str = "fp32") -> Laye
     options = _checked_options(OpenVINOOptions(threads=threads, precision=precision))
 
     def make(model: "onnx.ModelProto") -> LayerRunner:
-        network, inputs = _network(_core(options), model, options), graph_inputs(model)
+        with _calls():
+            network, inputs = _network(_core(options), model, options), graph_inputs(model)
 
         def run(feeds: Feeds) -> Mapping[str, np.ndarray]:
             known = {name: array for name, array in feeds.items() if name in inputs}
-            return network.run({n: array.astype(inputs[n].dtype, copy=False) for n, array in known.items()})
+            with _calls():
+                return network.run({n: a.astype(inputs[n].dtype, copy=False) for n, a in known.items()})
 
         return run
 

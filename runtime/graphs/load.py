@@ -99,10 +99,23 @@ def _parsed(path: Path, data: bytes) -> Any:
             f"`{EXPORT_COMMAND}`"
         )
     try:
+        for text in _texts(model):
+            if isinstance(text, bytes):
+                text.decode("utf-8")
         name_nodes(model)
     except UnicodeDecodeError as error:
         raise invalid_names(path, error) from error
     return model
+
+
+def _texts(message: Any) -> Iterator[Union[str, bytes]]:
+    """Yield the texts of a message of protobuf, which gives what is not UTF-8 as bytes; comments are left out."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING and field.name != "doc_string":
+            yield from [value] if isinstance(value, (str, bytes)) else value
+        elif field.type == field.TYPE_MESSAGE:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield from _texts(part)
 
 
 def metadata_of(model: Any, path: Union[str, Path] = "in memory") -> Optional[ModelMetadata]:

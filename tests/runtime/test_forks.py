@@ -1,29 +1,34 @@
 """A Detector that was made before ``fork()``, as under ``gunicorn --preload``, works in the child."""
 
+import _thread
 import gc
+import hashlib
 import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
 import cv2
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
-from runtime import Detector
+from runtime import Detector, forks
+from runtime.backends import openvino as backend_module
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
-from runtime.forks import check_process
+from runtime.forks import LibraryCalls, check_process, wait_for_rest
 from runtime.images import read_image
 from tests.runtime import fakes
 
 SECONDS = 60
-ALONE = "MASKRCNN_TEST_FORKS_ALONE"
 FORK = multiprocessing.get_context("fork")
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -54,29 +59,7 @@ def _in_child(function: Callable[[], Any]) -> Any:
 def backend(request: pytest.FixtureRequest) -> str:
     """Those that run on the CPU."""
     pytest.importorskip(request.param, reason=f"{request.param} is not installed")
-    if request.param == "openvino" and ALONE not in os.environ:
-        pytest.skip("in a process of its own: see test_openvino_in_a_process_of_its_own")
     return request.param
-
-
-def test_openvino_in_a_process_of_its_own() -> None:
-    """Once, after many other tests with OpenVINO in the same process, a child did not end: what is left of them."""
-    pytest.importorskip("openvino", reason="openvino is not installed")
-    if ALONE in os.environ:
-        pytest.skip("this is that process")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "openvino", __file__]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    done = subprocess.run(
-        command,
-        cwd=Path(__file__).parents[2],
-        env={**environment, ALONE: "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
-    assert "failed" not in done.stdout
 
 
 @pytest.fixture
@@ -247,3 +230,184 @@ def test_the_check() -> None:
         RuntimeError, match=rf"engine: expected to be used in process 1, .*process {os.getpid()}"
     ):
         check_process(1, "engine")
+
+
+def test_what_openvino_keeps_of_a_closed_network_is_not_the_childs(fake_model: Path, image: Path) -> None:
+    """It keeps idle threads for the next network with the same options, and the child has not got them."""
+    openvino = pytest.importorskip("openvino", reason="openvino is not installed")
+    pixels, core = read_image(image), openvino.Core()
+    with Detector(fake_model, "openvino", threads=2) as detector:
+        expected = _boxes(detector([pixels]))
+        config = backend_module._config(detector.backend.options)
+        core.compile_model(backend_module.read_onnx(onnx.load(fake_model)), "CPU", config)
+        assert _in_child(lambda: _boxes(detector([pixels]))) == expected
+        assert _boxes(detector([pixels])) == expected
+
+
+@pytest.mark.parametrize("threads", [2, None])
+def test_openvino_works_in_children_that_are_forked_right_after_it_ran(
+    threads: Any, fake_model: Path, image: Path
+) -> None:
+    """Its threads are still on their way to sleep then, with locks that the child would wait for without end."""
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    pixels = read_image(image)
+    for _ in range(10):
+        with (
+            Detector(fake_model, "openvino", threads=threads) as detector,
+            Detector(fake_model, "openvino", threads=1) as other,
+        ):
+            expected = _boxes(detector([pixels] * 3))
+            other([pixels])
+            other.close()
+            assert _in_child(lambda: _boxes(detector([pixels] * 3))) == expected
+
+
+class _Library:
+    """Calls that take until they are let go."""
+
+    def __init__(self) -> None:
+        self.num_tidied = 0
+        self.calls = LibraryCalls("library", self._tidy)
+        self.is_inside, self.may_end = threading.Event(), threading.Event()
+
+    def _tidy(self) -> None:
+        self.num_tidied += 1
+
+    def call(self) -> None:
+        with self.calls.under_way(), self.calls.under_way():
+            self.is_inside.set()
+            assert self.may_end.wait(SECONDS)
+
+
+@pytest.fixture
+def library() -> Iterator[_Library]:
+    """One of which nobody knows after the test: what is registered for forks stays, and has nothing to wait for."""
+    library = _Library()
+    yield library
+    library.may_end.set()
+
+
+def _checked(library: _Library) -> str:
+    library.calls.check()
+    with library.calls.under_way():
+        return "works"
+
+
+def test_a_fork_waits_for_calls_and_calls_for_a_fork(library: _Library) -> None:
+    order: list[str] = []
+    library._tidy = library.calls._tidy = lambda: order.append("forked")  # type: ignore[method-assign]
+    first = threading.Thread(target=lambda: (library.call(), order.append("ended")))
+    first.start()
+    assert library.is_inside.wait(SECONDS)
+
+    def late() -> None:
+        while not library.calls._num_forks:
+            time.sleep(1e-3)
+        threading.Timer(0.1, library.may_end.set).start()
+        with library.calls.under_way():
+            order.append("late")
+
+    second = threading.Thread(target=late)
+    second.start()
+    assert _in_child(lambda: _checked(library)) == "works"
+    first.join(SECONDS)
+    second.join(SECONDS)
+    assert sorted(order[:2]) == ["ended", "forked"]
+    assert order[2:] == ["late"]
+    assert _checked(library) == "works"
+
+
+def test_a_child_refuses_what_might_not_end(library: _Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks, "CALL_SECONDS", 0.2)
+    thread = threading.Thread(target=library.call)
+    thread.start()
+    assert library.is_inside.wait(SECONDS)
+    expected = (
+        f"RuntimeError: library: expected no call under way when process {os.getpid()} was forked, found one that had "
+        "not ended after 0 s; fork while no Detector runs, or start the process anew (`spawn`)"
+    )
+    assert _in_child(lambda: _checked(library)) == expected
+    assert _in_child(lambda: _in_child(lambda: _checked(library))) == expected  # its child too
+    assert library.num_tidied == 0
+    library.may_end.set()
+    thread.join(SECONDS)
+    assert _in_child(lambda: _checked(library)) == "works"
+    assert library.num_tidied == 1
+
+
+def test_a_call_that_forks_does_not_wait_for_itself(library: _Library) -> None:
+    start = time.monotonic()
+    with library.calls.under_way():
+        assert _in_child(lambda: (_checked(library), _in_child(lambda: _checked(library)))) == (
+            "works",
+            "works",
+        )
+    assert time.monotonic() - start < forks.CALL_SECONDS / 2
+    assert _checked(library) == "works"
+
+
+def test_a_child_refuses_where_idle_threads_are_left(library: _Library, capfd: pytest.CaptureFixture) -> None:
+    """At the end of an interpreter, for example, where OpenVINO's telemetry forks; and nothing is printed."""
+
+    def tidy() -> None:
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    library.calls._tidy = tidy  # type: ignore[method-assign]
+    assert _checked(library) == "works"
+    said = _in_child(lambda: _checked(library))
+    assert "library: expected no idle threads when process" in said
+    assert (
+        "found some that could not be ended (cannot schedule new futures after interpreter shutdown); fork"
+        in said
+    )
+    assert capfd.readouterr().err == ""
+
+
+def test_a_detector_is_closed_where_it_is_refused(
+    fake_model: Path, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    pixels = read_image(image)
+    with Detector(fake_model, "openvino", threads=1) as detector:
+        monkeypatch.setattr(backend_module._CALLS, "_refusal", "OpenVINO: expected another process")
+        for use in (lambda: detector([pixels]), lambda: Detector(fake_model, "openvino", threads=1)):
+            with pytest.raises(RuntimeError, match="OpenVINO: expected another process"):
+                use()
+
+
+def test_a_library_that_was_never_called_costs_no_fork_anything(library: _Library) -> None:
+    assert _in_child(lambda: _checked(library)) == "works"
+    assert library.num_tidied == 0
+
+
+def test_threads_that_are_not_pythons_are_waited_for() -> None:
+    if not Path("/proc/self/task").is_dir():
+        pytest.skip("the system does not say which threads sleep")
+    wait_for_rest(SECONDS)  # those of other tests
+    start = time.monotonic()
+    wait_for_rest(SECONDS)
+    assert time.monotonic() - start < 1
+    ends: list[float] = []
+
+    def work() -> None:
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 400_000)  # it needs no lock of Python's
+        ends.append(time.monotonic())
+
+    _thread.start_new_thread(work, ())  # of which `threading` does not know
+    time.sleep(0.02)
+    wait_for_rest(SECONDS)
+    assert ends
+    _thread.start_new_thread(work, ())
+    time.sleep(0.02)
+    wait_for_rest(0.01)
+    assert len(ends) == 1
+    while len(ends) == 1:
+        time.sleep(0.01)
+
+
+def test_threads_of_python_are_not_waited_for() -> None:
+    thread = threading.Thread(target=hashlib.pbkdf2_hmac, args=("sha256", b"", b"", 4_000_000))
+    thread.start()
+    wait_for_rest(0.5)
+    assert thread.is_alive()
+    thread.join(SECONDS)

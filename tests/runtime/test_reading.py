@@ -35,8 +35,18 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
     for name, kind in (("pipe", "a named pipe"), ("link", "a device"), ("", "a folder")):
         with pytest.raises(ValueError, match=f"expected a regular file, found {kind}; name a file"):
             bounded_bytes(tmp_path / name, 10)
-    with pytest.raises(FileNotFoundError):
-        bounded_bytes(tmp_path / "nothing", 10)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("nothing", FileNotFoundError), ("a/b", NotADirectoryError)])
+def test_what_is_not_there_is_named(name: str, kind: type, tmp_path: Path) -> None:
+    """Also where the system says nothing but its reason."""
+    (tmp_path / "a").touch()
+    with pytest.raises(kind) as refused:
+        bounded_bytes(tmp_path / name, 10)
+    assert f"cannot read: {refused.value.strerror.partition(': ')[2]}: '{tmp_path / name}'" in str(
+        refused.value
+    )
+    assert refused.value.filename == str(tmp_path / name)
 
 
 def test_a_limit_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from runtime.backends import load_backend
 from runtime.graphs import load
 from runtime.graphs.load import graph_errors, load_onnx, metadata_of, save_model
 from runtime.precision.__main__ import main as precision
@@ -41,11 +42,35 @@ def test_errors_of_a_valid_graph_stay_as_they_are() -> None:
             raise error
 
 
-def test_names_that_are_not_utf_8_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    path.write_bytes(fakes.model().SerializeToString().replace(b"whwh3", b"whw\xff3"))
+# Of a value within, an output, a weight, an operator, the graph, a dimension, the metadata's key and its text.
+@pytest.mark.parametrize(
+    "name", ["whwh3", "dets", "class_ids", "Unsqueeze", "fake", "BATCH", "maskrcnn", "circle"]
+)
+def test_names_that_are_not_utf_8_are_refused(name: str, tmp_path: Path) -> None:
+    model = fakes.model()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "BATCH"
+    data, path = model.SerializeToString(), tmp_path / "m.onnx"
+    assert name.encode() in data
+    path.write_bytes(data.replace(name.encode(), b"\xff" + name[1:].encode()))
     with pytest.raises(ValueError, match=f"model {path}: expected names in UTF-8, found other bytes"):
         load_onnx(path)
+
+
+@pytest.mark.parametrize("name", ["dets", "circle"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_backends_refuse_names_that_are_not_utf_8(name: str, backend: str, tmp_path: Path) -> None:
+    pytest.importorskip(backend, reason=f"{backend} is not installed")
+    path = tmp_path / "m.onnx"
+    path.write_bytes(fakes.model().SerializeToString().replace(name.encode(), b"\xff" + name[1:].encode()))
+    with pytest.raises((ValueError, RuntimeError), match=f"model {path}: "):
+        load_backend(path, backend)
+
+
+def test_comments_may_be_in_any_encoding(tmp_path: Path) -> None:
+    model, path = fakes.model(), tmp_path / "m.onnx"
+    model.graph.doc_string = "a comment"
+    path.write_bytes(model.SerializeToString().replace(b"a comment", b"\xff comment"))
+    assert len(load_onnx(path).graph.node) == len(model.graph.node)
 
 
 def test_metadata_that_is_none_is_refused_by_name() -> None:
