@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -44,6 +45,8 @@ _MAX_PORT = 65535
 _LOG = "plain"
 _RAY_ADDRESS = "RAY_ADDRESS"
 _POLL_SECONDS = 0.1
+# A thread that computes in Python hands over to the one that answers after so long.
+_SWITCH_SECONDS = 0.001
 # What Ray's proxies do in their own way, and what is said to Ray alone.
 _NOT_OF_RAY = ("client_timeout_s", "max_connections", "drain_delay_s", "log")
 _OF_RAY = ("ray_address", "replicas", "max_replicas", "cpus", "gpus", "surge")
@@ -72,6 +75,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             f"{', '.join(models)} at {url_of(opened)} (API: {url_of(opened)}/docs); Ctrl-C ends it",
             flush=True,
         )
+        sys.setswitchinterval(_SWITCH_SECONDS)
         serve(app, opened, lambda: received() is not None)
     return EXIT_OK
 
@@ -177,14 +181,15 @@ def _opened(models: Mapping[str, Path], args: argparse.Namespace, stack: ExitSta
     """Return the detectors, each of which has run."""
     from runtime.console import status
     from runtime.detector import Detector
+    from runtime.serving.priority import yielding
     from runtime.serving.service import warm_up
 
     detectors = {}
     for name, path in models.items():
         with status(f"loading {path}"):
             options = given_options(path, args)
-            detector = Detector(path, args.backend, batch_size=args.max_batch, **options)
-            detectors[name] = stack.enter_context(detector)
+            open_detector = partial(Detector, path, args.backend, batch_size=args.max_batch, **options)
+            detector = detectors[name] = stack.enter_context(yielding(open_detector))
             warm_up(detector)
         for note in detector.notes:
             print(f"{name}: {note}", file=sys.stderr, flush=True)

@@ -9,8 +9,9 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Callable, Optional
@@ -26,6 +27,7 @@ from runtime.pipeline import num_cores
 from runtime.runner import Pending, Runner
 from runtime.serving.images import decoded
 from runtime.serving.options import ServingOptions
+from runtime.serving.priority import yield_to_answers
 from runtime.serving.refusals import (
     BAD_IMAGE,
     EXPIRED,
@@ -90,6 +92,19 @@ class Observer:
     batch: Callable[[int, dict[str, float]], None] = lambda size, timings: None
 
 
+class Place:
+    """Room in the queue for one image, until it is left."""
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self._leave: Optional[Callable[[], None]] = leave
+
+    def leave(self) -> None:
+        """Give it up, once; under the queue's lock."""
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
+
+
 class Batcher(Closing):
     """The queue of one model, and the threads that serve it. For any thread."""
 
@@ -117,17 +132,17 @@ class Batcher(Closing):
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
         self._ready: list[Job] = []
-        self._num_staging = 0
+        self._num_staging, self._num_kept = 0, 0
         self._is_closing, self._is_hurried, self._seconds_per_image = False, False, 0.0
         self._num_failed = 0
-        self._stagers = ThreadPoolExecutor(num_cores(), thread_name_prefix=f"stage-{name}")
+        self._stagers = ThreadPoolExecutor(num_cores(), f"stage-{name}", initializer=yield_to_answers)
         self._worker = threading.Thread(target=self._run, daemon=True, name=f"batches-{name}")
         self._worker.start()
 
     @property
     def num_queued(self) -> int:
-        """How many images wait for the model."""
-        return len(self._waiting) + self._num_staging + len(self._ready)
+        """How many images wait for the model, those that are being read among them."""
+        return self._num_kept + len(self._waiting) + self._num_staging + len(self._ready)
 
     @property
     def num_failed(self) -> int:
@@ -156,13 +171,39 @@ class Batcher(Closing):
                 retry_after_s=max(1, math.ceil(queued * self._seconds_per_image)),
             )
 
-    def submit(self, jobs: Sequence[Job]) -> None:
-        """Queue the images of a request, all or none.
+    @contextmanager
+    def place(self) -> Iterator["Place"]:
+        """Keep room for one image while its request is looked at: what is refused is refused before that.
 
         Raises:
             Refused: see ``check_room``.
         """
         with self._changed:
+            self.check_room()
+            self._num_kept += 1
+        place = Place(self._leave)
+        try:
+            yield place
+        finally:
+            with self._changed:
+                place.leave()
+
+    def _leave(self) -> None:
+        self._num_kept -= 1
+
+    def submit(self, jobs: Sequence[Job], place: "Optional[Place]" = None) -> None:
+        """Queue the images of a request, all or none.
+
+        Args:
+            jobs: an image each.
+            place: what was kept for the first of them.
+
+        Raises:
+            Refused: see ``check_room``.
+        """
+        with self._changed:
+            if place is not None:
+                place.leave()
             self.check_room(len(jobs))
             self._waiting.extend(jobs)
             self._stage_more()
@@ -240,6 +281,7 @@ class Batcher(Closing):
 
     def _run(self) -> None:
         """Form batches and collect them, until the queue is closed and empty."""
+        yield_to_answers()
         under_way: deque[tuple[list[Job], Optional[Pending], float]] = deque()
         while True:
             jobs = self._next_batch(is_idle=not under_way)

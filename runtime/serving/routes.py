@@ -83,10 +83,11 @@ def add_detect(app: Any, service: Service) -> None:
         with service.memory.share() as share:
             body = await read_body(request.receive, request.headers, service.options, share)
             setattr(request.state, BODY_IS_READ, True)
-            plain = await service.in_thread(_plain, body, request, service)
-            del body
-            wish = Wish(plain.min_score, plain.timeout_s, plain.kind is not None)
-            found = await service.detect(model, plain.images, wish, receive=request.receive)
+            with model.batcher.place() as place:
+                plain = await service.in_thread(_plain, body, request, service)
+                del body
+                wish = Wish(plain.min_score, plain.timeout_s, plain.kind is not None)
+                found = await service.detect(model, plain.images, wish, receive=request.receive, place=place)
         content, kind = await _written(service, _plain_answer, model, plain, found)
         return Response(content, media_type=kind)
 
@@ -210,10 +211,12 @@ def add_v2(app: Any, service: Service) -> None:
             body = await read_body(request.receive, request.headers, service.options, share)
             setattr(request.state, BODY_IS_READ, True)
             header = request.headers.get(HEADER_LENGTH)
-            wanted = await service.in_thread(_inference, body, header, model, service)
-            del body
-            wish = Wish(wanted.min_score, wanted.timeout_s or _timeout(request.headers.get(TIMEOUT_HEADER)))
-            found = await service.detect(model, wanted.images, wish, receive=request.receive)
+            with model.batcher.place() as place:
+                wanted = await service.in_thread(_inference, body, header, model, service)
+                del body
+                timeout_s = wanted.timeout_s or _timeout(request.headers.get(TIMEOUT_HEADER))
+                wish = Wish(wanted.min_score, timeout_s)
+                found = await service.detect(model, wanted.images, wish, receive=request.receive, place=place)
         detections = [one.detections for one in found]
         content, length = await _written(service, encoded_response, wanted, model.name, detections)
         if length is None:

@@ -16,7 +16,7 @@ from runtime.detector import Detector
 from runtime.messages import listed, said, shown
 from runtime.pipeline import num_cores
 from runtime.rle import load_pycocotools
-from runtime.serving.batching import Batcher, Found, Job
+from runtime.serving.batching import Batcher, Found, Job, Place
 from runtime.serving.bodies import Memory, NamedImage, Receive
 from runtime.serving.metrics import Metrics
 from runtime.serving.options import ServingOptions
@@ -116,7 +116,13 @@ class Service(Closing):
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     async def detect(
-        self, model: ServedModel, images: Sequence[NamedImage], wish: Wish, *, receive: Receive
+        self,
+        model: ServedModel,
+        images: Sequence[NamedImage],
+        wish: Wish,
+        *,
+        receive: Receive,
+        place: Optional[Place] = None,
     ) -> list[Found]:
         """Return what is found in the images of a request.
 
@@ -125,6 +131,7 @@ class Service(Closing):
             images: of the request, looked at by ``check_declared``.
             wish: what is wanted.
             receive: of ASGI, after the request's last byte: the client may go.
+            place: in the model's queue, that was kept while the request was looked at.
 
         Raises:
             Refused: an image cannot be used, there is no room or no time, the model failed, or the client has gone.
@@ -132,7 +139,7 @@ class Service(Closing):
         timeout_s = min(wish.timeout_s or self.options.timeout_s, self.options.timeout_s)
         deadline = time.monotonic() + timeout_s
         jobs = [Job(i.data, i.name, deadline, wish.min_score, wish.keep_images) for i in images]
-        model.batcher.submit(jobs)
+        model.batcher.submit(jobs, place)
         waiting = asyncio.gather(*(asyncio.wrap_future(job.future) for job in jobs))
         waiting.add_done_callback(_looked_at)
         gone = asyncio.ensure_future(_left(receive))

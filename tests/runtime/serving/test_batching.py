@@ -257,3 +257,22 @@ def test_closing_waits_for_no_image_that_nobody_waits_for() -> None:
     runner.may_run.set()
     closing.join(SECONDS)
     assert not closing.is_alive()
+
+
+def test_a_place_is_kept_until_its_image_is_queued_or_given_up() -> None:
+    runner = FakeRunner()
+    with batcher(runner, max_queue=1, max_delay_ms=0) as queue:
+        with queue.place() as place:
+            assert queue.num_queued == 1
+            with pytest.raises(Refused, match="found 1 of 1 waiting"):
+                queue.check_room()
+            first = job(1)
+            queue.submit([first], place)  # in the place that was kept
+            first.future.result(SECONDS)
+        assert queue.num_queued == 0
+        with pytest.raises(ValueError, match="away"), queue.place():
+            raise ValueError("away")
+        assert queue.num_queued == 0
+        with queue.place():
+            pass
+        queue.check_room()
