@@ -249,8 +249,10 @@ class Pending:
 
 
 def images_of(images: Sequence[np.ndarray]) -> Any:
-    """Return the C structures of arrays, (H, W, C) or (H, W) uint8, whose rows may lie apart."""
-    return (Image * len(images))(*map(_image_of, images))
+    """Return the C structures of arrays, (H, W, C) or (H, W) uint8, whose rows may lie apart; they keep the arrays."""
+    made = (Image * len(images))(*map(_image_of, images))
+    made.pixels = list(images)  # of temporary arrays, which would be freed, the structures hold addresses
+    return made
 
 
 def _image_of(array: np.ndarray) -> Image:
