@@ -16,7 +16,7 @@ from torch import nn
 from export.checkpoint import Checkpoint, load_weights, read_checkpoint
 from export.config import load_config
 from export.random_weights import randomize
-from patches.families import FAMILIES, check_supported
+from patches.families import FAMILIES, UnsupportedModelError, check_supported
 
 # Of the image that random weights are fitted to, (height, width) px.
 RANDOM_WEIGHTS_SIZE = (256, 384)
@@ -87,7 +87,7 @@ def load_model(
     content = None if checkpoint is None else read_checkpoint(checkpoint, trust_pickle=trust_pickle)
     model = model_from_config(cfg)
     detector = _predicting_detector(model)
-    check_supported(detector)
+    _check_supported(detector)
     if content is None:
         _randomize(detector)
     else:
@@ -96,6 +96,13 @@ def load_model(
     return LoadedModel(
         detector, cfg, Path(cfg.filename or config).stem, content, None if detector is model else whole
     )
+
+
+def _check_supported(detector: nn.Module) -> None:
+    try:
+        check_supported(detector)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"config: {error}") from error
 
 
 def _randomize(detector: nn.Module) -> None:

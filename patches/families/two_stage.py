@@ -200,7 +200,7 @@ def _check_roi_head(model: nn.Module) -> None:
     for name in ("predict", "predict_bbox"):
         _check_uses(head, owner, name, "roi_head")
     if not head.with_bbox:
-        raise UnsupportedModelError("roi_head: expected a bbox_head, found none.")
+        raise UnsupportedModelError("roi_head: expected a bbox_head, found none; give a config with one.")
     for extractor in stages(head.bbox_roi_extractor):
         _check_extractor(extractor, "roi_head.bbox_roi_extractor")
     for each in stages(head.bbox_head):

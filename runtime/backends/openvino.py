@@ -72,6 +72,8 @@ _INT8_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8")
 _CPUINFO = Path("/proc/cpuinfo")
 # What a size's own network saves of a batch's time; it is compiled when it would have saved what compiling takes.
 _SAVED_SHARE = 0.15
+# Of an operator set: OpenVINO counts from the file's down to one that it knows, a second for a million.
+_MOST_VERSION = 10_000
 # Sizes of which it is known how long their batches took.
 _MAX_TIMED = 256
 
@@ -534,6 +536,7 @@ def _read(core: "openvino.Core", model: "onnx.ModelProto") -> "openvino.Model":
     Raises:
         RuntimeError: OpenVINO does not take it.
     """
+    _check_versions(model)
     try:
         model = inlined(model)
         sort_nodes(model.graph)
@@ -546,6 +549,17 @@ def _read(core: "openvino.Core", model: "onnx.ModelProto") -> "openvino.Model":
         path = folder / "model.onnx"
         save_model(model, path)
         return core.read_model(path)
+
+
+def _check_versions(model: "onnx.ModelProto") -> None:
+    for opset in (
+        *model.opset_import,
+        *(each for function in model.functions for each in function.opset_import),
+    ):
+        if not 0 <= opset.version <= _MOST_VERSION:
+            raise RuntimeError(
+                f"opset {opset.domain or 'ai.onnx'}: expected a version up to {_MOST_VERSION}, found {opset.version}"
+            )
 
 
 def layer_runner(threads: Optional[int] = None, precision: str = "fp32") -> LayerRunnerFactory:

@@ -220,6 +220,8 @@ class FullMasks:
 def _detections_of_image(
     outputs: Mapping[str, Any], index: int, batch: BatchGeometry, metadata: ModelMetadata, alone: bool
 ) -> Detections:
+    _check_shape(outputs, "num_dets", len(batch))
+    _check_shape(outputs, "dets", len(batch), 0, 5)
     # In messages; those of `problems` speak of one image, wherever in a batch it was.
     place = 0 if alone else index
     num_dets = int(outputs["num_dets"][index])
@@ -229,6 +231,8 @@ def _detections_of_image(
             f"model output num_dets[{place}]: expected 0 to {num_rows}, found {num_dets}; "
             "the model is damaged or not one of ours, export it again with `python -m export.maskrcnn`"
         )
+    for name in {"labels", "masks", "keypoints"} & set(outputs):
+        _check_shape(outputs, name, len(batch), num_dets)
     rows = outputs["dets"][index, :num_dets].astype(np.float32, copy=False)
     labels = outputs["labels"][index, :num_dets].astype(np.int32)
     _check_rows(rows, labels, place, metadata)
@@ -248,6 +252,16 @@ def _detections_of_image(
         keypoint_names=metadata.keypoints,
         skeleton=metadata.skeleton,
     )
+
+
+def _check_shape(outputs: Mapping[str, Any], name: str, *least: int) -> None:
+    """Refuse an array of fewer images or rows than there should be: a file may declare one shape and make another."""
+    found = outputs[name].shape[: 3 if name == "dets" else 2]
+    if len(found) != len(least) or any(a < b for a, b in zip(found, least)):
+        raise RuntimeError(
+            f"model output {name}: expected at least the shape {least} for this batch, found {found}; the model is "
+            "damaged or not one of ours, export it again with `python -m export.maskrcnn`"
+        )
 
 
 def _moved(boxes: np.ndarray, offset: tuple[float, float]) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Models with code of one's own: what mmdet's ``test_step`` runs is what is compared; what changes it is refused."""
 
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import cv2
@@ -11,7 +13,7 @@ from mmdet.structures import DetDataSample
 from torch import Tensor
 
 from export.api import VerificationError, export_model
-from export.model import ModelBuildError
+from export.model import ModelBuildError, load_model
 from patches.families import UnsupportedModelError
 from tests.models import structured_photos, tiny_config, tiny_model, write_config
 
@@ -68,6 +70,22 @@ class BrighterInFrench(ResNet):
         if x.mean() > 1e6:
             x = x * 0.5
         return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("roi_head.bbox_head", "config: roi_head: expected a bbox_head, found none; give a config with one."),
+        ("rpn_head", "config: MaskRCNN: expected an RPN and a RoI head, found a model without an RPN"),
+    ],
+)
+def test_a_refusal_says_that_the_config_is_meant(part: str, message: str, tmp_path: Path) -> None:
+    config = tiny_config()
+    *path, last = part.split(".")
+    reduce(getitem, path, config.model)[last] = None
+    with pytest.raises(UnsupportedModelError) as refused:
+        load_model(str(write_config(config, tmp_path / "m.py")), None)
+    assert str(refused.value).startswith(message)
 
 
 @pytest.fixture(scope="module")

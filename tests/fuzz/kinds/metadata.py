@@ -50,7 +50,7 @@ def metadata(folder: Path, random: np.random.Generator) -> Trial:
             for detections in detector([image, image.transpose(1, 0, 2)]):
                 list(detections.rle())
 
-    return Trial(said, run, (str(path), "images[", "image of", "steps", "Pillow"))
+    return Trial(said, run, (str(path), "images[", "image of", "steps", "Pillow", "model output"))
 
 
 def _read(text: str) -> None:

@@ -268,10 +268,10 @@ def _header(model: onnx.ModelProto, random: np.random.Generator) -> str:
     if kind == 0:
         model.ir_version = pick(random, (0, -1, 1, 3, 12, 99, 2**40))
         return f"IR version {model.ir_version}"
-    if kind == 1:
+    if kind == 1 and model.opset_import:
         model.opset_import[0].version = pick(random, (0, -1, 1, 6, 9, 11, 13, 22, 26, 99, 2**40))
         return f"opset {model.opset_import[0].version}"
-    if kind == 2:
+    if kind in (1, 2):
         del model.opset_import[:]
         return "no opset"
     if kind == 3:

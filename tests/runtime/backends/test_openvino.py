@@ -536,3 +536,22 @@ def test_names_that_are_not_utf_8_are_refused_with_the_file(
     (tmp_path / "m.onnx").write_bytes(data.replace(b"Concat", b"\xffoncat"))
     with pytest.raises(ValueError, match=r"m\.onnx: "):
         opened(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("version", [10_000_000, 2**40, -1])
+@pytest.mark.parametrize("place", ["model", "function"])
+def test_a_version_that_openvino_counts_down_from_is_refused(
+    place: str, version: int, tmp_path: Path
+) -> None:
+    model = fakes.model()
+    if place == "function":
+        opset = helper.make_opsetid("", version)
+        node = helper.make_node("Neg", ["a"], ["b"])
+        model.functions.append(helper.make_function("own", "F", ["a"], ["b"], [node], [opset]))
+    else:
+        model.opset_import[0].version = version
+    (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(
+        ValueError, match=rf"m\.onnx: .*opset ai\.onnx: expected a version up to 10000, found {version};"
+    ):
+        OpenVINOBackend(tmp_path / "m.onnx", threads=1)

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -216,6 +218,35 @@ def test_outputs_that_no_valid_model_returns_are_refused(
     outputs[name][index] = value
     with pytest.raises(RuntimeError, match=message):
         detections_from_outputs(outputs, _batch((61, 83), (1.0, 1.0)), fakes.metadata())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "least"),
+    [
+        ("num_dets", (0,), "(1,)"),
+        ("num_dets", (1, 1), "(1,)"),
+        ("dets", (0, 8, 5), "(1, 0, 5)"),
+        ("dets", (1, 8, 4), "(1, 0, 5)"),
+        ("dets", (8, 5), "(1, 0, 5)"),
+        ("labels", (0, 8), "(1, 2)"),
+        ("labels", (1, 1), "(1, 2)"),
+        ("masks", (0, 8, 28, 28), "(1, 2)"),
+        ("masks", (1, 1, 28, 28), "(1, 2)"),
+    ],
+)
+def test_outputs_of_fewer_images_or_rows_are_refused(name: str, shape: tuple, least: str) -> None:
+    """What a damaged model declares and what it makes are two things."""
+    outputs = _outputs(np.ones((2, 4)), np.zeros(2), masks=np.zeros((2, 28, 28), np.float32))
+    outputs[name] = np.zeros(shape, outputs[name].dtype)
+    problems: dict[int, str] = {}
+    batch, expected = (
+        _batch((61, 83), (1.0, 1.0)),
+        f"model output {name}: expected at least the shape {least} for",
+    )
+    with pytest.raises(RuntimeError, match=re.escape(expected)):
+        detections_from_outputs(outputs, batch, fakes.metadata())
+    assert len(detections_from_outputs(outputs, batch, fakes.metadata(), problems=problems)[0]) == 0
+    assert problems[0].startswith(expected)
 
 
 def test_padding_rows_are_not_looked_at() -> None:
