@@ -150,4 +150,4 @@ def test_a_signal_while_ray_starts(embedded_path: Path, photos: Path, tmp_path: 
         assert "interrupted by SIGTERM" in (tmp_path / "log").read_text()
     finally:
         process.kill()
-        process.wait()
+        process.wait(SECONDS)

@@ -240,7 +240,7 @@ def test_the_command_here_answers_what_it_took(embedded_path: Path) -> None:
         assert ended(process) == (0, "", "")
     finally:
         process.kill()
-        process.wait()
+        process.wait(SECONDS)
 
 
 def test_words_of_serve_run(embedded_path: Path) -> None:
