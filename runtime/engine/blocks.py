@@ -47,8 +47,7 @@ def read_images_in_blocks(model: "onnx.ModelProto") -> None:
     Args:
         model: is changed.
     """
-    metadata = metadata_of(model)
-    if metadata is None or metadata.size is not None or metadata.size_divisor % _BLOCK:
+    if not _has_even_sizes(model):
         return
     producers = {name: node for node in model.graph.node for name in node.output}
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -60,6 +59,15 @@ def read_images_in_blocks(model: "onnx.ModelProto") -> None:
         if images.tensor == _IMAGES and tensor is not None and _fits(tuple(tensor.dims)):
             _rewrite(model.graph, node, images, weight, tensor)
             return
+
+
+def _has_even_sizes(model: "onnx.ModelProto") -> bool:
+    """Return whether this is a model of ours whose images have any size, in whole blocks."""
+    try:
+        metadata = metadata_of(model)
+    except ValueError:  # said by who reads the file, with its name
+        return False
+    return metadata is not None and metadata.size is None and metadata.size_divisor % _BLOCK == 0
 
 
 def _reader(node: "onnx.NodeProto", place: int, producers: Mapping[str, "onnx.NodeProto"]) -> _Reader:

@@ -112,6 +112,12 @@ def test_others_stay(model: onnx.ModelProto) -> None:
     assert rewritten(model) == model
 
 
+def test_metadata_that_cannot_be_read_are_left_to_others() -> None:
+    model = network(metadata(None))
+    model.metadata_props[0].value = "{}"
+    assert rewritten(model) == model
+
+
 def test_every_product_is_there_once() -> None:
     weight = np.arange(1, 1 + 2 * 3 * 49, dtype=np.float32).reshape(2, 3, 7, 7)
     found = kernel_of_blocks(weight)
