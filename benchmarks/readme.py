@@ -409,6 +409,37 @@ def fused() -> str:
     return _table(["between the dense layers", *columns], rows)
 
 
+def grafts() -> str:
+    """Real detectors of other layouts, against their float files in onnxruntime."""
+    rows = []
+    for row in json.loads((RESULTS / "grafts.json").read_text()):
+        if "error" in row:
+            rows.append([row["file"], row["runtime"], row["precision"].upper(), row["error"], "", "", "", ""])
+            continue
+        cells = [
+            f"{row['matched']} of {row['expected']}",
+            row["found"],
+            f"{row['box_px']:.2g}",
+            f"{row['score']:.2g}",
+        ]
+        mask = row["mask_share"]
+        cells.append("" if mask is None else f"{100 * mask:.1f} %")
+        rows.append([row["file"], row["runtime"], row["precision"].upper(), *cells])
+    files = list(dict.fromkeys(cells[0] for cells in rows))
+    rows.sort(key=lambda cells: (files.index(cells[0]), cells[1:3]))
+    heading = [
+        "file",
+        "runtime",
+        "precision",
+        "same detections",
+        "found",
+        "worst corner, px",
+        "worst score",
+        "mask px",
+    ]
+    return _table(heading, rows)
+
+
 def profiles() -> str:
     """Engines of two profiles, of any size and of INT8, as far as they have been measured."""
     data = json.loads((RESULTS / "profiles_h200.json").read_text())
@@ -702,6 +733,7 @@ TABLES = {
     "latency_more": latency_more,
     "fused": fused,
     "profiles": profiles,
+    "grafts": grafts,
     "kernel_profiles": kernel_profiles,
     "speed": speed,
     "accuracy_line": accuracy_line,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 import numpy as np
 
+from runtime.backends.openvino_quantized import keep_concats_whole
 from runtime.contract import (
     EXPORT_COMMAND,
     Tensor,
@@ -272,6 +273,7 @@ def _opened_ir(core: "openvino.Core", path: Path) -> _File:
     """
     try:
         model = core.read_model(path)
+        keep_concats_whole(model)
         inputs, outputs = (
             {port.get_any_name(): _tensor(port) for port in ports} for ports in (model.inputs, model.outputs)
         )
@@ -542,6 +544,12 @@ def _read(core: "openvino.Core", model: "onnx.ModelProto") -> "openvino.Model":
         sort_nodes(model.graph)
     except Exception as error:  # onnx's own errors have no other base
         raise RuntimeError(said(error)) from error
+    found = _read_whole(core, model)
+    keep_concats_whole(found)
+    return found
+
+
+def _read_whole(core: "openvino.Core", model: "onnx.ModelProto") -> "openvino.Model":
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < LARGE_BYTES:
         return core.read_model(model.SerializeToString())
     # Through a file: a model of 2 GB cannot be handed over as one string.
