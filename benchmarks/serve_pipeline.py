@@ -1,0 +1,122 @@
+"""``python -m benchmarks.serve_pipeline MODEL IMAGES``: images per second over HTTP, next to the same model without.
+
+Without HTTP it is the runtime's pipeline, image files to COCO run lengths. Over HTTP it is ``runtime.serve`` in a
+process of its own, and clients in others, which send the files' bytes and read JSON with run lengths.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from benchmarks.cpu_case import RESULTS, processor
+from benchmarks.serve_load import closed_loop, requests_of
+from benchmarks.serve_process import ServiceProcess
+from runtime.cli import CommandParser, positive
+from runtime.console import say, write_json
+from runtime.detector import Detector
+from runtime.image_files import find_images
+
+_OK = 200
+_WARM_SECONDS = 3.0
+_JOIN_SECONDS = 120.0
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Measure both, and write the JSON."""
+    args = _parser().parse_args(argv)
+    paths = find_images([str(args.images)])
+    found: dict[str, Any] = {
+        **processor(),
+        "model": args.model.name,
+        "backend": args.backend,
+        "batch": args.batch,
+        "images": len(paths),
+        "clients": [args.processes, args.connections],
+        "pipeline_per_s": _pipeline(args, paths),
+    }
+    say(f"pipeline: {found['pipeline_per_s']:.1f} images/s")
+    found |= _over_http(args, [path.read_bytes() for path in paths])
+    found["share"] = found["http_per_s"] / found["pipeline_per_s"]
+    write_json(args.output, found)
+    say(json.dumps(found))
+    return int(set(found["answers"]) != {str(_OK)})
+
+
+def _pipeline(args: argparse.Namespace, paths: Sequence[Path]) -> float:
+    with Detector(args.model, args.backend, batch_size=args.batch) as detector:
+
+        def run() -> int:
+            results = list(detector.detect_files(paths))
+            if any(result.detections is None for result in results):
+                raise RuntimeError(f"expected detections of every image, found {results[0].error}")
+            return sum(len(result.detections.rle()) for result in results)
+
+        if not run():
+            raise RuntimeError("expected detections in the images, found none")
+        start, count = time.monotonic(), 0
+        while time.monotonic() - start < args.seconds:
+            run()
+            count += len(paths)
+        return count / (time.monotonic() - start)
+
+
+def _over_http(args: argparse.Namespace, images: Sequence[bytes]) -> dict[str, Any]:
+    options = ["--backend", args.backend, "--max-batch", args.batch, "--max-queue", args.queue]
+    with ServiceProcess(args.model, *options) as service:
+        _clients(service.address, images, args, _WARM_SECONDS)
+        answers, rate = _clients(service.address, images, args, args.seconds)
+        problems = service.end()
+    if problems:
+        raise RuntimeError(f"the service: {'; '.join(problems)}")
+    return {"http_per_s": rate, "answers": {str(status): number for status, number in answers.items()}}
+
+
+def _clients(
+    address: tuple[str, int], images: Sequence[bytes], args: argparse.Namespace, seconds: float
+) -> tuple[Counter, float]:
+    """Return what became of requests of many clients, and answers per second."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    parts = [
+        context.Process(target=_client, args=(address, images, args.connections, seconds, results))
+        for _ in range(args.processes)
+    ]
+    for part in parts:
+        part.start()
+    found = [results.get(timeout=seconds + _JOIN_SECONDS) for _ in parts]
+    for part in parts:
+        part.join(_JOIN_SECONDS)
+    statuses: Counter = sum((statuses for statuses, _ in found), Counter())
+    return statuses, sum(statuses[_OK] / spent for statuses, spent in found)
+
+
+def _client(
+    address: tuple[str, int], images: Sequence[bytes], connections: int, seconds: float, results: Any
+) -> None:
+    load = asyncio.run(closed_loop(address, requests_of(images), connections, seconds=seconds))
+    results.put((load.statuses, load.seconds))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = CommandParser(prog="python -m benchmarks.serve_pipeline", doc=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("--backend", default="auto", help="default: %(default)s")
+    parser.add_argument("--batch", type=positive, default=8, help="default: %(default)s")
+    parser.add_argument("--queue", type=positive, default=256, help="of the service; default: %(default)s")
+    parser.add_argument("--processes", type=positive, default=4, help="of clients; default: %(default)s")
+    parser.add_argument("--connections", type=positive, default=16, help="of each; default: %(default)s")
+    parser.add_argument("--seconds", type=float, default=8.0, help="default: %(default)s")
+    parser.add_argument("--output", type=Path, default=RESULTS / "serve_pipeline.json")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
