@@ -25,6 +25,7 @@ from runtime import Detector, forks
 from runtime.backends import openvino as backend_module
 from runtime.backends.onnxruntime import OnnxRuntimeBackend
 from runtime.forks import LibraryCalls, check_process, wait_for_rest
+from runtime.graphs import session as session_module
 from runtime.images import read_image
 from tests.runtime import fakes
 
@@ -205,6 +206,7 @@ def test_other_providers_do_not_survive(fake_model: Path, monkeypatch: pytest.Mo
             return ["CUDAExecutionProvider"]
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", WithCuda)
+    monkeypatch.setattr(session_module, "check_cudnn", lambda onnxruntime: None)
     backend = OnnxRuntimeBackend(fake_model, device="cuda", threads=1)
     images, sizes = np.zeros((1, 3, 64, 96), np.float32), np.array([[64, 96]], np.float32)
     assert len(backend.run(images, sizes)) == 4

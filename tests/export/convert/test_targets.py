@@ -237,7 +237,9 @@ def test_trtexecs_file_is_the_model(any_size_path: Path, photos: list[Path], tmp
     assert expected["num_dets"].min() > 10
     made = _with_bodies(onnx.load(tmp_path / "t" / "model.onnx"), source)
     for name, array in _outputs(made, feeds).items():
-        np.testing.assert_array_equal(array, expected[name], name)
+        # The first convolution has its sums in another order: see runtime.engine.blocks.
+        tolerance = 1e-3 if array.dtype == np.float32 else 0
+        np.testing.assert_allclose(array, expected[name], rtol=0, atol=tolerance, err_msg=name)
 
 
 def test_half_precision_is_in_the_file_or_refused(
