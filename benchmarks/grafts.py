@@ -26,7 +26,7 @@ from benchmarks.latency.measure import Stopwatch, repeated
 from runtime.cli import CommandParser
 from runtime.comparison.detections import compare_artifacts
 from runtime.comparison.difference import Tolerance
-from runtime.comparison.sources import load_batch, open_artifact
+from runtime.comparison.sources import load_batch, open_artifact, record
 from runtime.console import say, write_json
 from runtime.detector import Detector
 from runtime.host.preprocess import Batch
@@ -90,8 +90,6 @@ def _prepare(file: File, args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         mirrored = [_mirrored(photo, Path(folder)) for photo in photos]
         quantize_model(model, args.folder / f"{file.head}.{INT8}", mirrored)
-    from runtime.comparison.sources import record
-
     with open_artifact(model, "onnxruntime") as artifact:
         found = list(record(artifact, photos, args.folder / f"{file.head}.{REFERENCE}"))
     say(f"{file.head}: {sum(len(result.detections) for result in found)} detections")

@@ -94,8 +94,9 @@ const Bindings bindings([](py::module_& module) {
 logits, deltas: lists of L (B, A, H_l, W_l) and (B, 4 * A, H_l, W_l) float32, A = num_anchors; (B, H_l, W_l, channels)
 in layout 'nhwc', the same with channels rounded up to a multiple of 8 in 'nhwc8'. priors: (N, 4) float32
 [x1, y1, x2, y2] in px, level after level, in a level by y, x and anchor; with strides, x and y of each level in px, N
-is L * A: the anchors of place 0, 0 of each level, which the others have moved by the strides. image_sizes: (B, 2) float32, height and width
-in px. top: L numbers of rows. means, stds: of the deltas. max_ratio: the largest change of log width and height.
+is L * A: the anchors of place 0, 0 of each level, which the others have moved by the strides. image_sizes: (B, 2)
+float32, height and width in px. top: L numbers of rows. means, stds: of the deltas. max_ratio: the largest change of
+log width and height.
 clip: to the image. A level's rows are its best scores, sigmoid(logit), equal ones by anchor, NaN last. The score is -1
 where a level has no more anchors, and there the box is 0; and where a side of the box is not longer than min_size px,
 if that is not below 0. ValueError names the argument that has another shape, dtype or range.

@@ -29,6 +29,7 @@ from runtime.engine.plugins import load_plugins
 from runtime.engine.progress import Monitor
 from runtime.engine.session import EngineSession
 from runtime.engine.sidecar import Sidecar
+from runtime.messages import listed
 
 # Of the dense arithmetic: what may run slower than asked before an engine is refused.
 MAX_SLOWER = 0.05
@@ -114,12 +115,10 @@ def _check_speed(built: EngineBuild) -> None:
     if share <= MAX_SLOWER:
         return
     found = built.sidecar.build.get("node_precisions") or {}
-    named = [
-        f"{node} {value:.1%} ({found.get(node, '?')})" for node, value in list(slower.items())[:_NUM_NAMED]
-    ]
+    named = [f"{node} {value:.1%} ({found.get(node, '?')})" for node, value in slower.items()]
     raise RuntimeError(
         f"engine {built.path}: expected {1 - MAX_SLOWER:.0%} of the dense arithmetic in the precision that is asked "
-        f"for ({built.sidecar.config.precision}), found {share:.1%} slower: {', '.join(named)}; TensorRT has no faster "
+        f"for ({built.sidecar.config.precision}), found {share:.1%} slower: {listed(named, _NUM_NAMED)}; TensorRT has no faster "
         "kernel for them here, or something else keeps them. The engine is there and works: --allow-slower takes it"
     )
 

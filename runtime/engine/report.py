@@ -14,6 +14,7 @@ from runtime.console import heartbeat, say, table_console
 from runtime.engine.config import MIB
 from runtime.engine.progress import Monitor
 from runtime.engine.sidecar import Sidecar
+from runtime.messages import listed
 
 _NUM_NAMED = 3
 
@@ -69,7 +70,7 @@ def print_engine(engine: Path, sidecar: Sidecar) -> None:
     table.add_row("dense FLOPs", ", ".join(f"{share:.1%} {name}" for name, share in shares.items() if share))
     slower = build.get("slower_than_asked") or {}
     if slower:
-        named = ", ".join(list(slower)[:_NUM_NAMED]) + (", ..." if len(slower) > _NUM_NAMED else "")
+        named = listed(list(slower), _NUM_NAMED)
         table.add_row("slower than asked", Text(f"{sum(slower.values()):.1%}: {named}"))
     table.add_row("size", f"{build['bytes'] / MIB:.1f} MiB")
     table.add_row("build time", f"{build['seconds']:.0f} s")
