@@ -118,8 +118,9 @@ def _check_speed(built: EngineBuild) -> None:
     named = [f"{node} {value:.1%} ({found.get(node, '?')})" for node, value in slower.items()]
     raise RuntimeError(
         f"engine {built.path}: expected {1 - MAX_SLOWER:.0%} of the dense arithmetic in the precision that is asked "
-        f"for ({built.sidecar.config.precision}), found {share:.1%} slower: {listed(named, _NUM_NAMED)}; TensorRT has no faster "
-        "kernel for them here, or something else keeps them. The engine is there and works: --allow-slower takes it"
+        f"for ({built.sidecar.config.precision}), found {share:.1%} slower: {listed(named, _NUM_NAMED)}; TensorRT has "
+        "no faster kernel for them here, or something else keeps them. The engine is there and works: --allow-slower "
+        "takes it"
     )
 
 
