@@ -1,14 +1,17 @@
-// GroupedNMS on the GPU: six launches whose sizes depend on shapes only.
+// GroupedNMS on the GPU: seven launches whose sizes depend on shapes only.
 //
 //   collect   candidates of each image, in any order
-//   rank      by brute force: how many candidates come before this one, over all groups and within the sorted groups.
-//             Quadratic, but without any dependency between threads: 4800 candidates take microseconds
+//   sort      each chunk of them, once by score and once by group, then score
+//   rank      how many candidates come before this one, over all groups and within the sorted groups: a bisection in
+//             every chunk
 //   scatter   boxes into group-major order, best first within a group
 //   compare   on the whole GPU: a bit for each pair of boxes of one group that lie near enough in the sorted order
 //   suppress  one block per group walks its boxes, best first, with those bits; a group too large for them goes in
 //             tiles, each first compared with the boxes kept from the tiles before
 //   output    kept boxes by rank
 #include <cuda_runtime.h>
+
+#include <algorithm>
 
 #include "plugins/common/block_sum.h"
 #include "plugins/grouped_nms/grouped_nms_kernel.h"
@@ -24,10 +27,15 @@ constexpr int kMaxGridY = 65535;
 
 constexpr int kCollectThreads = 256;
 
+constexpr int kChunk = 512;  // candidates that are sorted together: a power of two
+constexpr int kSortThreads = kChunk / 2;
+constexpr int kSortMaxBlocks = 512;  // per image
+constexpr uint64_t kLastKey = ~uint64_t{0};  // after every candidate's
+constexpr int32_t kLastGroup = INT32_MAX;
+
 constexpr int kRankThreads = 256;
 constexpr int kRankPerThread = 2;
 constexpr int kRankRows = kRankThreads * kRankPerThread;
-constexpr int kRankColumns = 128;
 constexpr int kRankMaxBlocks = 512;  // per image: fills the largest GPUs at batch 1
 
 constexpr int kCompareThreads = 256;
@@ -40,6 +48,8 @@ constexpr int kWideWords = 64;
 constexpr int kNarrowWords = 8;
 constexpr int32_t kMaxWideBoxes = 16384;  // a row is 256 bytes
 constexpr int kSuppressMaxBlocks = 128;   // per image
+constexpr int kWideSuppressBlocks = 128;  // of 1024 threads, of all images: what a large GPU holds at once
+constexpr int kWideSuppressMinBlocks = 16;  // per image
 constexpr int kKeptChunk = 512;
 
 constexpr int kOutputThreads = 1024;
@@ -59,13 +69,17 @@ struct Workspace {
   uint32_t* kept;          // (batch, kept_words): bit per rank
   uint64_t* keys;          // of candidates: sorting them upwards sorts by descending score, then index
   int32_t* groups;         // of candidates
+  uint64_t* chunk_keys;          // keys, sorted within each chunk
+  uint64_t* group_chunk_keys;    // keys and groups, sorted within each chunk by group, then key
+  int32_t* group_chunk_groups;
   int32_t* ranks;          // of candidates
   int32_t* slots;          // of candidates
   int32_t* index_of_rank;  // in the input
   float4* slot_boxes;      // in turn overwritten by the boxes kept, from each group's first slot on
   int32_t* slot_groups;
   int32_t* slot_ranks;
-  // (batch, kept_words * 32, window): bit j of word k of row s: the box in slot s removes that in slot 32 (s / 32 + k) + j
+  // (batch, kept_words * 32, window): bit j of word k of row s: the box in slot s and that in slot 32 (s / 32 + k) + j
+  // overlap too much; the first word has the slots before s alone, the others are all after it
   uint32_t* matrix;
   int32_t kept_words;
   int32_t window;  // words per row of the matrix
@@ -93,6 +107,9 @@ Workspace partition(void* memory, int32_t batch, int32_t num_boxes) {
   out.cleared_bytes = offset;
   take(out.keys, base, offset, boxes);
   take(out.groups, base, offset, boxes);
+  take(out.chunk_keys, base, offset, boxes);
+  take(out.group_chunk_keys, base, offset, boxes);
+  take(out.group_chunk_groups, base, offset, boxes);
   take(out.ranks, base, offset, boxes);
   take(out.slots, base, offset, boxes);
   take(out.index_of_rank, base, offset, boxes);
@@ -159,21 +176,74 @@ __global__ void collect_candidates(GroupedNmsArguments in, Workspace work) {
   }
 }
 
-__global__ void rank_candidates(GroupedNmsArguments in, Workspace work) {
-  __shared__ uint64_t other_keys[kRankColumns];
-  __shared__ int32_t other_groups[kRankColumns];
+// Whether the first of two candidates comes before the second by group, then key.
+__device__ bool comes_before(int32_t group, uint64_t key, int32_t other_group, uint64_t other_key) {
+  return group < other_group || (group == other_group && key < other_key);
+}
+
+// A bitonic sort per block: even blocks by key, odd ones by group, then key.
+__global__ void __launch_bounds__(kSortThreads) sort_chunks(GroupedNmsArguments in, Workspace work) {
+  __shared__ uint64_t keys[kChunk];
+  __shared__ int32_t groups[kChunk];
+  for (int64_t b = blockIdx.y; b < in.batch; b += gridDim.y) {
+    const int64_t begin = b * in.num_boxes;
+    const int count = work.images[b].num_candidates;
+    const int num_items = (count + kChunk - 1) / kChunk * 2;
+    for (int item = blockIdx.x; item < num_items; item += gridDim.x) {
+      const bool by_group = item % 2;
+      const int first = item / 2 * kChunk;
+      const int size = min(kChunk, count - first);
+      __syncthreads();
+      for (int i = threadIdx.x; i < kChunk; i += kSortThreads) {
+        keys[i] = i < size ? work.keys[begin + first + i] : kLastKey;
+        groups[i] = !by_group ? 0 : i < size ? work.groups[begin + first + i] : kLastGroup;
+      }
+      __syncthreads();
+      for (int run = 2; run <= kChunk; run *= 2) {
+        for (int stride = run / 2; stride > 0; stride /= 2) {
+          const int thread = threadIdx.x;
+          const int low = 2 * thread - (thread & (stride - 1));
+          const int high = low + stride;
+          const uint64_t low_key = keys[low], high_key = keys[high];
+          const int32_t low_group = groups[low], high_group = groups[high];
+          const bool upwards = (low & run) == 0;
+          const bool swaps = upwards ? comes_before(high_group, high_key, low_group, low_key)
+                                     : comes_before(low_group, low_key, high_group, high_key);
+          if (swaps) {
+            keys[low] = high_key;
+            keys[high] = low_key;
+            groups[low] = high_group;
+            groups[high] = low_group;
+          }
+          __syncthreads();
+        }
+      }
+      for (int i = threadIdx.x; i < size; i += kSortThreads) {
+        (by_group ? work.group_chunk_keys : work.chunk_keys)[begin + first + i] = keys[i];
+        if (by_group) work.group_chunk_groups[begin + first + i] = groups[i];
+      }
+    }
+  }
+}
+
+// Each item counts, for a tile of candidates, those of one chunk that come before.
+__global__ void __launch_bounds__(kRankThreads) rank_candidates(GroupedNmsArguments in, Workspace work) {
+  __shared__ uint64_t chunk_keys[kChunk];
+  __shared__ uint64_t group_keys[kChunk];
+  __shared__ int32_t groups[kChunk];
   for (int64_t b = blockIdx.y; b < in.batch; b += gridDim.y) {
     const int64_t begin = b * in.num_boxes;
     const int count = work.images[b].num_candidates;
     const int64_t row_tiles = (static_cast<int64_t>(count) + kRankRows - 1) / kRankRows;
-    const int64_t column_tiles = (static_cast<int64_t>(count) + kRankColumns - 1) / kRankColumns;
-    for (int64_t item = blockIdx.x; item < row_tiles * column_tiles; item += gridDim.x) {
-      const int64_t column = item / row_tiles * kRankColumns;
-      const int columns = static_cast<int>(min(static_cast<int64_t>(kRankColumns), count - column));
+    const int64_t chunks = (static_cast<int64_t>(count) + kChunk - 1) / kChunk;
+    for (int64_t item = blockIdx.x; item < row_tiles * chunks; item += gridDim.x) {
+      const int64_t chunk = item / row_tiles * kChunk;
       __syncthreads();
-      if (threadIdx.x < columns) {
-        other_keys[threadIdx.x] = work.keys[begin + column + threadIdx.x];
-        other_groups[threadIdx.x] = work.groups[begin + column + threadIdx.x];
+      for (int i = threadIdx.x; i < kChunk; i += kRankThreads) {
+        const bool exists = chunk + i < count;
+        chunk_keys[i] = exists ? work.chunk_keys[begin + chunk + i] : kLastKey;
+        group_keys[i] = exists ? work.group_chunk_keys[begin + chunk + i] : kLastKey;
+        groups[i] = exists ? work.group_chunk_groups[begin + chunk + i] : kLastGroup;
       }
       __syncthreads();
       uint64_t key[kRankPerThread];
@@ -187,21 +257,22 @@ __global__ void rank_candidates(GroupedNmsArguments in, Workspace work) {
         key[k] = own < count ? work.keys[begin + own] : 0;
         group[k] = own < count ? work.groups[begin + own] : 0;
       }
-#pragma unroll 4
-      for (int j = 0; j < columns; ++j) {
-        const uint64_t other_key = other_keys[j];
-        const int32_t other_group = other_groups[j];
+#pragma unroll
+      for (int step = kChunk / 2; step > 0; step /= 2) {
 #pragma unroll
         for (int k = 0; k < kRankPerThread; ++k) {
-          const bool before = other_key < key[k];
-          rank[k] += before;
-          slot[k] += other_group < group[k] || (other_group == group[k] && before);
+          const int by_key = rank[k] + step - 1, by_group = slot[k] + step - 1;
+          if (chunk_keys[by_key] < key[k]) rank[k] += step;
+          if (comes_before(groups[by_group], group_keys[by_group], group[k], key[k])) slot[k] += step;
         }
       }
 #pragma unroll
       for (int k = 0; k < kRankPerThread; ++k) {
         const int64_t own = row + k * kRankThreads;
         if (own >= count) continue;
+        // The steps add up to one less than the chunk.
+        rank[k] += chunk_keys[rank[k]] < key[k];
+        slot[k] += comes_before(groups[slot[k]], group_keys[slot[k]], group[k], key[k]);
         if (rank[k]) atomicAdd(&work.ranks[begin + own], rank[k]);
         if (slot[k]) atomicAdd(&work.slots[begin + own], slot[k]);
       }
@@ -259,8 +330,8 @@ __device__ bool removes(const float4& kept, float kept_area, const float4& other
   return suppresses(as_box(kept), as_box(other), threshold.value, 0.f);
 }
 
-// Each warp compares 32 boxes with 32 others, not before them in the order. Blocks of slots that share no group are
-// left out: nothing reads their words.
+// Each warp compares 32 boxes with each other or with 32 after them in the order. Blocks of slots that share no group
+// are left out: nothing reads their words.
 __global__ void __launch_bounds__(kCompareThreads) compare_boxes(GroupedNmsArguments in, Workspace work) {
   __shared__ float4 column_boxes[kCompareWarps][kWarp];
   __shared__ float column_areas[kCompareWarps][kWarp];
@@ -299,11 +370,17 @@ __global__ void __launch_bounds__(kCompareThreads) compare_boxes(GroupedNmsArgum
       const int32_t group = groups[row];
       const int num_columns = min(kWarp, count - first_column);
       uint32_t bits = 0;
-#pragma unroll 4
+#pragma unroll 8
       for (int j = 0; j < num_columns; ++j) {
-        if (column_groups[warp][j] != group || first_column + j <= row) continue;
         if (removes(box, area, column_boxes[warp][j], column_areas[warp][j], threshold)) bits |= 1u << j;
       }
+      // Slots are sorted by group: the outermost tell whether all are of one.
+      if (groups[row_block * kWarp] != groups[first_column + num_columns - 1]) {
+        for (int j = 0; j < num_columns; ++j) {
+          if (column_groups[warp][j] != group) bits &= ~(1u << j);
+        }
+      }
+      if (word == 0) bits &= (1u << lane) - 1;
       matrix[static_cast<int64_t>(row) * work.window + word] = bits;
     }
   }
@@ -367,14 +444,15 @@ __device__ int walk_word(SuppressShared<kWindow>& shared, uint32_t (&removed)[(k
   const uint32_t(&rows)[kWarp][kWindow + 1] = shared.rows[word % 2];
   uint32_t own = removed[0];
   if constexpr (kParts > 1) own = word < kWarp ? removed[0] : removed[1];
-  uint32_t alive = ~__shfl_sync(kAllLanes, own, word % kWarp);
-  if (!alive) return num_kept;
-  uint32_t diagonal[kWarp];
-#pragma unroll
-  for (int j = 0; j < kWarp; ++j) diagonal[j] = rows[j][0];
-#pragma unroll
-  for (int j = 0; j < kWarp; ++j) {
-    if (alive >> j & 1) alive &= ~diagonal[j];
+  const uint32_t candidates = ~__shfl_sync(kAllLanes, own, word % kWarp);
+  if (!candidates) return num_kept;
+  // Box i stays unless a box before it that stays removes it. From all, repeated until nothing changes: after k rounds
+  // the first k boxes are right, and mostly all of them after a few.
+  const uint32_t removers = candidates >> lane & 1 ? rows[lane][0] : kAllLanes;
+  uint32_t alive = candidates;
+  for (uint32_t before = 0; before != alive;) {
+    before = alive;
+    alive = candidates & __ballot_sync(kAllLanes, !(removers & before));
   }
   while (num_kept + __popc(alive) > max_kept) alive &= ~(0x80000000u >> __clz(alive));
   if (lane == 0) shared.kept[word] = alive;
@@ -382,7 +460,7 @@ __device__ int walk_word(SuppressShared<kWindow>& shared, uint32_t (&removed)[(k
   for (int part = 0; part < kParts; ++part) {
     const int other = lane + part * kWarp;
     if (other <= word || other > last_word) continue;
-#pragma unroll 8
+#pragma unroll
     for (int j = 0; j < kWarp; ++j) {
       if (alive >> j & 1) removed[part] |= rows[j][other - word];
     }
@@ -390,7 +468,21 @@ __device__ int walk_word(SuppressShared<kWindow>& shared, uint32_t (&removed)[(k
   return num_kept + __popc(alive);
 }
 
-// The greedy walk over the tile, a word at a time, by the first warp; the others bring the next word's rows.
+// A thread's share of the rows of a word's boxes; zeros past the tile's last word.
+template <int kWindow>
+__device__ void load_rows(uint32_t (&rows)[SuppressShared<kWindow>::kSlotsPerThread], const uint32_t* matrix,
+                          const Tile& tile, int word) {
+  using Shared = SuppressShared<kWindow>;
+#pragma unroll
+  for (int i = 0; i < Shared::kSlotsPerThread; ++i) {
+    const int element = static_cast<int>(threadIdx.x) + i * Shared::kThreads;
+    const int64_t row = tile.base + word * kWarp + element / kWindow;
+    const bool needed = element % kWindow <= tile.last_word - word;
+    rows[i] = needed ? matrix[row * kWindow + element % kWindow] : 0;
+  }
+}
+
+// The greedy walk over the tile, a word at a time, by the first warp; the others bring the rows of the two words after.
 template <int kWindow>
 __device__ void walk_tile(SuppressShared<kWindow>& shared, const uint32_t* matrix, const Tile& tile, int num_kept,
                           int max_kept) {
@@ -402,20 +494,17 @@ __device__ void walk_tile(SuppressShared<kWindow>& shared, const uint32_t* matri
     const int word = static_cast<int>(threadIdx.x) + part * kWarp;
     removed[part] = walks && word <= tile.last_word ? shared.removed[word] : ~0u;
   }
+  uint32_t next[Shared::kSlotsPerThread];
+  uint32_t after[Shared::kSlotsPerThread];
+  load_rows<kWindow>(next, matrix, tile, 0);
   for (int word = -1; word <= tile.last_word; ++word) {
-    uint32_t next[Shared::kSlotsPerThread];
-#pragma unroll
-    for (int i = 0; i < Shared::kSlotsPerThread; ++i) {
-      const int element = static_cast<int>(threadIdx.x) + i * Shared::kThreads;
-      const int64_t row = tile.base + (word + 1) * kWarp + element / kWindow;
-      const bool needed = element % kWindow <= tile.last_word - (word + 1);
-      next[i] = needed ? matrix[row * kWindow + element % kWindow] : 0;
-    }
+    load_rows<kWindow>(after, matrix, tile, word + 2);
     if (walks && word >= 0) num_kept = walk_word(shared, removed, word, tile.last_word, num_kept, max_kept);
 #pragma unroll
     for (int i = 0; i < Shared::kSlotsPerThread; ++i) {
       const int element = static_cast<int>(threadIdx.x) + i * Shared::kThreads;
       shared.rows[(word + 1) % 2][element / kWindow][element % kWindow] = next[i];
+      next[i] = after[i];
     }
     if (__syncthreads_or(walks && num_kept >= max_kept)) break;
   }
@@ -594,17 +683,22 @@ cudaError_t launch_grouped_nms(const GroupedNmsArguments& in, void* workspace, s
   if (in.num_boxes > 0) {
     const unsigned collect_blocks = blocks_for(in.num_boxes, kCollectThreads);
     collect_candidates<<<dim3(collect_blocks, images), kCollectThreads, 0, stream>>>(in, work);
+    const unsigned sort_blocks = 2 * blocks_for(in.num_boxes, kChunk);
+    sort_chunks<<<dim3(sort_blocks < kSortMaxBlocks ? sort_blocks : kSortMaxBlocks, images), kSortThreads, 0,
+                  stream>>>(in, work);
     const int64_t rank_items = static_cast<int64_t>(blocks_for(in.num_boxes, kRankRows)) *
-                               static_cast<int64_t>(blocks_for(in.num_boxes, kRankColumns));
+                               static_cast<int64_t>(blocks_for(in.num_boxes, kChunk));
     const unsigned rank_blocks = static_cast<unsigned>(rank_items < kRankMaxBlocks ? rank_items : kRankMaxBlocks);
     rank_candidates<<<dim3(rank_blocks, images), kRankThreads, 0, stream>>>(in, work);
     scatter_candidates<<<dim3(collect_blocks, images), kCollectThreads, 0, stream>>>(in, work);
     const unsigned compare_blocks = blocks_for(static_cast<int64_t>(work.kept_words) * work.window, kCompareWarps);
     compare_boxes<<<dim3(compare_blocks < kCompareMaxBlocks ? compare_blocks : kCompareMaxBlocks, images),
                     kCompareThreads, 0, stream>>>(in, work);
-    const unsigned groups_blocks =
-        static_cast<unsigned>(in.num_boxes < kSuppressMaxBlocks ? in.num_boxes : kSuppressMaxBlocks);
-    const dim3 suppress_grid(groups_blocks, images);
+    int32_t groups_blocks = kSuppressMaxBlocks;
+    if (work.window == kWideWords) {
+      groups_blocks = std::clamp(kWideSuppressBlocks / in.batch, kWideSuppressMinBlocks, kSuppressMaxBlocks);
+    }
+    const dim3 suppress_grid(static_cast<unsigned>(std::min(in.num_boxes, groups_blocks)), images);
     if (work.window == kWideWords) {
       suppress_groups<kWideWords><<<suppress_grid, SuppressShared<kWideWords>::kThreads, 0, stream>>>(in, work);
     } else {

@@ -26,8 +26,8 @@ struct GroupedNmsArguments {
   int32_t* count;    // (batch,)
 };
 
-// Bytes of scratch for inputs of up to this size; grows with batch * num_boxes: about 300 bytes per box up to 16384
-// boxes per image, 80 beyond.
+// Bytes of scratch for inputs of up to this size; grows with batch * num_boxes: about 330 bytes per box up to 16384
+// boxes per image, 100 beyond.
 size_t grouped_nms_workspace_size(int32_t batch, int32_t num_boxes);
 
 // Enqueues everything on `stream`; no host synchronisation and no allocation, so that it can be captured in a graph.
