@@ -35,8 +35,11 @@ from runtime.images import read_image
 RESULTS = Path(__file__).parent / "results" / "grafts.json"
 SIZE = (640, 640)
 BATCHES = {"tensorrt": (1, 8, 32), "openvino": (1,), "onnxruntime": (1,)}
+# Of engines that are timed: one for each batch.
+PROFILES = ((1, 1, 1), (2, 8, 8), (9, 32, 32))
+PRECISIONS = ("fp32", "fp16", "int8")
 REPEAT, SECONDS = 40, 3.0
-INT8, FLOAT, REFERENCE = "int8.onnx", "onnx", "npz"
+INT8, FLOAT, REFERENCE, NETWORK = "int8.onnx", "onnx", "npz", "network.onnx"
 
 
 @dataclass(frozen=True)
@@ -79,14 +82,20 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _prepare(file: File, args: argparse.Namespace) -> None:
-    """Write the grafted file, the quantized one, and what the first finds."""
+    """Write the grafted file, the quantized one, the network alone, and what the first finds."""
+    import onnx
+
     from export.graft import graft
+    from export.graft.api import grafted
     from export.quantization.api import quantize_model
 
     args.folder.mkdir(parents=True, exist_ok=True)
     photos = [args.models / "photos" / name for name in file.photos]
     model = args.folder / f"{file.head}.{FLOAT}"
     graft(args.models / file.name, file.head, model, images=photos, size=SIZE)
+    made = grafted(args.models / file.name, file.head, size=SIZE)
+    onnx.save(made.network, args.folder / f"{file.head}.{NETWORK}")
+    write_json(args.folder / f"{file.head}.json", {"input": made.given.name, **made.match.tensors})
     with tempfile.TemporaryDirectory() as folder:
         mirrored = [_mirrored(photo, Path(folder)) for photo in photos]
         quantize_model(model, args.folder / f"{file.head}.{INT8}", mirrored)
@@ -105,7 +114,7 @@ def _measure(file: File, args: argparse.Namespace) -> None:
     rows = json.loads(args.output.read_text()) if args.output.is_file() else []
     photos = [args.models / "photos" / name for name in file.photos]
     for runtime, precision, suffix, options in VARIANTS:
-        if runtime not in args.runtimes:
+        if runtime not in args.runtimes or precision not in args.precisions:
             continue
         try:
             model = _model(args, file, runtime, precision, suffix)
@@ -129,9 +138,8 @@ def _model(args: argparse.Namespace, file: File, runtime: str, precision: str, s
     from runtime.engine.builds import build_engine
     from runtime.engine.config import EngineConfig
 
-    config = EngineConfig(
-        profiles=((1, 1, 1), (2, 8, 8), (9, 32, 32)), precision=precision, tactic_sources=args.tactic_sources
-    )
+    profiles = ((1, 2, 8),) if args.no_times else PROFILES
+    config = EngineConfig(profiles=profiles, precision=precision, tactic_sources=args.tactic_sources)
     engine = args.folder / f"{file.head}_{precision}.engine"
     cache = args.folder / "timing.cache"
     return build_engine(model, engine, config=config, timing_cache=cache, allow_slower=True, notify=say).path
@@ -207,6 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("folder", type=Path)
     measure.add_argument("models", type=Path)
     measure.add_argument("--runtimes", nargs="+", choices=tuple(BATCHES), default=["onnxruntime", "openvino"])
+    measure.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     measure.add_argument("--no-times", action="store_true", help="compare only, where the machine is busy")
     measure.add_argument("--tactic-sources", nargs="*", default=None)
     measure.add_argument("--output", type=Path, default=RESULTS)
