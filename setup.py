@@ -99,6 +99,7 @@ OPERATORS_WITH_BINDINGS = [
     "encode_masks",
     "grouped_nms",
     "multi_level_roi_align",
+    "padded_space_to_depth",
     "paste_masks",
     "prepare_images",
     "roi_align",

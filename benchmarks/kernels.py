@@ -24,6 +24,7 @@ from tests.gpu.encode_masks.kernel import encode_masks
 from tests.gpu.grouped_nms.kernel import grouped_nms
 from tests.gpu.kernel_library import NCHW, NHWC, NHWC8, to_layout
 from tests.gpu.multi_level_roi_align.kernel import multi_level_roi_align
+from tests.gpu.padded_space_to_depth.kernel import padded_space_to_depth
 from tests.gpu.paste_masks.kernel import paste_masks
 from tests.gpu.prepare_images.kernel import prepare_images
 from tests.gpu.select_masks.kernel import select_masks
@@ -381,6 +382,39 @@ def time_select_masks() -> list[dict]:
     return rows
 
 
+def torch_blocks(images: Tensor, pads: tuple) -> Tensor:
+    """Do what ``padded_space_to_depth`` does with torch's operators, in FP16 and channels last."""
+    top, left, bottom, right = pads
+    padded = torch.nn.functional.pad(images.half(), (left, right, top, bottom))
+    # pixel_unshuffle has another order of channels, of as many bytes.
+    return torch.nn.functional.pixel_unshuffle(padded, 2).contiguous(memory_format=torch.channels_last)
+
+
+def time_blocks(bandwidth: float) -> list[dict]:
+    """float32 images to FP16 blocks, with the pads of the engines and with those of a 7 x 7 kernel."""
+    rows = []
+    for batch, pads in [(b, p) for b in (1, 8) for p in ((4, 4, 2, 2), (3, 3, 3, 3))]:
+        images = torch.randn((batch, 3, *IMAGE), device="cuda")
+        settings = {"dtype": torch.float16, "layout": NHWC8}
+        num_bytes = images.numel() * 4 + padded_space_to_depth(images, pads, **settings).numel() * 2
+        rows.append(
+            {
+                "op": "padded_space_to_depth",
+                "batch": batch,
+                "pads": pads,
+                "size": IMAGE,
+                "ms": graph_ms(lambda i=images, p=pads, s=settings: padded_space_to_depth(i, p, **s)),
+                "nchw_ms": graph_ms(
+                    lambda i=images, p=pads: padded_space_to_depth(i, p, dtype=torch.float16)
+                ),
+                "torch_ms": graph_ms(lambda i=images, p=pads: torch_blocks(i, p)),
+                "floor_ms": num_bytes / bandwidth,
+                "floor": "the images read once, the blocks written once",
+            }
+        )
+    return rows
+
+
 def object_masks(batch: int, num_masks: int) -> Tensor:
     """(batch, num_masks, 28, 28): smooth outlines around the middle, as a mask head's."""
     coarse = torch.rand((batch * num_masks, 1, 5, 5), device="cuda") * 0.6
@@ -482,6 +516,7 @@ def main() -> None:
             *time_paste_masks(bandwidth),
             *time_prepare_images(bandwidth),
             *time_encode_masks(),
+            *time_blocks(bandwidth),
         ],
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)

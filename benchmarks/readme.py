@@ -339,6 +339,11 @@ def kernels() -> str:
                 f"PasteMasks at this size {r['paste_masks_ms']:.3f} ms; {r['bytes'] / 1024:.0f} KB of strings"
             )
             rows.append([f"encode_masks, 100 × 1080 × 1920, {share}", r["batch"], f"{r['ms']:.3f}", other])
+        elif r["op"] == "padded_space_to_depth":
+            name = (
+                f"PaddedSpaceToDepth, {r['size'][0]} × {r['size'][1]}, pads {', '.join(map(str, r['pads']))}"
+            )
+            rows.append([name, r["batch"], f"{r['ms']:.3f}", f"floor {r['floor_ms']:.3f} ms"])
     return _table(["kernel", "batch", "ms", "next to"], rows)
 
 

@@ -47,13 +47,16 @@ struct TensorList {
   const TensorInfo& output(int i) const { return items[num_inputs + i]; }
 };
 
-// A size of an output: that of an input, a multiple of it, or a number.
+// A size of an output: that of an input, a multiple of it, a part of it and something more, or a number.
 struct Dim {
   int input;
   int axis;
-  int64_t factor;  // of the input's size; the size itself where there is no input
+  int64_t factor;       // of the input's size; the size itself where there is no input
+  int64_t added = 0;    // to the multiple
+  int64_t divisor = 1;  // of the sum, which is rounded down
 
   static Dim of(int input, int axis, int64_t factor = 1) { return {input, axis, factor}; }
+  static Dim part(int input, int axis, int64_t added, int64_t divisor) { return {input, axis, 1, added, divisor}; }
   static Dim fixed(int64_t size) { return {-1, 0, size}; }
 };
 

@@ -13,6 +13,7 @@
 #include "plugins/grid_sample/grid_sample_op.h"
 #include "plugins/grouped_nms/grouped_nms_op.h"
 #include "plugins/multi_level_roi_align/multi_level_roi_align_op.h"
+#include "plugins/padded_space_to_depth/padded_space_to_depth_op.h"
 #include "plugins/paste_masks/paste_masks_op.h"
 #include "plugins/select_masks/select_masks_op.h"
 #include "plugins/select_top/select_top_op.h"
@@ -144,7 +145,8 @@ const std::vector<OpType>& op_types() {
   static const auto* const types =
       new std::vector<OpType>{multi_level_roi_align_type(), grouped_nms_type(), paste_masks_type(kMaskOutputType),
                               mmcv_roi_align_type(), grid_sampler_type(), select_top_type(),
-                              decode_proposals_type(), decode_detections_type(), select_masks_type()};
+                              decode_proposals_type(), decode_detections_type(), select_masks_type(),
+                              padded_space_to_depth_type()};
   return *types;
 }
 

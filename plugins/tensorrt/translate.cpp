@@ -172,6 +172,18 @@ bool supports(const Op& op, int position, const TensorList& tensors) {
   return complete && position < op.num_inputs() + op.num_outputs() && op.supports(position, tensors);
 }
 
+static const nvinfer1::IDimensionExpr* size_from(const Dim& dim, const nvinfer1::DimsExprs* inputs,
+                                                 nvinfer1::IExprBuilder& builder) {
+  using nvinfer1::DimensionOperation;
+  const auto constant = [&](int64_t value) { return builder.constant(static_cast<int32_t>(value)); };
+  if (dim.input < 0) return constant(dim.factor);
+  const nvinfer1::IDimensionExpr* size = inputs[dim.input].d[dim.axis];
+  if (dim.factor != 1) size = builder.operation(DimensionOperation::kPROD, *size, *constant(dim.factor));
+  if (dim.added != 0) size = builder.operation(DimensionOperation::kSUM, *size, *constant(dim.added));
+  if (dim.divisor != 1) size = builder.operation(DimensionOperation::kFLOOR_DIV, *size, *constant(dim.divisor));
+  return size;
+}
+
 nvinfer1::DimsExprs output_dims(const char* name, const Op& op, int output, const nvinfer1::DimsExprs* inputs,
                                 int num_inputs, nvinfer1::IExprBuilder& builder) {
   expect_num_inputs(name, op, num_inputs);
@@ -180,12 +192,7 @@ nvinfer1::DimsExprs output_dims(const char* name, const Op& op, int output, cons
   op.check_shapes(tensors);
   nvinfer1::DimsExprs result{};
   for (const Dim& dim : op.output_shape(output, tensors)) {
-    const nvinfer1::IDimensionExpr* const factor = builder.constant(static_cast<int32_t>(dim.factor));
-    const nvinfer1::IDimensionExpr* size = dim.input < 0 ? factor : inputs[dim.input].d[dim.axis];
-    if (dim.input >= 0 && dim.factor != 1) {
-      size = builder.operation(nvinfer1::DimensionOperation::kPROD, *size, *factor);
-    }
-    result.d[result.nbDims++] = size;
+    result.d[result.nbDims++] = size_from(dim, inputs, builder);
   }
   return result;
 }

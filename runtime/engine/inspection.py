@@ -9,6 +9,7 @@ from typing import Any, Optional
 
 import numpy as np
 
+from runtime.engine.blocks import in_standard_operators
 from runtime.graphs.load import import_onnx
 from runtime.graphs.operators import BY_NAME, DENSE
 from runtime.graphs.view import Graph
@@ -195,6 +196,7 @@ def _shapes(model: Any, sizes: Mapping[str, int], onnx: Any) -> dict[str, tuple[
             if dim.dim_param in sizes:
                 dim.dim_value = sizes[dim.dim_param]
     del copy.graph.value_info[:]
+    in_standard_operators(copy)
     _declare_selections(copy, sizes["batch"], onnx)
     for output in copy.graph.output:
         output.type.tensor_type.ClearField("shape")

@@ -42,7 +42,7 @@ def engine_model(model: Any, plugin_ops: Collection[str], tensorrt: TensorRT) ->
     _constants_to_initializers(copy, onnx)
     _fold_integers(copy, onnx)
     _slice_shapes(copy, onnx)
-    read_images_in_blocks(copy)
+    read_images_in_blocks(copy, plugin_ops)
     _replace_uint8_outputs(copy, tensorrt, onnx)
     _check_operators(copy, plugin_ops)
     return copy

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, Union
 
+from runtime.engine import blocks
 from runtime.engine.compat import TensorRT
 from runtime.files import sha256_of
 from runtime.graphs.operators import PLUGINS
@@ -16,6 +17,8 @@ FILE_NAME = "libmaskrcnn_plugins.so"
 ROOT = Path(__file__).resolve().parents[2]
 # Where `make plugins` and `pip install .` put it.
 FOLDERS = (ROOT / "build", ROOT / "plugins")
+# Those of files, and the one that lowering writes.
+OPS = PLUGINS | {blocks.OPERATOR}
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def load_plugins(path: Optional[Union[str, Path]], tensorrt: TensorRT) -> Option
             after = tensorrt.plugin_names()
             # Someone else may have loaded ours before: then its creators are no news, and there all the same.
             is_ours = hasattr(handle, _REGISTER)
-            ops = (after - before) | (PLUGINS & after if is_ours else set())
+            ops = (after - before) | (OPS & after if is_ours else set())
             sha256 = sha256_of(found)
             _loaded[found] = PluginLibrary(found, sha256, frozenset(ops), handle)
         return _loaded[found]

@@ -174,6 +174,13 @@ def select_masks(logits, labels) -> np.ndarray:
     return masks.reshape(*labels.shape, *logits.shape[2:])
 
 
+def padded_space_to_depth(images, pads) -> np.ndarray:
+    """Return (B, 4 * C, rows, columns): every second row and column, from four beginnings. pads: top, left, ..."""
+    top, left, bottom, right = pads
+    padded = np.pad(images, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    return np.concatenate([padded[:, :, y::2, x::2] for y, x in product((0, 1), repeat=2)], axis=1)
+
+
 def greedy_nms(boxes, scores, candidates, iou_threshold) -> list[int]:
     """Return which of the candidates are kept."""
     x1, y1, x2, y2 = boxes.T

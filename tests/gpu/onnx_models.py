@@ -81,6 +81,12 @@ def models() -> dict[str, onnx.ModelProto]:
             [*maps, ("priors", FLOAT, ["N", 4]), ("image_sizes", FLOAT, ["B", 2])],
             proposals,
         ),
+        "padded_space_to_depth": model_of(
+            "PaddedSpaceToDepth",
+            {"pads": [4, 4, 2, 2], "blocksize": 2},
+            [("images", FLOAT, ["B", 3, "H", "W"])],
+            [("blocks", FLOAT, ["B", 12, "rows", "columns"])],
+        ),
         # A plugin of TensorRT 8 writes float32; 8.5 converts it to uint8 neither by Cast nor by an IdentityLayer ("Cast
         # output type does not support UINT8"), so that no file here does.
         "paste_masks": model_of(*paste),

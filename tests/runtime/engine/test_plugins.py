@@ -100,13 +100,15 @@ def test_a_library_is_asked_for_what_it_registered(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("entry_point", "ops"), [(True, {"GroupedNMS", "PasteMasks"}), (False, set())], ids=["ours", "foreign"]
+    ("entry_point", "ops"),
+    [(True, {"GroupedNMS", "PaddedSpaceToDepth"}), (False, set())],
+    ids=["ours", "foreign"],
 )
 def test_a_library_that_somebody_else_has_loaded_is_known_by_its_operators(
     entry_point: bool, ops: set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its creators are there before we look; those of other libraries are none of its."""
-    trt = fakes.tensorrt(plugins=["NMS_TRT", "GroupedNMS", "PasteMasks"])
+    trt = fakes.tensorrt(plugins=["NMS_TRT", "GroupedNMS", "PaddedSpaceToDepth"])
     loaded = SimpleNamespace(maskrcnn_plugins_register=lambda: 0) if entry_point else SimpleNamespace()
     monkeypatch.setattr(ctypes, "CDLL", lambda name, mode: loaded)
     assert load_plugins(_file(tmp_path / "mine.so"), TensorRT(trt)).ops == ops
@@ -116,7 +118,7 @@ def test_our_operators_are_those_that_the_exporter_and_older_files_use() -> None
     assert set(PLUGIN_OPS) < engine_plugins.PLUGINS
     folder = engine_plugins.ROOT / "plugins"
     sources = "".join(p.read_text() for p in folder.rglob("*") if p.suffix in (".h", ".cpp", ".cu"))
-    assert [op for op in engine_plugins.PLUGINS if f'"{op}"' not in sources] == []
+    assert [op for op in engine_plugins.OPS if f'"{op}"' not in sources] == []
 
 
 def test_rtx_takes_no_plugins(tmp_path: Path) -> None:
