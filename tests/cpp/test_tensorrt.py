@@ -21,6 +21,10 @@ from runtime.engine.files import EngineRequest, Machine, engine_path, ensure_eng
 from runtime.engine.plugins import PluginLibrary
 from runtime.engine.sidecar import sidecar_path
 from runtime.files import sha256_of
+from runtime.host.postprocess import detections_from_outputs
+from runtime.host.preprocess import batch_geometry
+from runtime.metadata import ModelMetadata
+from runtime.transforms import Fit, Pad
 from tests.cpp import fake_gpu
 from tests.plugins.test_headers import cuda_include, releases
 from tests.runtime import fakes as models
@@ -58,10 +62,9 @@ def programs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
-@pytest.fixture(scope="module")
-def engine(programs: Path) -> Path:
-    """An engine whose sidecar is of this machine and these plugins."""
-    model = models.save(programs / "m.onnx")
+def engine_of(programs: Path, facts: ModelMetadata) -> Path:
+    """An engine of a model with these facts, whose sidecar is of this machine and these plugins."""
+    model = models.save(programs / f"{len(list(programs.glob('*.onnx')))}.onnx", facts)
     device = fake_cuda.Device("Fake GPU", (9, 0))
     plugins = PluginLibrary(Path("p.so"), sha256_of(programs / fake_gpu.PLUGINS), frozenset())
     machine = Machine(fakes.library(fakes.V8_5), CudaPython(fake_cuda.Cudart(device)), plugins)
@@ -72,6 +75,11 @@ def engine(programs: Path) -> Path:
     sidecar = json.loads(path.read_text())
     path.write_text(json.dumps({**sidecar, "engine_sha256": sha256_of(request.engine)}))
     return request.engine
+
+
+@pytest.fixture(scope="module")
+def engine(programs: Path) -> Path:
+    return engine_of(programs, models.metadata())
 
 
 def image_files(folder: Path, values: list[int]) -> list[Path]:
@@ -127,6 +135,53 @@ def test_every_batch_in_every_slot_has_its_own_results(
     found = json.loads(out.read_text())
     wanted = [r for i, (file, value) in enumerate(zip(files, values), 1) for r in expected(i, file, value)]
     assert found == wanted
+
+
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_images_that_the_host_prepares(programs: Path, tmp_path: Path, batch: int, eager: bool) -> None:
+    """A step beside the resize: the network's input is made on the host, and masks are pasted there, as in Python."""
+    facts = models.metadata(
+        mean=(0, 0, 0), std=(1, 1, 1), color_order="bgr", steps=(Fit(SIZE), Pad(size_divisor=32))
+    )
+    engine = engine_of(programs, facts)
+    values = [3, 7, 0, 2, 255, 1, 250, 11, 4, 5] * 3
+    out = tmp_path / "results.json"
+    files = image_files(tmp_path, values)
+    done = run(
+        programs, "detect", engine, *files, "--min-score", 0, "--batch", batch, "--out", out, eager=eager
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    geometry = batch_geometry([SIZE] * len(values), facts)
+    python = detections_from_outputs(network_outputs(values), geometry, facts)
+    found = json.loads(out.read_text())
+    wanted = [
+        (image_id, label + 1, rle["counts"])
+        for image_id, detections in enumerate(python, 1)
+        for label, rle in zip(detections.labels.tolist(), detections.rle())
+    ]
+    assert [(r["image_id"], r["category_id"], r["segmentation"]["counts"]) for r in found] == wanted
+    assert len(wanted) == sum(1 + value % NUM_ROWS for value in values)
+    edges = [[row, row, 10 + value % 7, 12] for value in values for row in range(1 + value % NUM_ROWS)]
+    assert [r["bbox"] for r in found] == edges
+    assert len({counts for _, _, counts in wanted}) > NUM_ROWS
+
+
+def network_outputs(values: list[int]) -> dict[str, np.ndarray]:
+    """What the fake network finds in images that begin with these values."""
+    rows = np.arange(NUM_ROWS, dtype=np.float32)
+    dets = np.zeros((len(values), NUM_ROWS, 5), np.float32)
+    dets[..., :2], dets[..., 4] = rows[None, :, None], 0.9 - 0.1 * rows
+    dets[..., 2] = rows + np.array([[10 + value % 7] for value in values], np.float32)
+    dets[..., 3] = rows + 12
+    masks = np.zeros((len(values), NUM_ROWS, 28, 28), np.float32)
+    masks[..., 0, 0] = 31 * np.array(values, np.float32)[:, None] + rows
+    return {
+        "num_dets": np.array([1 + value % NUM_ROWS for value in values], np.int32),
+        "dets": dets,
+        "labels": np.tile(np.arange(NUM_ROWS, dtype=np.int32) % CLASSES, (len(values), 1)),
+        "masks": masks,
+    }
 
 
 def test_loops_and_detectors_side_by_side(programs: Path, engine: Path, tmp_path: Path) -> None:

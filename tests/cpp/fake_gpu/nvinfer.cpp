@@ -120,9 +120,7 @@ class Engine : public StubCudaEngine {
     return dims_of(name, batches[index]);
   }
   size_t getDeviceMemorySize() const noexcept override { return kMemory; }
-  nvinfer1::IExecutionContext* createExecutionContextWithoutDeviceMemory() noexcept override {
-    return new FakeContext;
-  }
+  nvinfer1::IExecutionContext* createExecutionContextWithoutDeviceMemory() noexcept override { return new FakeContext; }
 };
 
 class FakeEngine : public nvinfer1::ICudaEngine {
