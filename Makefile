@@ -53,7 +53,7 @@ plugins:
 	cmake --build build
 
 test-headers: $(INSTALLED)
-	MASKRCNN_TENSORRT_HEADERS=$(HEADERS) $(BIN)/python -m pytest tests/plugins/test_headers.py
+	MASKRCNN_TENSORRT_HEADERS=$(HEADERS) $(BIN)/python -m pytest tests/plugins/test_headers.py tests/cpp/test_engines.py tests/cpp/test_tensorrt.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

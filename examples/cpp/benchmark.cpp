@@ -1,22 +1,36 @@
-// How long an image takes: batches of 1 and of N, from pixels to detections, and the same with masks encoded.
+// How long images take, from pixels to detections with run lengths, in batches of 1 and of N; on request, whether
+// memory grows over many calls, and whether detectors side by side find what one alone finds.
 //
-//   benchmark MODEL IMAGE [--batch 8] [--runs 20] [--threads T]
+//   benchmark MODEL IMAGE... [--batch 8] [--runs 20] [--threads T] [--calls 10000] [--detectors 2] [--json FILE]
 #include <maskrcnn/detector.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
+#include <sstream>
 #include <string>
 #include <vector>
 
+#include "endurance.h"
 #include "images.h"
 
 namespace {
 
+constexpr int kNumWarmUps = 4;  // an engine's third batch of a size becomes a CUDA graph
+constexpr int kNumRounds = 5;   // of every detector over all images
+
 struct Arguments {
-  std::string model, image;
-  int batch = 8, runs = 20, threads = 0;
+  std::string model, json;
+  std::vector<std::string> images;
+  int batch = 8, runs = 20, threads = 0, calls = 0, detectors = 0;
+};
+
+struct Latency {
+  int batch = 0;
+  std::size_t num_masks = 0;
+  std::vector<double> detect_ms, masks_ms;  // of each run: to detections, and from there to run lengths
 };
 
 int fail(const std::string& message) {
@@ -27,19 +41,26 @@ int fail(const std::string& message) {
 bool parse(int count, char** texts, Arguments& arguments) {
   for (int i = 1; i < count; ++i) {
     const std::string text = texts[i];
-    int* value = text == "--batch"     ? &arguments.batch
-                 : text == "--runs"    ? &arguments.runs
-                 : text == "--threads" ? &arguments.threads
-                                       : nullptr;
+    int* value = text == "--batch"       ? &arguments.batch
+                 : text == "--runs"      ? &arguments.runs
+                 : text == "--threads"   ? &arguments.threads
+                 : text == "--calls"     ? &arguments.calls
+                 : text == "--detectors" ? &arguments.detectors
+                                         : nullptr;
     if (value != nullptr && i + 1 < count) {
       *value = std::atoi(texts[++i]);
-    } else if (value != nullptr || text.rfind("--", 0) == 0) {
+    } else if (text == "--json" && i + 1 < count) {
+      arguments.json = texts[++i];
+    } else if (text.rfind("--", 0) == 0) {
       return false;
+    } else if (arguments.model.empty()) {
+      arguments.model = text;
     } else {
-      (arguments.model.empty() ? arguments.model : arguments.image) = text;
+      arguments.images.push_back(text);
     }
   }
-  return !arguments.image.empty() && arguments.batch > 0 && arguments.runs > 0;
+  return !arguments.images.empty() && arguments.batch > 0 && arguments.runs > 0 && arguments.calls >= 0 &&
+         arguments.detectors >= 0;
 }
 
 double milliseconds_since(std::chrono::steady_clock::time_point start) {
@@ -51,30 +72,118 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Prints a row; returns why not, or nothing.
-std::string measure(const maskrcnn::Detector& detector, const maskrcnn::Image& image, int batch, int runs) {
-  const std::vector<maskrcnn::Image> images(static_cast<std::size_t>(batch), image);
-  std::vector<double> detect_ms, masks_ms;
-  std::size_t num_detections = 0;
-  for (int run = -2; run < runs; ++run) {  // two to warm up
+// The first `batch` images, in turn where there are fewer. Returns why not, or nothing.
+std::string measure(const maskrcnn::Detector& detector, const std::vector<maskrcnn::Image>& given, int runs,
+                    Latency& latency) {
+  std::vector<maskrcnn::Image> images;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(latency.batch); ++i) images.push_back(given[i % given.size()]);
+  for (int run = -kNumWarmUps; run < runs; ++run) {
     const auto start = std::chrono::steady_clock::now();
     const auto found = detector.detect(images.data(), images.size());
     if (!found) return found.error().message;
     const double detected = milliseconds_since(start);
-    num_detections = 0;
+    latency.num_masks = 0;
     for (const maskrcnn::Detections& detections : found.value()) {
-      num_detections += detections.size();
-      for (std::size_t i = 0; detections.has_masks() && i < detections.size(); ++i) {
+      for (std::size_t i = 0; detections.has_masks() && i < detections.size(); ++i, ++latency.num_masks) {
         const auto rle = detections.rle(i);
         if (!rle) return rle.error().message;
       }
     }
     if (run < 0) continue;
-    detect_ms.push_back(detected);
-    masks_ms.push_back(milliseconds_since(start) - detected);
+    latency.detect_ms.push_back(detected);
+    latency.masks_ms.push_back(milliseconds_since(start) - detected);
   }
-  std::printf("batch %3d: detect %9.2f ms (%8.2f an image), run lengths of %zu masks %7.2f ms\n", batch,
-              median(detect_ms), median(detect_ms) / batch, num_detections, median(masks_ms));
+  return "";
+}
+
+void print(const Latency& latency) {
+  const double detect_ms = median(latency.detect_ms);
+  std::printf("batch %3d: detect %9.2f ms (%8.2f an image), run lengths of %zu masks %7.2f ms\n", latency.batch,
+              detect_ms, detect_ms / latency.batch, latency.num_masks, median(latency.masks_ms));
+}
+
+void print(const Endurance& endurance) {
+  for (const auto& [calls, figures] : endurance.figures) {
+    std::printf("calls %6d: %8.1f MiB resident, %lld threads, %lld files", calls,
+                static_cast<double>(figures.resident_bytes) / (1 << 20), static_cast<long long>(figures.threads),
+                static_cast<long long>(figures.file_descriptors));
+    if (figures.device_bytes >= 0) {
+      std::printf(", %9.1f MiB of the device", static_cast<double>(figures.device_bytes) / (1 << 20));
+    }
+    std::printf("\n");
+  }
+  std::printf("calls %6d: %9.2f ms each, %d results unlike the first\n", endurance.calls,
+              endurance.milliseconds / endurance.calls, endurance.unlike);
+}
+
+std::string list_of(const std::vector<double>& values) {
+  std::ostringstream out;
+  for (std::size_t i = 0; i < values.size(); ++i) out << (i == 0 ? "[" : ", ") << values[i];
+  return out.str() + "]";
+}
+
+std::string json_of(const std::vector<Latency>& latencies) {
+  std::ostringstream out;
+  for (const Latency& latency : latencies) {
+    out << (out.tellp() == 0 ? "[" : ", ") << "{\"batch\": " << latency.batch
+        << ", \"num_masks\": " << latency.num_masks << ", \"detect_ms\": " << list_of(latency.detect_ms)
+        << ", \"masks_ms\": " << list_of(latency.masks_ms) << "}";
+  }
+  return out.str() + "]";
+}
+
+std::string json_of(const Endurance& endurance) {
+  std::ostringstream out;
+  out << "{\"calls\": " << endurance.calls << ", \"milliseconds\": " << endurance.milliseconds
+      << ", \"unlike\": " << endurance.unlike << ", \"figures\": [";
+  for (std::size_t i = 0; i < endurance.figures.size(); ++i) {
+    const auto& [calls, figures] = endurance.figures[i];
+    out << (i == 0 ? "" : ", ") << "{\"calls\": " << calls << ", \"resident_bytes\": " << figures.resident_bytes
+        << ", \"threads\": " << figures.threads << ", \"file_descriptors\": " << figures.file_descriptors
+        << ", \"device_bytes\": ";
+    figures.device_bytes >= 0 ? out << figures.device_bytes << "}" : out << "null}";
+  }
+  out << "]}";
+  return out.str();
+}
+
+// Everything that was measured. Returns why not, or nothing.
+std::string run(const Arguments& arguments, const maskrcnn::Options& options,
+                const std::vector<maskrcnn::Image>& images, std::string& json) {
+  std::vector<Latency> latencies;
+  {
+    const auto opened = maskrcnn::Detector::open(arguments.model, options);
+    if (!opened) return opened.error().message;
+    std::printf("%s, %s, %zu images, the first %dx%d px; medians of %d\n", arguments.model.c_str(),
+                opened.value().info().backend.c_str(), images.size(), images[0].height, images[0].width,
+                arguments.runs);
+    json = "{\"backend\": \"" + opened.value().info().backend + "\"";
+    for (const int batch : {1, arguments.batch}) {
+      if (!latencies.empty() && batch == 1) break;
+      latencies.emplace_back().batch = batch;
+      const std::string problem = measure(opened.value(), images, arguments.runs, latencies.back());
+      if (!problem.empty()) return problem;
+      print(latencies.back());
+    }
+    json += ", \"latency\": " + json_of(latencies);
+    if (arguments.calls > 0) {
+      const Endurance endurance = endure(opened.value(), images, arguments.calls);
+      if (!endurance.problem.empty()) return endurance.problem;
+      print(endurance);
+      json += ", \"endurance\": " + json_of(endurance);
+    }
+  }
+  if (arguments.detectors > 0) {
+    const Company company =
+        in_company(arguments.model, options, images, arguments.batch, arguments.detectors, kNumRounds);
+    if (!company.problem.empty()) return company.problem;
+    std::printf("%d detectors at once: %d results, %d unlike those of one alone\n", arguments.detectors,
+                company.results, company.unlike);
+    json += ", \"company\": {\"detectors\": " + std::to_string(arguments.detectors) +
+            ", \"results\": " + std::to_string(company.results) + ", \"unlike\": " + std::to_string(company.unlike) +
+            "}";
+  }
+  json += "}\n";
   return "";
 }
 
@@ -82,21 +191,27 @@ std::string measure(const maskrcnn::Detector& detector, const maskrcnn::Image& i
 
 int main(int count, char** texts) {
   Arguments arguments;
-  if (!parse(count, texts, arguments)) return fail("expected MODEL IMAGE [--batch N] [--runs N] [--threads N]");
+  if (!parse(count, texts, arguments)) {
+    return fail(
+        "expected MODEL IMAGE... [--batch N] [--runs N] [--threads N] [--calls N] [--detectors N] [--json FILE]");
+  }
   maskrcnn::Options options;
   options.threads = arguments.threads;
-  const auto opened = maskrcnn::Detector::open(arguments.model, options);
-  if (!opened) return fail(opened.error().message);
-  Pixels pixels;
-  std::string problem;
-  if (!read_image(arguments.image, pixels, problem)) return fail(arguments.image + ": " + problem);
-  maskrcnn::Image image;
-  image.pixels = pixels.bgr.data();
-  image.height = pixels.height;
-  image.width = pixels.width;
-  std::printf("%s, %s, %dx%d px; medians of %d\n", arguments.model.c_str(), opened.value().info().backend.c_str(),
-              image.height, image.width, arguments.runs);
-  problem = measure(opened.value(), image, 1, arguments.runs);
-  if (problem.empty() && arguments.batch > 1) problem = measure(opened.value(), image, arguments.batch, arguments.runs);
-  return problem.empty() ? 0 : fail(problem);
+  std::vector<Pixels> pixels(arguments.images.size());
+  std::vector<maskrcnn::Image> images(pixels.size());
+  for (std::size_t i = 0; i < pixels.size(); ++i) {
+    std::string problem;
+    if (!read_image(arguments.images[i], pixels[i], problem)) return fail(arguments.images[i] + ": " + problem);
+    images[i].pixels = pixels[i].bgr.data();
+    images[i].height = pixels[i].height;
+    images[i].width = pixels[i].width;
+  }
+  std::string json;
+  const std::string problem = run(arguments, options, images, json);
+  if (!problem.empty()) return fail(problem);
+  if (arguments.json.empty()) return 0;
+  std::ofstream out(arguments.json);
+  out << json;
+  out.close();
+  return out ? 0 : fail(arguments.json + ": expected to write it, found no room or no permission");
 }

@@ -131,7 +131,13 @@ TensorRTLibrary& TensorRTLibrary::instance() {
   return *library;
 }
 
-TensorRTLibrary::TensorRTLibrary() : logger_(std::make_unique<Logger>()) {
+// TensorRT's registry logs to the first logger there ever was, so that none is ever released.
+TensorRTLibrary::Logger& TensorRTLibrary::logger() {
+  static Logger* const instance = new Logger();
+  return *instance;
+}
+
+TensorRTLibrary::TensorRTLibrary() {
   void* handle = loaded(kFile);
   if (handle == nullptr) {
     failed("TensorRT: expected ", kFile, ", for which this library was built, found: ", one_line(dlerror()),
@@ -142,19 +148,31 @@ TensorRTLibrary::TensorRTLibrary() : logger_(std::make_unique<Logger>()) {
   if (create == nullptr || version == nullptr)
     failed("TensorRT: expected ", kFile, ", found another library of its name");
   name_ = version_words(version());
+  nvinfer1::ILogger* const log = &logger();
   // TensorRT's own plugins, for engines that have some.
   if (void* plugins = loaded(kPluginFile)) {
     const auto start = function_of<bool (*)(void*, const char*)>(plugins, "initLibNvInferPlugins");
-    if (start != nullptr) start(logger_.get(), "");
+    if (start != nullptr) start(log, "");
   }
-  runtime_ = static_cast<nvinfer1::IRuntime*>(create(logger_.get(), NV_TENSORRT_VERSION));
+  runtime_ = static_cast<nvinfer1::IRuntime*>(create(log, NV_TENSORRT_VERSION));
   if (runtime_ == nullptr) {
     failed("TensorRT: expected a runtime of ", name_, ", found: ", errors(),
            "; this library was built with the headers of ", NV_TENSORRT_MAJOR, ".", NV_TENSORRT_MINOR);
   }
 }
 
-std::string TensorRTLibrary::errors() { return logger_->errors(); }
+std::string TensorRTLibrary::errors() { return logger().errors(); }
+
+std::unique_ptr<nvinfer1::ICudaEngine> TensorRTLibrary::engine_from(const std::string& data) {
+  const std::lock_guard<std::mutex> lock(reading_);
+  errors();
+  std::unique_ptr<nvinfer1::ICudaEngine> engine(runtime_->deserializeCudaEngine(data.data(), data.size()));
+  if (engine == nullptr) {
+    invalid("engine: expected one that ", name_, " reads, found: ", errors(),
+            "; build it again on this machine with `python -m runtime.build`");
+  }
+  return engine;
+}
 
 struct TensorRTEngine::Profile {
   struct Graph {
@@ -198,14 +216,7 @@ struct TensorRTEngine::Profile {
 };
 
 TensorRTEngine::TensorRTEngine(const std::string& data, cudaStream_t stream, bool cuda_graphs)
-    : stream_(stream), cuda_graphs_(cuda_graphs) {
-  TensorRTLibrary& library = TensorRTLibrary::instance();
-  library.errors();
-  engine_.reset(library.runtime().deserializeCudaEngine(data.data(), data.size()));
-  if (engine_ == nullptr) {
-    invalid("engine: expected one that ", library.name(), " reads, found: ", library.errors(),
-            "; build it again on this machine with `python -m runtime.build`");
-  }
+    : engine_(TensorRTLibrary::instance().engine_from(data)), stream_(stream), cuda_graphs_(cuda_graphs) {
   read_tensors();
   open_profiles();
 }
@@ -232,7 +243,10 @@ void TensorRTEngine::open_profiles() {
              ": expected memory for an execution context, found too little; use a smaller profile or free the GPU");
     }
     set_memory(*profile->context, memory_);
-    profile->context->setOptimizationProfileAsync(index, stream_);
+    if (!profile->context->setOptimizationProfileAsync(index, stream_)) {
+      failed(TensorRTLibrary::instance().name(), ": expected profile ", index,
+             " for an execution context, found: ", TensorRTLibrary::instance().errors());
+    }
     check_cuda(cudaStreamSynchronize(stream_), "to choose a profile");
     for (const TensorSpec& input : inputs_) {
       const auto limit = [&](nvinfer1::OptProfileSelector which) {

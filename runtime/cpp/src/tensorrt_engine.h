@@ -6,6 +6,7 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -24,16 +25,18 @@ class TensorRTLibrary {
   static TensorRTLibrary& instance();
   // "TensorRT 8.5.3"
   const std::string& name() const { return name_; }
-  nvinfer1::IRuntime& runtime() { return *runtime_; }
+  // kInvalid: TensorRT cannot read it. For any thread: one engine is read at a time.
+  std::unique_ptr<nvinfer1::ICudaEngine> engine_from(const std::string& data);
   // What it logged as errors since the last call, the last ones in one line.
   std::string errors();
 
  private:
   TensorRTLibrary();
   class Logger;
-  std::unique_ptr<Logger> logger_;
+  static Logger& logger();
   nvinfer1::IRuntime* runtime_;  // for as long as the process
   std::string name_;
+  std::mutex reading_;
 };
 
 class TensorRTEngine {

@@ -3,9 +3,12 @@
 // else on the host (runtime/backends/tensorrt.py, runtime/device/).
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
+#include <future>
 #include <mutex>
 #include <optional>
+#include <system_error>
 
 #include "cuda_objects.h"
 #include "model.h"
@@ -21,6 +24,29 @@ namespace {
 constexpr std::size_t kNumSlots = 3;
 constexpr std::size_t kBytesPerMask = 512;  // room for run lengths at first
 constexpr std::size_t kAlignment = 256;
+
+// Copying pixels into page-locked memory: a few threads take all the bandwidth of the host's memory. So many bytes take
+// one thread as long as starting the others.
+constexpr std::size_t kNumStagers = 4;
+constexpr std::size_t kStagedAlone = std::size_t{2} << 20;
+
+// Calls run(i) for each of `count` in so many threads, this one among them; in fewer where no more can be started. What
+// one of them throws is thrown when all have ended.
+template <typename Run>
+void in_threads(std::size_t count, std::size_t num_threads, const Run& run) {
+  std::atomic<std::size_t> next{0};
+  const auto work = [&] {
+    for (std::size_t i = next++; i < count; i = next++) run(i);
+  };
+  std::vector<std::future<void>> others;  // whose destructors wait
+  try {
+    while (others.size() + 1 < num_threads) others.push_back(std::async(std::launch::async, work));
+  } catch (const std::system_error&) {
+    // Those that there are do it.
+  }
+  work();
+  for (std::future<void>& other : others) other.get();
+}
 
 std::size_t aligned(std::size_t num_bytes) { return (num_bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
@@ -45,7 +71,8 @@ struct Slot {
   Event copied, computed, done;
   DeviceBlock pixels, sizes, results, masks, strings;
   PinnedBlock host_pixels, host_sizes, host_results, host_masks, host_strings;
-  std::shared_ptr<Batch> batch;  // under way
+  std::size_t expected_bytes = 0;  // of run lengths, copied before it is known how many there are
+  std::shared_ptr<Batch> batch;    // under way
 };
 
 // Where arrays lie in a slot's results.
@@ -76,6 +103,8 @@ class TensorRTModel : public Model, public std::enable_shared_from_this<TensorRT
   void prepare_on_device(const std::vector<SourceImage>& sources, const Geometry& geometry) const;
   void copy_sizes(Slot& slot, std::size_t batch) const;
   void encode(Slot& slot, cudaStream_t stream) const;
+  void reserve_strings(Slot& slot, std::size_t num_bytes) const;
+  void copy_strings(Slot& slot, std::size_t start, std::size_t stop) const;
   void copy_out(Slot& slot) const;
   void finish(Slot& slot) const;
   std::vector<Detections> fetched(Slot& slot) const;
@@ -200,7 +229,7 @@ Slot& TensorRTModel::next_slot() const {
     }
     if (encodes_on_device_) {
       const auto rows = static_cast<std::size_t>(engine_->largest_batch() * metadata().info.max_detections);
-      slot->strings.reserve(kBytesPerMask * rows);
+      reserve_strings(*slot, kBytesPerMask * rows);
     }
     slots_.insert(slots_.begin(), std::move(slot));
   }
@@ -277,43 +306,40 @@ void TensorRTModel::copy_sizes(Slot& slot, std::size_t batch) const {
       "cudaMemcpyAsync");
 }
 
-// Images in host memory go through page-locked memory to the device; those on the device are read where they lie.
+// Images in host memory go through page-locked memory to the device, large batches by several threads; those on the
+// device are read where they lie.
 std::vector<SourceImage> TensorRTModel::copy_pixels(Slot& slot, const Image* images, std::size_t num_images) const {
-  std::size_t num_bytes = 0;
   const auto row_bytes = [](const Image& image) { return static_cast<std::size_t>(image.width) * 3; };
+  std::vector<SourceImage> sources;
+  std::vector<std::size_t> offsets, on_host;
+  std::size_t num_bytes = 0;
   for (std::size_t i = 0; i < num_images; ++i) {
-    if (images[i].memory == Memory::kHost)
-      num_bytes += aligned(row_bytes(images[i]) * static_cast<std::size_t>(images[i].height));
+    const Image& image = images[i];
+    const Size& content = slot.batch->geometry.contents[i];
+    const std::int64_t pitch = image.row_pitch == 0 ? static_cast<std::int64_t>(row_bytes(image)) : image.row_pitch;
+    sources.push_back({image.pixels, pitch, image.height, image.width, static_cast<std::int32_t>(content.height),
+                       static_cast<std::int32_t>(content.width)});
+    offsets.push_back(num_bytes);
+    if (image.memory != Memory::kHost) continue;
+    on_host.push_back(i);
+    num_bytes += aligned(row_bytes(image) * static_cast<std::size_t>(image.height));
   }
   slot.pixels.reserve(num_bytes);
   slot.host_pixels.reserve(num_bytes);
-  std::vector<SourceImage> sources;
-  std::size_t offset = 0;
-  for (std::size_t i = 0; i < num_images; ++i) {
-    const Image& image = images[i];
-    const std::int64_t pitch = image.row_pitch == 0 ? static_cast<std::int64_t>(row_bytes(image)) : image.row_pitch;
-    const Size& content = slot.batch->geometry.contents[i];
-    SourceImage source{image.pixels,
-                       pitch,
-                       image.height,
-                       image.width,
-                       static_cast<std::int32_t>(content.height),
-                       static_cast<std::int32_t>(content.width)};
-    if (image.memory == Memory::kHost) {
-      auto* target = slot.host_pixels.as<std::uint8_t>(offset);
-      for (std::int64_t y = 0; y < image.height; ++y) {
-        std::memcpy(target + static_cast<std::size_t>(y) * row_bytes(image), image.pixels + y * pitch,
-                    row_bytes(image));
-      }
-      const std::size_t size = row_bytes(image) * static_cast<std::size_t>(image.height);
-      source.pixels = slot.pixels.as<std::uint8_t>(offset);
-      source.row_stride = static_cast<std::int64_t>(row_bytes(image));
-      check_cuda(cudaMemcpyAsync(slot.pixels.as(offset), target, size, cudaMemcpyHostToDevice, slot.stream.get()),
-                 "cudaMemcpyAsync");
-      offset += aligned(size);
+  const std::size_t num_threads = num_bytes > kStagedAlone ? std::min(kNumStagers, on_host.size()) : 1;
+  in_threads(on_host.size(), num_threads, [&](std::size_t place) {
+    const ActiveDevice active(device_);
+    const std::size_t i = on_host[place], row = row_bytes(images[i]), rows = static_cast<std::size_t>(images[i].height);
+    auto* target = slot.host_pixels.as<std::uint8_t>(offsets[i]);
+    for (std::size_t y = 0; y < rows; ++y) {
+      std::memcpy(target + y * row, images[i].pixels + static_cast<std::int64_t>(y) * sources[i].row_stride, row);
     }
-    sources.push_back(source);
-  }
+    sources[i].pixels = slot.pixels.as<std::uint8_t>(offsets[i]);
+    sources[i].row_stride = static_cast<std::int64_t>(row);
+    check_cuda(
+        cudaMemcpyAsync(slot.pixels.as(offsets[i]), target, row * rows, cudaMemcpyHostToDevice, slot.stream.get()),
+        "cudaMemcpyAsync");
+  });
   return sources;
 }
 
@@ -409,6 +435,18 @@ void TensorRTModel::encode(Slot& slot, cudaStream_t stream) const {
   }
 }
 
+void TensorRTModel::reserve_strings(Slot& slot, std::size_t num_bytes) const {
+  slot.strings.reserve(num_bytes);
+  slot.host_strings.reserve(num_bytes);
+  slot.expected_bytes = num_bytes;
+}
+
+void TensorRTModel::copy_strings(Slot& slot, std::size_t start, std::size_t stop) const {
+  check_cuda(cudaMemcpyAsync(slot.host_strings.as(start), slot.strings.as(start), stop - start, cudaMemcpyDeviceToHost,
+                             slot.stream.get()),
+             "cudaMemcpyAsync");
+}
+
 void TensorRTModel::copy_out(Slot& slot) const {
   const auto copy = [&](void* target, const void* source, std::size_t num_bytes) {
     check_cuda(cudaMemcpyAsync(target, source, num_bytes, cudaMemcpyDeviceToHost, slot.stream.get()),
@@ -420,6 +458,7 @@ void TensorRTModel::copy_out(Slot& slot) const {
     slot.host_masks.reserve(num_bytes);
     copy(slot.host_masks.as(), slot.masks.as(), num_bytes);
   }
+  if (encodes_on_device_) copy_strings(slot, 0, slot.expected_bytes);
   slot.done.record(slot.stream.get());
 }
 
@@ -480,22 +519,20 @@ void TensorRTModel::cast_masks(Slot& slot, Outputs& outputs, std::vector<std::ui
 
 std::vector<std::string> TensorRTModel::fetched_strings(Slot& slot) const {
   const auto rows = slot.batch->geometry.originals.size() * static_cast<std::size_t>(metadata().info.max_detections);
-  auto used = static_cast<std::size_t>(*slot.host_results.as<std::int64_t>(layout_.used));
-  if (used > slot.strings.num_bytes()) {
+  const auto num_used = [&] { return static_cast<std::size_t>(*slot.host_results.as<std::int64_t>(layout_.used)); };
+  if (num_used() > slot.strings.num_bytes()) {
     // They did not fit: once more, with room for them.
-    slot.strings.reserve(aligned(used + used / 4));
+    reserve_strings(slot, aligned(num_used() + num_used() / 4));
     encode(slot, slot.stream.get());
     copy_out(slot);
     slot.done.wait();
-    used = static_cast<std::size_t>(*slot.host_results.as<std::int64_t>(layout_.used));
+  } else if (num_used() > slot.expected_bytes) {
+    copy_strings(slot, slot.expected_bytes, num_used());
+    slot.done.record(slot.stream.get());
+    slot.done.wait();
   }
-  slot.host_strings.reserve(used);
-  if (used > 0) {
-    check_cuda(
-        cudaMemcpyAsync(slot.host_strings.as(), slot.strings.as(), used, cudaMemcpyDeviceToHost, slot.stream.get()),
-        "cudaMemcpyAsync");
-    slot.stream.synchronize();
-  }
+  const std::size_t used = num_used();
+  slot.expected_bytes = std::min(slot.strings.num_bytes(), aligned(used + used / 4));
   const auto* offsets = slot.host_results.as<std::int64_t>(layout_.offsets);
   const auto* lengths = slot.host_results.as<std::int32_t>(layout_.lengths);
   std::vector<std::string> strings(rows);
