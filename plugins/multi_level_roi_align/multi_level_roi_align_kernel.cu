@@ -8,9 +8,12 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cmath>
+
 #include "plugins/common/strides.h"
 #include "plugins/multi_level_roi_align/multi_level_roi_align_kernel.h"
 #include "plugins/multi_level_roi_align/multi_level_roi_align_math.h"
+#include "plugins/multi_level_roi_align/quantized.h"
 #include "plugins/roi_align/roi_align_math.h"
 
 namespace maskrcnn {
@@ -34,15 +37,20 @@ using Arguments = MultiLevelRoiAlignArguments;
 __device__ float to_float(float value) { return value; }
 __device__ float to_float(__half value) { return __half2float(value); }
 
+// scale: of int8_t alone.
 template <typename T>
-__device__ T from_float(float value);
+__device__ T from_float(float value, float scale);
 template <>
-__device__ float from_float<float>(float value) {
+__device__ float from_float<float>(float value, float) {
   return value;
 }
 template <>
-__device__ __half from_float<__half>(float value) {
+__device__ __half from_float<__half>(float value, float) {
   return __float2half_rn(value);
+}
+template <>
+__device__ int8_t from_float<int8_t>(float value, float scale) {
+  return quantized(value, scale);
 }
 
 // What a block needs to know about its RoI.
@@ -132,7 +140,7 @@ __device__ __noinline__ void align_elements(const Arguments& in, const Roi& roi,
     const int pw = bin % in.output_width;
     const bool computed = roi.valid && channel < in.channels;
     const float value = computed ? align_element<In>(roi, in.mode, channel, ph, pw) : 0.f;
-    output[output_offset(in, roi_index, channel, ph, pw)] = from_float<Out>(value);
+    output[output_offset(in, roi_index, channel, ph, pw)] = from_float<Out>(value, in.output_scale);
   }
 }
 
@@ -308,7 +316,8 @@ __global__ void __launch_bounds__(kThreads) average_channels_last(const __grid_c
       Pack<Out, kVector> values;
 #pragma unroll
       for (int k = 0; k < kVector; ++k) {
-        values.values[k] = from_float<Out>(kLinear || k < num_computed ? sums[k] * scale : 0.f);
+        const float value = kLinear || k < num_computed ? sums[k] * scale : 0.f;
+        values.values[k] = from_float<Out>(value, in.output_scale);
       }
       Out* bin_to = to + bin * bin_step;
       if (!kLinear && packed) {
@@ -368,7 +377,7 @@ __global__ void __launch_bounds__(kThreads) average_linear(const __grid_constant
         sum_pixels<In, 1>(sums, plane, roi, tables, ph, pw);
         sums[0] *= scale;
       }
-      output[output_offset(in, roi_index, channel, ph, pw)] = from_float<Out>(sums[0]);
+      output[output_offset(in, roi_index, channel, ph, pw)] = from_float<Out>(sums[0], in.output_scale);
     }
   }
 }
@@ -430,6 +439,17 @@ void launch_typed(const Arguments& in, cudaStream_t stream) {
   }
 }
 
+template <typename In>
+void launch_from(const Arguments& in, cudaStream_t stream) {
+  if (in.output_type == ElementType::kInt8) {
+    launch_typed<In, int8_t>(in, stream);
+  } else if (in.output_type == ElementType::kHalf) {
+    launch_typed<In, __half>(in, stream);
+  } else {
+    launch_typed<In, float>(in, stream);
+  }
+}
+
 bool is_floating(ElementType type) { return type == ElementType::kFloat || type == ElementType::kHalf; }
 
 bool is_valid(const Arguments& in) {
@@ -440,7 +460,9 @@ bool is_valid(const Arguments& in) {
   }
   const bool bins_in_range = in.output_height >= 1 && in.output_height <= 32767 && in.output_width >= 1 &&
                              in.output_width <= 32767;
-  return bins_in_range && is_floating(in.feature_type) && is_floating(in.output_type);
+  const bool has_scale = in.output_scale > 0.f && std::isfinite(in.output_scale);
+  const bool has_output_type = is_floating(in.output_type) || (in.output_type == ElementType::kInt8 && has_scale);
+  return bins_in_range && is_floating(in.feature_type) && has_output_type;
 }
 
 }  // namespace
@@ -448,12 +470,11 @@ bool is_valid(const Arguments& in) {
 cudaError_t launch_multi_level_roi_align(const Arguments& in, cudaStream_t stream) {
   if (!is_valid(in)) return cudaErrorInvalidValue;
   if (in.num_rois == 0 || in.channels == 0) return cudaSuccess;
-  const bool half_in = in.feature_type == ElementType::kHalf;
-  const bool half_out = in.output_type == ElementType::kHalf;
-  if (half_in && half_out) launch_typed<__half, __half>(in, stream);
-  if (half_in && !half_out) launch_typed<__half, float>(in, stream);
-  if (!half_in && half_out) launch_typed<float, __half>(in, stream);
-  if (!half_in && !half_out) launch_typed<float, float>(in, stream);
+  if (in.feature_type == ElementType::kHalf) {
+    launch_from<__half>(in, stream);
+  } else {
+    launch_from<float>(in, stream);
+  }
   return cudaGetLastError();
 }
 

@@ -29,7 +29,7 @@ struct MultiLevelRoiAlignArguments {
   const float* rois;                         // (num_rois, 5): [batch_index, x1, y1, x2, y2] in input px
   int64_t num_rois;                          // >= 0; 0 launches nothing
   void* output;                              // (num_rois, channels, output_height, output_width); aligned to 16 bytes
-  ElementType output_type;                   // kFloat or kHalf
+  ElementType output_type;                   // kFloat, kHalf or kInt8
   TensorLayout output_layout;                // any; the padding of kNhwc8 is written with zeros
   int output_height;                         // 1 to 32767
   int output_width;                          // 1 to 32767
@@ -37,6 +37,7 @@ struct MultiLevelRoiAlignArguments {
   PoolMode mode;
   bool aligned;
   float finest_scale;  // px: an RoI of area s * s is read from level floor(log2(s / finest_scale + 1e-6)), clamped
+  float output_scale;  // > 0 with kInt8, which stores round_half_even(value / output_scale) within -128 to 127
 };
 
 // One launch for all RoIs and levels; needs no workspace. Coordinates, weights and sums are float32.

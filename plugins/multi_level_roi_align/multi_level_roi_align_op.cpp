@@ -18,6 +18,7 @@ struct RoiAlignSettings {
   PoolMode mode;
   bool aligned;
   float finest_scale;
+  float output_scale;  // 0: the output has the features' type; otherwise it is INT8, in steps of this
 };
 
 // Both operators: they differ in their attributes and in which input holds the RoIs.
@@ -52,13 +53,16 @@ class RoiAlignOp : public Op {
             Dim::fixed(settings_.output_width)};
   }
 
-  DType output_type(int, const DType* inputs) const override { return inputs[feature(0)]; }
+  DType output_type(int, const DType* inputs) const override {
+    return is_quantized() ? DType::kInt8 : inputs[feature(0)];
+  }
 
-  // Features and output share a type. Features share a layout; the output may have another one, so that neither the
-  // convolutions before nor those after force a reformat on the other side.
+  // Features share a type and a layout. The output has their type, or is INT8; it may have another layout, so that
+  // neither the convolutions before nor those after force a reformat on the other side.
   bool supports(int position, const TensorList& tensors) const override {
     const TensorInfo& tensor = tensors.items[position];
     if (position == rois_) return is_linear(tensor, DType::kFloat);
+    if (position == tensors.num_inputs && is_quantized()) return is_linear(tensor, DType::kInt8);
     if (!is_feature_map(tensor)) return false;
     const int first = feature(0);
     if (position == first) return true;
@@ -94,10 +98,12 @@ class RoiAlignOp : public Op {
     arguments.mode = settings_.mode;
     arguments.aligned = settings_.aligned;
     arguments.finest_scale = settings_.finest_scale;
+    arguments.output_scale = settings_.output_scale;
     return launch_multi_level_roi_align(arguments, stream);
   }
 
  private:
+  bool is_quantized() const { return settings_.output_scale > 0.f; }
   int num_levels() const { return static_cast<int>(settings_.spatial_scales.size()); }
   int feature(int level) const { return rois_ == 0 ? level + 1 : level; }
   std::string feature_name(int level) const { return rois_ == 0 ? "feature_" + std::to_string(level) : "input"; }
@@ -120,6 +126,7 @@ std::shared_ptr<const Op> create_multi_level(Attributes a) {
       pool_mode(a),
       a.choice("coordinate_transformation_mode", {"half_pixel", "output_half_pixel"}) == 0,
       a.number("finest_scale", std::numeric_limits<float>::min(), kMaxFloat),
+      a.number("output_scale", 0.f, kMaxFloat),
   };
   return std::make_shared<RoiAlignOp>("MultiLevelRoiAlign", std::move(a), settings, true);
 }
@@ -133,6 +140,7 @@ std::shared_ptr<const Op> create_mmcv(Attributes a) {
       pool_mode(a),
       a.flag("aligned"),
       1.f,  // not read: there is one level
+      0.f,
   };
   return std::make_shared<RoiAlignOp>("MMCVRoiAlign", std::move(a), settings, false);
 }
@@ -143,7 +151,7 @@ OpType multi_level_roi_align_type() {
   return {"MultiLevelRoiAlign",
           {required_int("output_height"), required_int("output_width"), required_float("spatial_scales"),
            optional_float("finest_scale", 56.f), optional_int("sampling_ratio", 0), optional_string("mode", "avg"),
-           optional_string("coordinate_transformation_mode", "half_pixel")},
+           optional_string("coordinate_transformation_mode", "half_pixel"), optional_float("output_scale", 0.f)},
           create_multi_level};
 }
 

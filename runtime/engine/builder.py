@@ -71,7 +71,13 @@ def build_engine(
     with library.listening(log):
         check_precision(model, config)
         builder = library.tensorrt.trt.Builder(library.logger)
-        graph = engine_model(model, plugins.ops if plugins else (), library.tensorrt)
+        graph = engine_model(
+            model,
+            plugins.ops if plugins else (),
+            library.tensorrt,
+            attributes=plugins.attributes if plugins else None,
+            kept=plan.nodes if plan is not None else (),
+        )
         if plan is not None:
             plan = with_inlined_nodes(plan, model, graph)
         if config.precision == "fp16" and library.tensorrt.strongly_typed:

@@ -9,6 +9,7 @@
 
 import importlib
 import re
+from collections.abc import Collection
 from types import ModuleType
 from typing import Any, Callable, Optional
 
@@ -243,11 +244,23 @@ class TensorRT:
 
     def plugin_names(self) -> set[str]:
         """Return the names of all registered plugin creators."""
+        return {creator.name for creator in self._plugin_creators()}
+
+    def plugin_attributes(self, names: Collection[str]) -> dict[str, frozenset[str]]:
+        """Return the attributes of the plugin creators of these names; of several, those that all of them have."""
+        found: dict[str, frozenset[str]] = {}
+        for creator in self._plugin_creators():
+            if creator.name in names:
+                own = frozenset(field.name for field in creator.field_names)
+                found[creator.name] = found.get(creator.name, own) & own
+        return found
+
+    def _plugin_creators(self) -> Any:
         registry = self.trt.get_plugin_registry()
         creators = (
             registry.all_creators if hasattr(registry, "all_creators") else registry.plugin_creator_list
         )
-        return {creator.name for creator in creators or ()}
+        return creators or ()
 
     # --- engines ---
 

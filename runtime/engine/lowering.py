@@ -1,12 +1,13 @@
 """The ONNX as TensorRT gets it: plugins' nodes kept, everything else in standard operators."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Callable, Optional
 
 import numpy as np
 
 from runtime.engine.blocks import read_images_in_blocks
 from runtime.engine.compat import TensorRT
+from runtime.engine.quantized_rois import OUTPUT_SCALE, ROI_ALIGN, quantize_rois
 from runtime.graphs.inlining import inlined
 from runtime.graphs.load import import_onnx, name_nodes
 from runtime.graphs.operators import STANDARD_DOMAINS
@@ -15,17 +16,27 @@ from runtime.graphs.operators import STANDARD_DOMAINS
 _MAX_NAMED = 8
 
 
-def engine_model(model: Any, plugin_ops: Collection[str], tensorrt: TensorRT) -> Any:
+def engine_model(
+    model: Any,
+    plugin_ops: Collection[str],
+    tensorrt: TensorRT,
+    *,
+    attributes: Optional[Mapping[str, Collection[str]]] = None,
+    kept: Collection[str] = (),
+) -> Any:
     """Return a copy of the model that TensorRT's parser reads.
 
     The bodies of operators that a plugin provides are dropped, so that their nodes reach the plugin; all others are
     inlined. Outputs of type uint8, which TensorRT 8 does not have, are float32 there, and int8 where a plugin
-    writes them. The first convolution of images of any size reads them in blocks (``runtime.engine.blocks``).
+    writes them. The first convolution of images of any size reads them in blocks (``runtime.engine.blocks``). RoI
+    features are quantized by a plugin that can (``runtime.engine.quantized_rois``).
 
     Args:
         model: an ``onnx.ModelProto``.
         plugin_ops: names of the operators that plugins provide.
         tensorrt: the release.
+        attributes: that the plugins take, by operator; None: those of the model's nodes and no other.
+        kept: names of nodes that a precision plan keeps FP32.
 
     Raises:
         ValueError: an operator has neither a body, nor a plugin, nor a standard meaning.
@@ -43,6 +54,8 @@ def engine_model(model: Any, plugin_ops: Collection[str], tensorrt: TensorRT) ->
     _fold_integers(copy, onnx)
     _slice_shapes(copy, onnx)
     read_images_in_blocks(copy, plugin_ops)
+    if OUTPUT_SCALE in (attributes or {}).get(ROI_ALIGN, ()):
+        quantize_rois(copy, kept)
     _replace_uint8_outputs(copy, tensorrt, onnx)
     _check_operators(copy, plugin_ops)
     return copy

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -30,12 +31,14 @@ class PluginLibrary:
         sha256: of its bytes.
         ops: names of the operators that it registered.
         handle: its ``ctypes.CDLL``.
+        attributes: names of the attributes that each operator takes.
     """
 
     path: Path
     sha256: str
     ops: frozenset
     handle: Any = field(default=None, compare=False, repr=False)
+    attributes: Mapping[str, frozenset] = field(default_factory=dict, compare=False, repr=False)
 
 
 _REGISTER = "maskrcnn_plugins_register"
@@ -82,7 +85,8 @@ def load_plugins(path: Optional[Union[str, Path]], tensorrt: TensorRT) -> Option
             is_ours = hasattr(handle, _REGISTER)
             ops = (after - before) | (OPS & after if is_ours else set())
             sha256 = sha256_of(found)
-            _loaded[found] = PluginLibrary(found, sha256, frozenset(ops), handle)
+            attributes = tensorrt.plugin_attributes(ops)
+            _loaded[found] = PluginLibrary(found, sha256, frozenset(ops), handle, attributes)
         return _loaded[found]
 
 

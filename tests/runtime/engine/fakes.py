@@ -85,7 +85,7 @@ def tensorrt(
     trt.__spec__ = ModuleSpec("tensorrt", None)
     _add_enums(trt, release)
     _add_logger(trt)
-    creators = [SimpleNamespace(name=name, plugin_version="1") for name in plugins]
+    creators = [_creator(name) for name in plugins]
     attribute = "all_creators" if release >= (11,) else "plugin_creator_list"
     registry = SimpleNamespace(**{attribute: creators})
     if (10,) <= release < (11,):
@@ -137,12 +137,17 @@ def remove(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_library, "_libraries", {})
 
 
-def register(trt: ModuleType, *names: str) -> None:
-    """Add plugin creators, as loading a library does."""
+def _creator(name: str, attributes: Collection[str] = ()) -> SimpleNamespace:
+    fields = [SimpleNamespace(name=attribute) for attribute in attributes]
+    return SimpleNamespace(name=name, plugin_version="1", field_names=fields)
+
+
+def register(trt: ModuleType, *names: str, attributes: Collection[str] = ()) -> None:
+    """Add plugin creators, as loading a library does; they take these attributes."""
     registry = trt.get_plugin_registry()
     creators = getattr(registry, "plugin_creator_list", None)
     (registry.all_creators if creators is None else creators).extend(
-        SimpleNamespace(name=name, plugin_version="1") for name in names
+        _creator(name, attributes) for name in names
     )
 
 
