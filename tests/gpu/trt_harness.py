@@ -92,9 +92,10 @@ class Network:
     network: object
     config: object
     inputs: list = field(default_factory=list)
+    keep: list = field(default_factory=list)
 
 
-def new_network(*, fp16: bool = False) -> Network:
+def new_network(*, fp16: bool = False, int8: bool = False) -> Network:
     builder = trt.Builder(LOG)
     explicit = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None) if TRT_MAJOR < 11 else None
     network = builder.create_network(0 if explicit is None else 1 << int(explicit))
@@ -104,6 +105,8 @@ def new_network(*, fp16: bool = False) -> Network:
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if fp16 and TRT_MAJOR < 11:
         config.set_flag(trt.BuilderFlag.FP16)
+    if int8 and TRT_MAJOR < 11:
+        config.set_flag(trt.BuilderFlag.INT8)
     return Network(builder, network, config)
 
 
@@ -163,6 +166,24 @@ def add_plugin(net: Network, tensors: list, op: str, attributes: dict):
     if TRT_MAJOR < 10:
         return net.network.add_plugin_v2(tensors, plugin)
     return net.network.add_plugin_v3(tensors, [], plugin)
+
+
+def _scale(net: Network, scale: float):
+    # TensorRT reads the weights when it builds.
+    net.keep.append(np.array([scale], np.float32))
+    return net.network.add_constant((1,), trt.Weights(net.keep[-1])).get_output(0)
+
+
+def quantized(net: Network, tensor, scale: float):
+    """Return the INT8 tensor of a float one, in steps of ``scale``."""
+    kind = (trt.int8,) if TRT_MAJOR >= 11 else ()
+    return net.network.add_quantize(tensor, _scale(net, scale), *kind).get_output(0)
+
+
+def dequantized(net: Network, tensor, scale: float):
+    """Return the floats of an INT8 tensor."""
+    kind = (trt.float32,) if TRT_MAJOR >= 11 else ()
+    return net.network.add_dequantize(tensor, _scale(net, scale), *kind).get_output(0)
 
 
 def mark_outputs(net: Network, layer, names: list[str], formats: int | None = None, dtype=None) -> None:

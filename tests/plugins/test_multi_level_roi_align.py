@@ -77,6 +77,39 @@ def test_rois_without_a_meaning_give_zeros(roi: list[float]) -> None:
     assert (out == 0).all()
 
 
+def test_int8_is_what_quantizelinear_makes_of_the_floats() -> None:
+    """Rounded half to even, as torch rounds, and clamped: ties are pixels of half a step more."""
+    step = np.float32(0.1)
+    ramp = ((np.arange(-16 * 16, 16 * 16, 2) * 0.5 + 0.5).astype(np.float32) * step).reshape(1, 1, 8, 16)
+    y, x = np.mgrid[:8, :16].reshape(2, -1)
+    # One sample in the middle of a pixel is that pixel.
+    rois = np.stack([0 * x, x, y, x + 1, y + 1], axis=1).astype(np.float32)
+    arguments = ([ramp], rois, 1, 1, [1.0])
+    floats = _reference.multi_level_roi_align(*arguments, sampling_ratio=1)
+    np.testing.assert_array_equal(floats.ravel(), ramp.ravel())
+    found = _reference.multi_level_roi_align(*arguments, sampling_ratio=1, output_scale=float(step))
+    assert found.dtype == np.int8
+    quotients = torch.from_numpy(floats / step)
+    np.testing.assert_array_equal(found, quotients.round().clamp(-128, 127).numpy())
+    coarse = _reference.multi_level_roi_align(*arguments, sampling_ratio=1, output_scale=0.02)
+    assert (coarse.min(), coarse.max()) == (-128, 127)
+
+
+def test_int8_of_nan_is_zero_and_of_infinity_the_ends() -> None:
+    maps = [np.array([NAN, INF, -INF], np.float32).reshape(3, 1, 1, 1)]
+    rois = np.array([[i, 0, 0, 1, 1] for i in range(3)], np.float32)
+    out = _reference.multi_level_roi_align(maps, rois, 1, 1, [1.0], output_scale=0.5)
+    assert out.ravel().tolist() == [0, 127, -128]
+
+
+@pytest.mark.parametrize("scale", [-0.5, NAN, INF])
+def test_an_output_scale_without_a_meaning_is_refused(scale: float) -> None:
+    with pytest.raises(ValueError, match="output_scale: expected a positive number, or 0 for float32"):
+        _reference.multi_level_roi_align(
+            pyramid(64), np.zeros((1, 5), np.float32), 7, 7, SCALES, output_scale=scale
+        )
+
+
 def test_no_rois() -> None:
     out = _reference.multi_level_roi_align(
         pyramid(64, channels=3), np.zeros((0, 5), np.float32), 7, 7, SCALES

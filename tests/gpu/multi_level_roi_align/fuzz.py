@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from tests.gpu.fuzzing import garbage
-from tests.gpu.kernel_library import to_layout
+from tests.gpu.kernel_library import NCHW, to_layout
 from tests.gpu.multi_level_roi_align.kernel import multi_level_roi_align
 
 
@@ -13,6 +13,7 @@ def fuzz(rng: np.random.Generator) -> None:
     dtype = torch.float16 if rng.random() < 0.5 else torch.float32
     sizes = rng.integers(1, 40, (3, 2)).tolist()
     features = [garbage(rng, (2, channels, *size), special=0.01).to(dtype) for size in sizes]
+    is_quantized = rng.random() < 0.3
     multi_level_roi_align(
         [to_layout(feature, layout) for feature in features],
         garbage(rng, (40, 5), special=0.3),
@@ -23,5 +24,7 @@ def fuzz(rng: np.random.Generator) -> None:
         mode=str(rng.choice(["avg", "max"])),
         aligned=bool(rng.random() < 0.5),
         layout=layout,
-        output_layout=output_layout,
+        output_layout=NCHW if is_quantized else output_layout,
+        output_dtype=torch.int8 if is_quantized else None,
+        output_scale=0.01,
     )

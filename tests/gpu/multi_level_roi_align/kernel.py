@@ -39,6 +39,7 @@ class MultiLevelRoiAlignArguments(Structure):
         ("mode", c_int),
         ("aligned", c_bool),
         ("finest_scale", c_float),
+        ("output_scale", c_float),
     ]
 
 
@@ -56,11 +57,13 @@ def multi_level_roi_align(
     layout: int = NCHW,
     output_layout: int = NCHW,
     output_dtype: "torch.dtype | None" = None,
+    output_scale: float = 0.0,
 ) -> Tensor:
     """RoIAlign from the level that fits each RoI; see ``multi_level_roi_align_kernel.h``.
 
     features: L float32 or float16 tensors in ``layout`` (see ``to_layout``), of ``channels`` channels.
-    rois: (R, 5) float32. Returns (R, C, *output_size), or (R, *output_size, C) in a channels-last layout.
+    rois: (R, 5) float32. output_scale: of an ``output_dtype`` of int8.
+    Returns (R, C, *output_size), or (R, *output_size, C) in a channels-last layout.
     """
     check("rois", rois, [torch.float32])
     for feature in features:
@@ -91,6 +94,7 @@ def multi_level_roi_align(
         {"max": 0, "avg": 1}[mode],
         aligned,
         finest_scale,
+        output_scale,
     )
     launch("multi_level_roi_align", arguments)
     return output

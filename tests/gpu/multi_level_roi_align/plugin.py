@@ -179,6 +179,77 @@ def case_roi_align_no_rois() -> dict:
     return {}
 
 
+INT8_SCALE = 0.013  # 127 of it are less than the largest features
+
+
+def case_roi_align_int8() -> dict:
+    """With ``output_scale`` the plugin is its own QuantizeLinear: what DequantizeLinear makes of it is in steps."""
+    errors = {}
+    for dtype in (np.float32, np.float16):
+        net = harness.new_network(fp16=dtype == np.float16, int8=True)
+        tensors = harness.add_inputs(net, make_inputs(dtype=dtype))
+        attributes = {**ATTRIBUTES, "output_scale": INT8_SCALE}
+        layer = harness.add_plugin(net, tensors, "MultiLevelRoiAlign", attributes)
+        out = harness.dequantized(net, layer.get_output(0), INT8_SCALE)
+        out.name = "out"
+        net.network.mark_output(out)
+        engine = harness.engine_from(harness.serialized(net))
+        for batch, num_rois in [(1, 1), (2, 60), (4, 200)]:
+            feeds = make_feeds(batch, num_rois, dtype=dtype, seed=batch)
+            found = harness.run_once(engine, feeds)["out"].astype(np.float64) / INT8_SCALE
+            steps = np.rint(found)
+            # FP16 holds no multiple of the scale exactly.
+            assert np.abs(found - steps).max() <= (0.1 if dtype == np.float16 else 1e-3)
+            expected = oracle(feeds, ATTRIBUTES) / INT8_SCALE
+            if num_rois > 1:
+                assert (steps.min(), steps.max()) == (-128, 127)
+            # Half a step, and what positions in float32 are worth.
+            largest = harness.largest(*(feeds[f"feature_{i}"] for i in range(4)))
+            tolerance = 0.5 + FLOAT_TOLERANCE * largest / INT8_SCALE
+            name = f"{np.dtype(dtype).name} B={batch} R={num_rois}"
+            errors[name] = harness.check_close(steps, expected.clip(-128, 127), 1.0, tolerance)
+    return {"errors": errors, "layers": harness.layer_formats(engine)}
+
+
+def case_int8_before_a_convolution() -> dict:
+    """RoI features for a quantized convolution, and flat for a quantized product: nothing may quantize them again."""
+    channels, num_rois = 256, 200
+    net = harness.new_network(fp16=True, int8=True)
+    # Of fixed sizes: the inspector tells no formats of others.
+    maps = [Input(f"feature_{i}", np.float32, ((2, channels, 200 >> i, 304 >> i),)) for i in range(4)]
+    rois = Input("rois", np.float32, ((num_rois, 5),))
+    tensors = harness.add_inputs(net, [rois, *maps])
+    rng = np.random.default_rng(0)
+
+    def weights(shape):
+        net.keep.append((rng.standard_normal(shape) * 0.02).astype(np.float32))
+        tensor = net.network.add_constant(shape, trt.Weights(net.keep[-1])).get_output(0)
+        return harness.dequantized(net, harness.quantized(net, tensor, 0.001), 0.001)
+
+    def features(bins):
+        attributes = {**ATTRIBUTES, "output_height": bins, "output_width": bins, "output_scale": INT8_SCALE}
+        return harness.add_plugin(net, tensors, "MultiLevelRoiAlign", attributes).get_output(0)
+
+    data = harness.dequantized(net, features(14), INT8_SCALE)
+    convolution = net.network.add_convolution_nd(data, channels, (3, 3), trt.Weights())
+    convolution.set_input(1, weights((channels, channels, 3, 3)))
+    convolution.padding_nd = (1, 1)
+    shuffle = net.network.add_shuffle(features(7))
+    shuffle.reshape_dims = (num_rois, channels * 49)
+    flat = harness.dequantized(net, shuffle.get_output(0), INT8_SCALE)
+    none = trt.MatrixOperation.NONE
+    product = net.network.add_matrix_multiply(flat, none, weights((channels * 49, 1024)), none)
+    for name, layer in (("maps", convolution), ("flat", product)):
+        layer.get_output(0).name = name
+        net.network.mark_output(layer.get_output(0))
+    engine = harness.engine_from(harness.serialized(net))
+    layers = harness.layer_formats(engine)
+    plugins = [text for text in layers if "(PluginV" in text]
+    assert len(plugins) == 2, layers
+    assert all("Int8" in text.split(" -> ")[1] for text in plugins), plugins
+    return {"layers": layers}
+
+
 def case_formats_between_convolutions() -> dict:
     """FP16 convolution -> MultiLevelRoiAlign -> FP16 convolution: which formats TensorRT picks, how many reformats."""
     channels = 256
@@ -219,6 +290,8 @@ REFUSED = [
     ("MultiLevelRoiAlign", {**ATTRIBUTES, "spatial_scales": [0.25, -1.0]}, "above 0"),
     ("MultiLevelRoiAlign", {**ATTRIBUTES, "finest_scale": float("nan")}, "found nan"),
     ("MultiLevelRoiAlign", {**ATTRIBUTES, "output_width": 7.5}, "int32"),
+    ("MultiLevelRoiAlign", {**ATTRIBUTES, "output_scale": -0.5}, "from 0 to"),
+    ("MultiLevelRoiAlign", {**ATTRIBUTES, "output_scale": float("inf")}, "found inf"),
     ("MultiLevelRoiAlign", {**ATTRIBUTES, "colour": 1}, "unknown name"),
     ("MultiLevelRoiAlign", {"output_height": 7}, "output_width"),
     ("MMCVRoiAlign", {**MMCV_ATTRIBUTES, "aligned": 2}, "aligned"),
@@ -263,4 +336,9 @@ CONTEXT_SIZES = ((2, 60), (3, 150))
 ONNX_FILES = (("multi_level_roi_align", check_half),)
 CASES = (case_roi_align_float, case_roi_align_half, case_roi_align_half_channels_last, case_mmcv_roi_align)
 # Those that might take the process down.
-LAST_CASES = (case_roi_align_no_rois, case_formats_between_convolutions)
+LAST_CASES = (
+    case_roi_align_no_rois,
+    case_formats_between_convolutions,
+    case_roi_align_int8,
+    case_int8_before_a_convolution,
+)

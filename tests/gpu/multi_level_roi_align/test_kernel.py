@@ -107,6 +107,125 @@ def test_multi_level_roi_align(case: tuple) -> None:
     assert error <= (HALF_TOLERANCE if half else FLOAT_TOLERANCE), error
 
 
+INT8_CASES = [
+    # dtype, layout, channels, output size, mode, number of RoIs
+    (torch.float32, NCHW, 8, (7, 7), "avg", 1000),
+    (torch.float32, NHWC, 8, (7, 7), "avg", 1000),
+    (torch.float32, NHWC8, 20, (14, 14), "avg", 300),
+    (torch.float32, NHWC, 5, (2, 9), "avg", 1000),
+    (torch.float16, NCHW, 8, (3, 3), "avg", 1000),
+    (torch.float16, NHWC8, 256, (7, 7), "avg", 1000),
+    (torch.float16, NHWC8, 256, (14, 14), "avg", 100),
+    (torch.float16, NHWC8, 13, (7, 7), "avg", 1000),
+    (torch.float16, NHWC8, 300, (1, 1), "avg", 300),
+    (torch.float32, NHWC, 3, (65, 2), "avg", 200),  # beyond the tables
+    (torch.float16, NHWC8, 12, (5, 7), "max", 300),
+]
+
+
+@pytest.mark.parametrize("case", INT8_CASES)
+def test_int8_is_the_value_in_steps_of_the_scale(case: tuple) -> None:
+    """Within half a step of the value, or at an end beyond which it lies."""
+    dtype, layout, channels, output_size, mode, num_rois = case
+    rng = np.random.default_rng(5)
+    batch, height, width = 2, 256, 320
+    generator = torch.Generator("cuda").manual_seed(6)
+    features = [
+        torch.randn(
+            (batch, channels, int(height * scale), int(width * scale)), device="cuda", generator=generator
+        ).to(dtype)
+        for scale in SCALES
+    ]
+    rois = random_rois(rng, num_rois, batch, height, width)
+    step = 0.0073  # 127 of it are less than what a pixel may be
+    out = multi_level_roi_align(
+        [to_layout(feature, layout) for feature in features],
+        cuda(rois),
+        channels=channels,
+        output_size=output_size,
+        spatial_scales=SCALES,
+        mode=mode,
+        layout=layout,
+        output_dtype=torch.int8,
+        output_scale=step,
+    )
+    oracle = oracles.average_oracle if mode == "avg" else oracles.maximum_oracle
+    expected = expected_rois(oracle, features, rois, output_size, 0, True) / step
+    largest = max(feature.abs().max().item() for feature in features)
+    assert out.shape == expected.shape
+    assert (out == 127).any()
+    assert (out == -128).any()
+    assert len(out.unique()) > 200
+    error = (out.double() - expected.clamp(-128, 127)).abs().max().item()
+    assert error <= 0.5 + FLOAT_TOLERANCE * largest / step, error
+
+
+@pytest.mark.parametrize("mode", ["avg", "max"])
+@pytest.mark.parametrize(
+    ("dtype", "layout"),
+    [(torch.float32, NCHW), (torch.float32, NHWC), (torch.float16, NHWC8)],
+)
+@pytest.mark.parametrize("step", [0.25, 0.1, 0.0123, 3e-39])
+def test_int8_is_rounded_half_to_even_of_a_true_quotient(
+    dtype: torch.dtype, layout: int, step: float, mode: str
+) -> None:
+    """One sample in the middle of a pixel is that pixel: what is rounded is known to the bit."""
+    rng = np.random.default_rng(7)
+    halves = (np.arange(-140, 140) + 0.5).astype(np.float32) * np.float32(step)
+    near = np.concatenate([np.nextafter(halves, np.float32(s)) for s in (-np.inf, np.inf)])
+    others = rng.uniform(-200, 200, 2000).astype(np.float32) * np.float32(step)
+    special = np.array([0, -0.0, np.inf, -np.inf, 3e4, -3e4], np.float32)
+    values = np.concatenate([halves, near, others, special])
+    side = 64
+    pixels = np.zeros(side * side, np.float32)
+    pixels[: len(values)] = values
+    with np.errstate(over="ignore"):
+        pixels = pixels.astype(np.float16 if dtype == torch.float16 else np.float32)
+    feature = cuda(np.stack([pixels, pixels[::-1]]).reshape(1, 2, side, side))
+    y, x = np.mgrid[:side, :side].reshape(2, -1).astype(np.float32)
+    rois = np.stack([np.zeros_like(x), x, y, x + 1, y + 1], axis=1)
+    out = multi_level_roi_align(
+        [to_layout(feature, layout)],
+        cuda(rois),
+        channels=2,
+        output_size=(1, 1),
+        spatial_scales=(1.0,),
+        sampling_ratio=1,
+        mode=mode,
+        layout=layout,
+        output_dtype=torch.int8,
+        output_scale=step,
+    )
+    with np.errstate(over="ignore"):
+        quotients = pixels.astype(np.float32) / np.float32(step)
+    for channel, order in ((0, slice(None)), (1, slice(None, None, -1))):
+        expected = np.clip(np.rint(quotients[order]), -128, 127)
+        real = np.isfinite(pixels[order]) & _neighbours_are_finite(pixels[order], side)
+        assert real.sum() > side * side // 2
+        found = out[:, channel, 0, 0].cpu().numpy()
+        np.testing.assert_array_equal(found[real], expected[real])
+
+
+def _neighbours_are_finite(pixels: np.ndarray, side: int) -> np.ndarray:
+    """Whether the pixels right and below, which weigh 0, are finite: infinity times 0 is NaN."""
+    finite = np.pad(np.isfinite(pixels).reshape(side, side), (0, 1), constant_values=True)
+    return (finite[1:, :-1] & finite[:-1, 1:] & finite[1:, 1:]).ravel()
+
+
+@pytest.mark.parametrize("step", [0.0, -0.1, float("nan"), float("inf")])
+def test_int8_without_a_scale_is_refused(step: float) -> None:
+    with pytest.raises(RuntimeError, match="multi_level_roi_align: invalid argument"):
+        multi_level_roi_align(
+            [torch.zeros((1, 8, 4, 4), device="cuda")],
+            torch.zeros((1, 5), device="cuda"),
+            channels=8,
+            output_size=(7, 7),
+            spatial_scales=(1.0,),
+            output_dtype=torch.int8,
+            output_scale=step,
+        )
+
+
 def test_roi_align_of_a_map_too_large_for_the_tables() -> None:
     feature = torch.randn((1, 4, 8, 3000), device="cuda")
     rois = np.array([[0, 0, 0, 3000, 8], [0, -50, 1, 5000, 6], [0, 10, 1, 300, 6]], np.float32)

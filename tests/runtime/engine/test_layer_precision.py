@@ -100,6 +100,17 @@ def test_outputs_of_the_plans_layers_are_float32_too() -> None:
     assert layers["/Relu"].precision is None
 
 
+def test_a_plugin_that_writes_int8_is_told_nothing() -> None:
+    """Told to store FP32, it would have no format for what it writes."""
+    tensorrt = fakes.library().tensorrt
+    trt = tensorrt.trt
+    rois, maps = (SimpleNamespace(name=name, dtype=trt.float32) for name in ("rois", "maps"))
+    features = SimpleNamespace(name="features", dtype=trt.int8)
+    layer = fakes._WeakLayer("/align", trt.LayerType["ELEMENTWISE"], [rois, maps], [features])
+    assert not tensorrt.keep_float32(layer)
+    assert (layer.precision, layer.output_types) == (None, {})
+
+
 @pytest.mark.parametrize("precision", ["fp32", "tf32"])
 def test_a_plan_means_nothing_outside_fp16(precision: str) -> None:
     built = build_engine(

@@ -86,17 +86,28 @@ def test_a_library_is_asked_for_what_it_registered(tmp_path: Path, monkeypatch: 
 
     def load(name: str, mode: int) -> SimpleNamespace:
         loaded.append((name, mode))
-        fakes.register(trt, "GroupedNMS", "PasteMasks")
+        fakes.register(trt, "GroupedNMS")
+        fakes.register(trt, "PasteMasks", attributes=("threshold", "output_type"))
         return SimpleNamespace(maskrcnn_plugins_register=lambda: 2)
 
     monkeypatch.setattr(ctypes, "CDLL", load)
     found = load_plugins(path, TensorRT(trt))
+    assert found.attributes == {"GroupedNMS": set(), "PasteMasks": {"threshold", "output_type"}}
     assert found.ops == {"GroupedNMS", "PasteMasks"}
     assert found.path == path
     assert found.sha256 == hashlib.sha256(b"content").hexdigest()
     # A second time, creators would be there twice, and none of them new.
     assert load_plugins(path, TensorRT(trt)) is found
     assert loaded == [(str(path), ctypes.RTLD_GLOBAL)]
+
+
+def test_of_two_creators_of_a_name_what_both_take_counts() -> None:
+    """Which of them the parser finds is TensorRT's to say."""
+    trt = fakes.tensorrt()
+    fakes.register(trt, "PasteMasks", attributes=("threshold", "output_type"))
+    fakes.register(trt, "PasteMasks", attributes=("threshold",))
+    fakes.register(trt, "NMS_TRT", attributes=("threshold",))
+    assert TensorRT(trt).plugin_attributes({"PasteMasks", "GroupedNMS"}) == {"PasteMasks": {"threshold"}}
 
 
 @pytest.mark.parametrize(
