@@ -101,6 +101,8 @@ TensorLayout tensor_layout(Layout layout) {
       return TensorLayout::kNhwc;
     case Layout::kHwc8:
       return TensorLayout::kNhwc8;
+    case Layout::kChw32:
+      return TensorLayout::kNchw32;
     case Layout::kOther:
       break;
   }

@@ -22,8 +22,8 @@ namespace maskrcnn {
 enum class DType { kFloat, kHalf, kInt8, kInt32, kBool, kUInt8, kOther };
 
 // How a (N, C, H, W) tensor lies in memory, under TensorRT's names. kHwc: channels last. kHwc8: the same, with their
-// number rounded up to a multiple of 8.
-enum class Layout { kLinear, kHwc, kHwc8, kOther };
+// number rounded up to a multiple of 8. kChw32: blocks of 32 channels, each channels last; the number rounded up.
+enum class Layout { kLinear, kHwc, kHwc8, kChw32, kOther };
 
 constexpr int kMaxRank = 8;
 // DecodeProposals has the most: logits and deltas of 8 levels, the anchors, the images' sizes, two outputs.
@@ -112,6 +112,11 @@ TensorLayout tensor_layout(Layout layout);
 
 inline bool is_linear(const TensorInfo& tensor, DType dtype) {
   return tensor.layout == Layout::kLinear && tensor.dtype == dtype;
+}
+
+// INT8 maps as convolutions read and write them.
+inline bool is_int8_map(const TensorInfo& tensor) {
+  return tensor.dtype == DType::kInt8 && (tensor.layout == Layout::kLinear || tensor.layout == Layout::kChw32);
 }
 
 // float32 or float16 maps as convolutions write them. The channels-last layouts are those that TensorRT has for the type.

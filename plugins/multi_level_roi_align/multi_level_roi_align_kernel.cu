@@ -121,10 +121,11 @@ __device__ float align_element(const Roi& roi, PoolMode mode, int64_t channel, i
   return mode == PoolMode::kAvg ? sum / samples_per_bin(roi) : best;
 }
 
-// Where an output element goes; kNhwc8's padding has channels of its own.
+// Where an output element goes; padding has channels of its own.
 __device__ int64_t output_offset(const Arguments& in, int64_t roi, int64_t channel, int ph, int pw) {
   const Strides strides = strides_of(in.channels, in.output_height, in.output_width, in.output_layout);
-  return roi * strides.image + channel * strides.channel + ph * strides.row + pw * strides.column;
+  return roi * strides.image + channel_offset(channel, in.output_height, in.output_width, in.output_layout) +
+         ph * strides.row + pw * strides.column;
 }
 
 // Elements begin, begin + step, ... of RoI `roi_index`, counted as (channel, bin).
@@ -291,6 +292,7 @@ __global__ void __launch_bounds__(kThreads) average_channels_last(const __grid_c
   const bool tabled = roi.valid && fill_tables(tables, roi, in.output_height, in.output_width);
   const float scale = 1.f / samples_per_bin(roi);
   const int64_t channels_out = stored_channels(in.channels, in.output_layout);
+  const int64_t column = strides_of(in.channels, in.output_height, in.output_width, in.output_layout).column;
   const int run = kVector * lanes;
   const int team = threadIdx.x / lanes;
   const int num_teams = kThreads / lanes;
@@ -307,8 +309,8 @@ __global__ void __launch_bounds__(kThreads) average_channels_last(const __grid_c
     const int64_t channel = run_begin + lane * kVector;
     const In* image = static_cast<const In*>(roi.image) + channel;
     Out* to = kLinear ? stage + lane * kVector * bins
-                      : output + roi_index * bins * channels_out + channel;
-    const int bin_step = kLinear ? 1 : static_cast<int>(channels_out);
+                      : output + output_offset(in, roi_index, channel, 0, 0);
+    const int bin_step = kLinear ? 1 : static_cast<int>(column);
     const int num_stored = static_cast<int>(min(static_cast<int64_t>(kVector), channels_out - channel));
     const int num_computed = static_cast<int>(min(static_cast<int64_t>(kVector), in.channels - channel));
     const bool packed = channels_out % kVector == 0 && num_computed == kVector;
@@ -462,7 +464,9 @@ bool is_valid(const Arguments& in) {
                              in.output_width <= 32767;
   const bool has_scale = in.output_scale > 0.f && std::isfinite(in.output_scale);
   const bool has_output_type = is_floating(in.output_type) || (in.output_type == ElementType::kInt8 && has_scale);
-  return bins_in_range && is_floating(in.feature_type) && has_output_type;
+  const bool has_layouts = in.feature_layout != TensorLayout::kNchw32 &&
+                           (in.output_layout != TensorLayout::kNchw32 || in.output_type == ElementType::kInt8);
+  return bins_in_range && is_floating(in.feature_type) && has_output_type && has_layouts;
 }
 
 }  // namespace

@@ -25,12 +25,12 @@ struct MultiLevelRoiAlignArguments {
   int64_t batch;                             // >= 0; an RoI with another batch index gives zeros
   int64_t channels;                          // >= 0
   ElementType feature_type;                  // kFloat or kHalf
-  TensorLayout feature_layout;               // any; kNhwc8 with kFloat as well
+  TensorLayout feature_layout;               // any but kNchw32; kNhwc8 with kFloat as well
   const float* rois;                         // (num_rois, 5): [batch_index, x1, y1, x2, y2] in input px
   int64_t num_rois;                          // >= 0; 0 launches nothing
   void* output;                              // (num_rois, channels, output_height, output_width); aligned to 16 bytes
   ElementType output_type;                   // kFloat, kHalf or kInt8
-  TensorLayout output_layout;                // any; the padding of kNhwc8 is written with zeros
+  TensorLayout output_layout;                // any, kNchw32 with kInt8; padding is written with zeros
   int output_height;                         // 1 to 32767
   int output_width;                          // 1 to 32767
   int sampling_ratio;                        // <= 0: adaptive

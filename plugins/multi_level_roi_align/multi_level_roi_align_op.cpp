@@ -62,7 +62,7 @@ class RoiAlignOp : public Op {
   bool supports(int position, const TensorList& tensors) const override {
     const TensorInfo& tensor = tensors.items[position];
     if (position == rois_) return is_linear(tensor, DType::kFloat);
-    if (position == tensors.num_inputs && is_quantized()) return is_linear(tensor, DType::kInt8);
+    if (position == tensors.num_inputs && is_quantized()) return is_int8_map(tensor);
     if (!is_feature_map(tensor)) return false;
     const int first = feature(0);
     if (position == first) return true;

@@ -16,6 +16,7 @@ Layout layout_from(TensorFormat format) {
   if (format == TensorFormat::kLINEAR) return Layout::kLinear;
   if (format == TensorFormat::kHWC) return Layout::kHwc;
   if (format == TensorFormat::kHWC8) return Layout::kHwc8;
+  if (format == TensorFormat::kCHW32) return Layout::kChw32;
   return Layout::kOther;
 }
 

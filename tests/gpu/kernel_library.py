@@ -24,7 +24,7 @@ from runtime.device.kernels import ImageKernels, MaskCast, check_sizes
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLE = "MASKRCNN_KERNELS"
 MAX_LEVELS = 8
-NCHW, NHWC, NHWC8 = 0, 1, 2
+NCHW, NHWC, NHWC8, NCHW32 = 0, 1, 2, 3
 ELEMENT_TYPES = {torch.float32: 0, torch.float16: 1, torch.int8: 2, torch.uint8: 3, torch.bool: 4}
 
 

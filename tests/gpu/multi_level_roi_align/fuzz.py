@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from tests.gpu.fuzzing import garbage
-from tests.gpu.kernel_library import NCHW, to_layout
+from tests.gpu.kernel_library import NCHW, NCHW32, to_layout
 from tests.gpu.multi_level_roi_align.kernel import multi_level_roi_align
 
 
@@ -24,7 +24,7 @@ def fuzz(rng: np.random.Generator) -> None:
         mode=str(rng.choice(["avg", "max"])),
         aligned=bool(rng.random() < 0.5),
         layout=layout,
-        output_layout=NCHW if is_quantized else output_layout,
+        output_layout=int(rng.choice([NCHW, NCHW32])) if is_quantized else output_layout,
         output_dtype=torch.int8 if is_quantized else None,
         output_scale=0.01,
     )

@@ -10,6 +10,7 @@ from tests.gpu.kernel_library import (
     ELEMENT_TYPES,
     MAX_LEVELS,
     NCHW,
+    NCHW32,
     NHWC8,
     check,
     launch,
@@ -63,7 +64,8 @@ def multi_level_roi_align(
 
     features: L float32 or float16 tensors in ``layout`` (see ``to_layout``), of ``channels`` channels.
     rois: (R, 5) float32. output_scale: of an ``output_dtype`` of int8.
-    Returns (R, C, *output_size), or (R, *output_size, C) in a channels-last layout.
+    Returns (R, C, *output_size), in a channels-last layout (R, *output_size, C), in NCHW32
+    (R, blocks, *output_size, 32).
     """
     check("rois", rois, [torch.float32])
     for feature in features:
@@ -71,7 +73,11 @@ def multi_level_roi_align(
     dtype = output_dtype or features[0].dtype
     stored = -(-channels // 8) * 8 if output_layout == NHWC8 else channels
     num_rois = rois.shape[0]
-    shape = (num_rois, channels, *output_size) if output_layout == NCHW else (num_rois, *output_size, stored)
+    shapes = {
+        NCHW: (num_rois, channels, *output_size),
+        NCHW32: (num_rois, -(-channels // 32), *output_size, 32),
+    }
+    shape = shapes.get(output_layout, (num_rois, *output_size, stored))
     output = torch.empty(shape, dtype=dtype, device=rois.device)
     levels = (FeatureLevel * MAX_LEVELS)()
     for i, (feature, scale) in enumerate(zip(features, spatial_scales)):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.gpu import oracles
-from tests.gpu.kernel_library import NCHW, NHWC, NHWC8, to_layout
+from tests.gpu.kernel_library import NCHW, NCHW32, NHWC, NHWC8, to_layout
 from tests.gpu.kernel_testing import MARKS, cuda, torch
 from tests.gpu.multi_level_roi_align.kernel import multi_level_roi_align
 from tests.gpu.tolerances import (
@@ -50,6 +50,8 @@ def expected_rois(oracle, features, rois, output_size, ratio, aligned) -> torch.
 def from_layout(out: torch.Tensor, layout: int, channels: int) -> torch.Tensor:
     if layout == NCHW:
         return out
+    if layout == NCHW32:
+        out = out.permute(0, 2, 3, 1, 4).flatten(3)
     assert not out[..., channels:].any()  # the padding
     return out[..., :channels].permute(0, 3, 1, 2)
 
@@ -108,25 +110,33 @@ def test_multi_level_roi_align(case: tuple) -> None:
 
 
 INT8_CASES = [
-    # dtype, layout, channels, output size, mode, number of RoIs
-    (torch.float32, NCHW, 8, (7, 7), "avg", 1000),
-    (torch.float32, NHWC, 8, (7, 7), "avg", 1000),
-    (torch.float32, NHWC8, 20, (14, 14), "avg", 300),
-    (torch.float32, NHWC, 5, (2, 9), "avg", 1000),
-    (torch.float16, NCHW, 8, (3, 3), "avg", 1000),
-    (torch.float16, NHWC8, 256, (7, 7), "avg", 1000),
-    (torch.float16, NHWC8, 256, (14, 14), "avg", 100),
-    (torch.float16, NHWC8, 13, (7, 7), "avg", 1000),
-    (torch.float16, NHWC8, 300, (1, 1), "avg", 300),
-    (torch.float32, NHWC, 3, (65, 2), "avg", 200),  # beyond the tables
-    (torch.float16, NHWC8, 12, (5, 7), "max", 300),
+    # dtype, layout, output layout, channels, output size, mode, number of RoIs
+    (torch.float32, NCHW, NCHW, 8, (7, 7), "avg", 1000),
+    (torch.float32, NHWC, NCHW, 8, (7, 7), "avg", 1000),
+    (torch.float32, NHWC8, NCHW, 20, (14, 14), "avg", 300),
+    (torch.float32, NHWC, NCHW, 5, (2, 9), "avg", 1000),
+    (torch.float16, NCHW, NCHW, 8, (3, 3), "avg", 1000),
+    (torch.float16, NHWC8, NCHW, 256, (7, 7), "avg", 1000),
+    (torch.float16, NHWC8, NCHW, 256, (14, 14), "avg", 100),
+    (torch.float16, NHWC8, NCHW, 13, (7, 7), "avg", 1000),
+    (torch.float16, NHWC8, NCHW, 300, (1, 1), "avg", 300),
+    (torch.float32, NHWC, NCHW, 3, (65, 2), "avg", 200),  # beyond the tables
+    (torch.float16, NHWC8, NCHW, 12, (5, 7), "max", 300),
+    (torch.float16, NHWC8, NCHW32, 256, (14, 14), "avg", 100),
+    (torch.float16, NHWC8, NCHW32, 300, (7, 7), "avg", 300),
+    (torch.float16, NHWC8, NCHW32, 13, (7, 3), "avg", 1000),
+    (torch.float32, NHWC, NCHW32, 36, (7, 7), "avg", 300),
+    (torch.float32, NHWC, NCHW32, 33, (2, 3), "avg", 1000),
+    (torch.float16, NCHW, NCHW32, 70, (3, 3), "avg", 300),
+    (torch.float16, NHWC8, NCHW32, 40, (2, 65), "avg", 100),
+    (torch.float32, NCHW, NCHW32, 40, (5, 7), "max", 100),
 ]
 
 
 @pytest.mark.parametrize("case", INT8_CASES)
 def test_int8_is_the_value_in_steps_of_the_scale(case: tuple) -> None:
     """Within half a step of the value, or at an end beyond which it lies."""
-    dtype, layout, channels, output_size, mode, num_rois = case
+    dtype, layout, output_layout, channels, output_size, mode, num_rois = case
     rng = np.random.default_rng(5)
     batch, height, width = 2, 256, 320
     generator = torch.Generator("cuda").manual_seed(6)
@@ -146,9 +156,11 @@ def test_int8_is_the_value_in_steps_of_the_scale(case: tuple) -> None:
         spatial_scales=SCALES,
         mode=mode,
         layout=layout,
+        output_layout=output_layout,
         output_dtype=torch.int8,
         output_scale=step,
     )
+    out = from_layout(out, output_layout, channels)
     oracle = oracles.average_oracle if mode == "avg" else oracles.maximum_oracle
     expected = expected_rois(oracle, features, rois, output_size, 0, True) / step
     largest = max(feature.abs().max().item() for feature in features)
