@@ -9,6 +9,7 @@
 #include <cuda_runtime.h>
 
 #include <cmath>
+#include <type_traits>
 
 #include "plugins/common/strides.h"
 #include "plugins/multi_level_roi_align/multi_level_roi_align_kernel.h"
@@ -36,6 +37,7 @@ using Arguments = MultiLevelRoiAlignArguments;
 
 __device__ float to_float(float value) { return value; }
 __device__ float to_float(__half value) { return __half2float(value); }
+__device__ float to_float(int8_t value) { return static_cast<float>(value); }
 
 // scale: of int8_t alone.
 template <typename T>
@@ -60,6 +62,7 @@ struct Roi {
   Strides strides;
   int height, width;
   RoiAxis y, x;
+  float feature_scale;  // 1 of floats
 };
 
 template <typename T>
@@ -80,6 +83,7 @@ __device__ Roi find_roi(const Arguments& in, int64_t index) {
   out.image = static_cast<const T*>(level.data) + static_cast<int64_t>(roi[0]) * out.strides.image;
   out.height = level.height;
   out.width = level.width;
+  out.feature_scale = std::is_same<T, int8_t>::value ? level.feature_scale : 1.f;
   out.y = roi_axis(roi[2], roi[4], level.spatial_scale, in.aligned, in.output_height, in.sampling_ratio);
   out.x = roi_axis(roi[1], roi[3], level.spatial_scale, in.aligned, in.output_width, in.sampling_ratio);
   return out;
@@ -92,8 +96,8 @@ __device__ float samples_per_bin(const Roi& roi) {
 // One element, sample by sample. A sample outside the map counts as 0: it adds nothing to an average, and a maximum
 // needs to see one of them only.
 template <typename T>
-__device__ float align_element(const Roi& roi, PoolMode mode, int64_t channel, int ph, int pw) {
-  const T* plane = static_cast<const T*>(roi.image) + channel * roi.strides.channel;
+__device__ float align_element(const Roi& roi, TensorLayout layout, PoolMode mode, int64_t channel, int ph, int pw) {
+  const T* plane = static_cast<const T*>(roi.image) + channel_offset(channel, roi.height, roi.width, layout);
   float sum = 0.f;
   float best = kMaxPoolStart;
   for (int i = 0; i < roi.y.num_samples; ++i) {
@@ -110,10 +114,11 @@ __device__ float align_element(const Roi& roi, PoolMode mode, int64_t channel, i
         best = fmaxf(best, 0.f);
         continue;
       }
-      const float value = y.low_weight * x.low_weight * to_float(low[x.low * roi.strides.column]) +
-                          y.low_weight * x.high_weight * to_float(low[x.high * roi.strides.column]) +
-                          y.high_weight * x.low_weight * to_float(high[x.low * roi.strides.column]) +
-                          y.high_weight * x.high_weight * to_float(high[x.high * roi.strides.column]);
+      float value = y.low_weight * x.low_weight * to_float(low[x.low * roi.strides.column]) +
+                    y.low_weight * x.high_weight * to_float(low[x.high * roi.strides.column]) +
+                    y.high_weight * x.low_weight * to_float(high[x.low * roi.strides.column]) +
+                    y.high_weight * x.high_weight * to_float(high[x.high * roi.strides.column]);
+      if (std::is_same<T, int8_t>::value) value *= roi.feature_scale;
       sum += value;
       if (value > best) best = value;
     }
@@ -140,7 +145,7 @@ __device__ __noinline__ void align_elements(const Arguments& in, const Roi& roi,
     const int ph = bin / in.output_width;
     const int pw = bin % in.output_width;
     const bool computed = roi.valid && channel < in.channels;
-    const float value = computed ? align_element<In>(roi, in.mode, channel, ph, pw) : 0.f;
+    const float value = computed ? align_element<In>(roi, in.feature_layout, in.mode, channel, ph, pw) : 0.f;
     output[output_offset(in, roi_index, channel, ph, pw)] = from_float<Out>(value, in.output_scale);
   }
 }
@@ -228,6 +233,22 @@ struct alignas(sizeof(T) * kVector < 16 ? sizeof(T) * kVector : 16) Pack {
   T values[kVector];
 };
 
+template <typename T, int kVector>
+__device__ void to_floats(const Pack<T, kVector>& pack, float (&floats)[kVector]) {
+  if constexpr (std::is_same<T, int8_t>::value && kVector % 4 == 0) {
+    // 2^23 holds a byte in its last digits: permuting and adding are faster than converting.
+    const uint32_t* const words = reinterpret_cast<const uint32_t*>(pack.values);
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) {
+      const unsigned bits = __byte_perm(words[k / 4] ^ 0x80808080u, 0x4b000000u, 0x7440u + k % 4);
+      floats[k] = __uint_as_float(bits) - (8388608.f + 128.f);
+    }
+  } else {
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) floats[k] = to_float(pack.values[k]);
+  }
+}
+
 // kVector channels of one bin, added up from channels-last features. pixel: the image's first, of the first channel.
 template <typename T, int kVector>
 __device__ void sum_pixels(float (&sums)[kVector], const T* image, const Roi& roi, const Tables& tables, int ph,
@@ -249,8 +270,10 @@ __device__ void sum_pixels(float (&sums)[kVector], const T* image, const Roi& ro
   for (int n = 0; n < count; ++n) {
     const float weight = tables.y.weights[y_begin + i] * tables.x.weights[x_begin + j];
     const Pack<T, kVector> pack = *reinterpret_cast<const Pack<T, kVector>*>(pixel);
+    float floats[kVector];
+    to_floats(pack, floats);
 #pragma unroll
-    for (int k = 0; k < kVector; ++k) sums[k] += weight * to_float(pack.values[k]);
+    for (int k = 0; k < kVector; ++k) sums[k] += weight * floats[k];
     pixel += step;
     if (++j == x_count) {
       j = 0;
@@ -290,7 +313,7 @@ __global__ void __launch_bounds__(kThreads) average_channels_last(const __grid_c
   __syncthreads();
   const int bins = in.output_height * in.output_width;
   const bool tabled = roi.valid && fill_tables(tables, roi, in.output_height, in.output_width);
-  const float scale = 1.f / samples_per_bin(roi);
+  const float scale = roi.feature_scale / samples_per_bin(roi);
   const int64_t channels_out = stored_channels(in.channels, in.output_layout);
   const int64_t column = strides_of(in.channels, in.output_height, in.output_width, in.output_layout).column;
   const int run = kVector * lanes;
@@ -307,7 +330,8 @@ __global__ void __launch_bounds__(kThreads) average_channels_last(const __grid_c
       continue;
     }
     const int64_t channel = run_begin + lane * kVector;
-    const In* image = static_cast<const In*>(roi.image) + channel;
+    const In* image =
+        static_cast<const In*>(roi.image) + channel_offset(channel, roi.height, roi.width, in.feature_layout);
     Out* to = kLinear ? stage + lane * kVector * bins
                       : output + output_offset(in, roi_index, channel, 0, 0);
     const int bin_step = kLinear ? 1 : static_cast<int>(column);
@@ -357,7 +381,7 @@ __global__ void __launch_bounds__(kThreads) average_linear(const __grid_constant
   __syncthreads();
   const int bins = in.output_height * in.output_width;
   const bool tabled = roi.valid && fill_tables(tables, roi, in.output_height, in.output_width);
-  const float scale = 1.f / samples_per_bin(roi);
+  const float scale = roi.feature_scale / samples_per_bin(roi);
   const int64_t channels_out = stored_channels(in.channels, in.output_layout);
   Out* output = static_cast<Out*>(in.output);
   for (int64_t run_begin = static_cast<int64_t>(blockIdx.y) * kLinearChannels; run_begin < channels_out;
@@ -442,7 +466,7 @@ void launch_typed(const Arguments& in, cudaStream_t stream) {
 }
 
 template <typename In>
-void launch_from(const Arguments& in, cudaStream_t stream) {
+void launch_from_floats(const Arguments& in, cudaStream_t stream) {
   if (in.output_type == ElementType::kInt8) {
     launch_typed<In, int8_t>(in, stream);
   } else if (in.output_type == ElementType::kHalf) {
@@ -454,6 +478,13 @@ void launch_from(const Arguments& in, cudaStream_t stream) {
 
 bool is_floating(ElementType type) { return type == ElementType::kFloat || type == ElementType::kHalf; }
 
+bool is_scale(float scale) { return scale > 0.f && std::isfinite(scale); }
+
+bool is_output(ElementType type, TensorLayout layout, float scale) {
+  if (type == ElementType::kInt8) return is_scale(scale);
+  return is_floating(type) && layout != TensorLayout::kNchw32;
+}
+
 bool is_valid(const Arguments& in) {
   if (in.num_levels < 1 || in.num_levels > kMaxRoiAlignLevels || in.batch < 0 || in.channels < 0) return false;
   if (in.num_rois < 0 || in.num_rois > kMaxGridX) return false;
@@ -462,11 +493,14 @@ bool is_valid(const Arguments& in) {
   }
   const bool bins_in_range = in.output_height >= 1 && in.output_height <= 32767 && in.output_width >= 1 &&
                              in.output_width <= 32767;
-  const bool has_scale = in.output_scale > 0.f && std::isfinite(in.output_scale);
-  const bool has_output_type = is_floating(in.output_type) || (in.output_type == ElementType::kInt8 && has_scale);
-  const bool has_layouts = in.feature_layout != TensorLayout::kNchw32 &&
-                           (in.output_layout != TensorLayout::kNchw32 || in.output_type == ElementType::kInt8);
-  return bins_in_range && is_floating(in.feature_type) && has_output_type && has_layouts;
+  bool has_types = is_output(in.output_type, in.output_layout, in.output_scale);
+  if (in.feature_type == ElementType::kInt8) {
+    for (int i = 0; i < in.num_levels; ++i) has_types = has_types && is_scale(in.levels[i].feature_scale);
+    has_types = has_types && in.output_type == ElementType::kInt8;
+  } else {
+    has_types = has_types && is_floating(in.feature_type) && in.feature_layout != TensorLayout::kNchw32;
+  }
+  return bins_in_range && has_types;
 }
 
 }  // namespace
@@ -474,10 +508,12 @@ bool is_valid(const Arguments& in) {
 cudaError_t launch_multi_level_roi_align(const Arguments& in, cudaStream_t stream) {
   if (!is_valid(in)) return cudaErrorInvalidValue;
   if (in.num_rois == 0 || in.channels == 0) return cudaSuccess;
-  if (in.feature_type == ElementType::kHalf) {
-    launch_from<__half>(in, stream);
+  if (in.feature_type == ElementType::kInt8) {
+    launch_typed<int8_t, int8_t>(in, stream);
+  } else if (in.feature_type == ElementType::kHalf) {
+    launch_from_floats<__half>(in, stream);
   } else {
-    launch_from<float>(in, stream);
+    launch_from_floats<float>(in, stream);
   }
   return cudaGetLastError();
 }

@@ -17,6 +17,7 @@ struct RoiAlignLevel {
   int height;        // >= 1
   int width;         // >= 1
   float spatial_scale;
+  float feature_scale;  // > 0 with kInt8: what a step is worth
 };
 
 struct MultiLevelRoiAlignArguments {
@@ -24,8 +25,8 @@ struct MultiLevelRoiAlignArguments {
   int num_levels;                            // 1 to kMaxRoiAlignLevels; 1: plain RoIAlign, finest_scale is not read
   int64_t batch;                             // >= 0; an RoI with another batch index gives zeros
   int64_t channels;                          // >= 0
-  ElementType feature_type;                  // kFloat or kHalf
-  TensorLayout feature_layout;               // any but kNchw32; kNhwc8 with kFloat as well
+  ElementType feature_type;                  // kFloat or kHalf; kInt8 with an output of kInt8
+  TensorLayout feature_layout;               // any, kNchw32 with kInt8; kNhwc8 with kFloat as well
   const float* rois;                         // (num_rois, 5): [batch_index, x1, y1, x2, y2] in input px
   int64_t num_rois;                          // >= 0; 0 launches nothing
   void* output;                              // (num_rois, channels, output_height, output_width); aligned to 16 bytes

@@ -19,6 +19,7 @@ struct RoiAlignSettings {
   bool aligned;
   float finest_scale;
   float output_scale;  // 0: the output has the features' type; otherwise it is INT8, in steps of this
+  std::vector<float> feature_scales;  // of every level where the features are INT8 as well; else none
 };
 
 // Both operators: they differ in their attributes and in which input holds the RoIs.
@@ -44,7 +45,12 @@ class RoiAlignOp : public Op {
   void check_types(const DType* inputs) const override {
     expect_dtype(name_, "rois", inputs[rois_], {DType::kFloat, DType::kHalf});
     for (int level = 0; level < num_levels(); ++level) {
-      expect_dtype(name_, feature_name(level).c_str(), inputs[feature(level)], {DType::kFloat, DType::kHalf});
+      const std::string name = feature_name(level);
+      if (reads_int8()) {
+        expect_dtype(name_, name.c_str(), inputs[feature(level)], {DType::kInt8});
+      } else {
+        expect_dtype(name_, name.c_str(), inputs[feature(level)], {DType::kFloat, DType::kHalf});
+      }
     }
   }
 
@@ -63,7 +69,7 @@ class RoiAlignOp : public Op {
     const TensorInfo& tensor = tensors.items[position];
     if (position == rois_) return is_linear(tensor, DType::kFloat);
     if (position == tensors.num_inputs && is_quantized()) return is_int8_map(tensor);
-    if (!is_feature_map(tensor)) return false;
+    if (reads_int8() ? !is_int8_map(tensor) : !is_feature_map(tensor)) return false;
     const int first = feature(0);
     if (position == first) return true;
     const bool same_type = tensor.dtype == tensors.items[first].dtype;
@@ -80,7 +86,8 @@ class RoiAlignOp : public Op {
     for (int level = 0; level < num_levels(); ++level) {
       const TensorInfo& map = tensors.input(feature(level));
       arguments.levels[level] = {inputs[feature(level)], static_cast<int>(map.dims[2]), static_cast<int>(map.dims[3]),
-                                 settings_.spatial_scales[static_cast<size_t>(level)]};
+                                 settings_.spatial_scales[static_cast<size_t>(level)],
+                                 reads_int8() ? settings_.feature_scales[static_cast<size_t>(level)] : 0.f};
     }
     arguments.num_levels = num_levels();
     arguments.batch = first.dims[0];
@@ -104,6 +111,7 @@ class RoiAlignOp : public Op {
 
  private:
   bool is_quantized() const { return settings_.output_scale > 0.f; }
+  bool reads_int8() const { return !settings_.feature_scales.empty(); }
   int num_levels() const { return static_cast<int>(settings_.spatial_scales.size()); }
   int feature(int level) const { return rois_ == 0 ? level + 1 : level; }
   std::string feature_name(int level) const { return rois_ == 0 ? "feature_" + std::to_string(level) : "input"; }
@@ -127,7 +135,13 @@ std::shared_ptr<const Op> create_multi_level(Attributes a) {
       a.choice("coordinate_transformation_mode", {"half_pixel", "output_half_pixel"}) == 0,
       a.number("finest_scale", std::numeric_limits<float>::min(), kMaxFloat),
       a.number("output_scale", 0.f, kMaxFloat),
+      a.is_empty("feature_scales") ? std::vector<float>{} : a.numbers("feature_scales", kMaxRoiAlignLevels),
   };
+  const size_t num_scales = settings.feature_scales.size();
+  expect(num_scales == 0 || (num_scales == settings.spatial_scales.size() && settings.output_scale > 0.f),
+         "MultiLevelRoiAlign: attribute feature_scales: expected one number for each of spatial_scales, and "
+         "output_scale above 0, found " +
+             std::to_string(num_scales) + ". Correct the ONNX node");
   return std::make_shared<RoiAlignOp>("MultiLevelRoiAlign", std::move(a), settings, true);
 }
 
@@ -141,6 +155,7 @@ std::shared_ptr<const Op> create_mmcv(Attributes a) {
       a.flag("aligned"),
       1.f,  // not read: there is one level
       0.f,
+      {},
   };
   return std::make_shared<RoiAlignOp>("MMCVRoiAlign", std::move(a), settings, false);
 }
@@ -151,7 +166,8 @@ OpType multi_level_roi_align_type() {
   return {"MultiLevelRoiAlign",
           {required_int("output_height"), required_int("output_width"), required_float("spatial_scales"),
            optional_float("finest_scale", 56.f), optional_int("sampling_ratio", 0), optional_string("mode", "avg"),
-           optional_string("coordinate_transformation_mode", "half_pixel"), optional_float("output_scale", 0.f)},
+           optional_string("coordinate_transformation_mode", "half_pixel"), optional_float("output_scale", 0.f),
+           optional_floats("feature_scales", {})},
           create_multi_level};
 }
 
