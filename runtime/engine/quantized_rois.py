@@ -1,7 +1,8 @@
-"""RoI features that their plugin quantizes.
+"""INT8 on both sides of the plugin for RoI features.
 
-TensorRT computes QuantizeLinear together with layers of its own, never with a plugin: behind one it reads every feature
-and writes it again, which on an H200 takes as long as RoIAlign itself. So MultiLevelRoiAlign rounds what it writes.
+TensorRT computes QuantizeLinear and DequantizeLinear together with layers of its own, never with a plugin: beside one
+they read and write every value, which on an H200 takes as long as RoIAlign itself. So MultiLevelRoiAlign rounds what it
+writes, and reads what convolutions have rounded.
 """
 
 from collections.abc import Collection, Mapping
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 ROI_ALIGN = "MultiLevelRoiAlign"
 OUTPUT_SCALE = "output_scale"
+FEATURE_SCALES = "feature_scales"
 # Of one tensor: the values stay as they are, quantized or not.
 _MOVES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
@@ -25,15 +27,19 @@ Readers = Mapping[str, list["onnx.NodeProto"]]
 Constants = Mapping[str, "onnx.TensorProto"]
 
 
-def quantize_rois(model: "onnx.ModelProto", kept: Collection[str] = ()) -> None:
+def quantize_rois(model: "onnx.ModelProto", kept: Collection[str] = (), *, reads_int8: bool = False) -> None:
     """Let MultiLevelRoiAlign write INT8 where all that reads its features is one QuantizeLinear, or several of a scale.
 
     The scale becomes its attribute ``output_scale``, and QuantizeLinear goes; what reads the features first may be a
     Flatten or another operator that moves values, which moves INT8 then. DequantizeLinear stays where it is.
 
+    Such a node reads INT8 where each of its maps comes from a DequantizeLinear: it reads what that one does, with the
+    scales as attribute ``feature_scales``. DequantizeLinear stays where others read it.
+
     Args:
         model: is changed. Constants are initializers.
-        kept: names of nodes that write floats in any case.
+        kept: names of nodes that read and write floats in any case.
+        reads_int8: the plugin takes INT8 maps.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -41,8 +47,10 @@ def quantize_rois(model: "onnx.ModelProto", kept: Collection[str] = ()) -> None:
     for node in graph.node:
         for name in dict.fromkeys(tensors_read(node)):
             readers.setdefault(name, []).append(node)
+    dequantizers = {n.output[0]: n for n in graph.node if n.op_type == "DequantizeLinear"}
     outputs = {output.name for output in graph.output}
     dropped: list[onnx.NodeProto] = []
+    passed: list[onnx.NodeProto] = []
     quantized: list[str] = []
     for node in graph.node:
         if (node.domain, node.op_type) != (DOMAIN, ROI_ALIGN) or node.name in kept or _has_scale(node):
@@ -57,8 +65,12 @@ def quantize_rois(model: "onnx.ModelProto", kept: Collection[str] = ()) -> None:
                 dequantizer.input[0] = quantizer.input[0]
         dropped += quantizers
         quantized += tensors
+        if reads_int8:
+            passed += _read_int8(node, dequantizers, constants)
     _drop(graph, dropped)
     _declare_int8(graph, quantized)
+    read = {name for node in graph.node for name in tensors_read(node)} | outputs
+    _drop(graph, [node for node in passed if node.output[0] not in read])
 
 
 def _has_scale(node: "onnx.NodeProto") -> bool:
@@ -117,6 +129,20 @@ def _int8_scale(node: "onnx.NodeProto", constants: Constants) -> Optional[np.flo
         return None
     value = np.float32(scale.item())
     return value if value > 0 and np.isfinite(value) else None
+
+
+def _read_int8(
+    node: "onnx.NodeProto", dequantizers: Mapping[str, "onnx.NodeProto"], constants: Constants
+) -> list["onnx.NodeProto"]:
+    """Have the node read what its maps are dequantized from, where all of them are; return what it reads past."""
+    maps = [dequantizers.get(name) for name in node.input[1:]]
+    scales = [None if each is None else _int8_scale(each, constants) for each in maps]
+    if None in scales:
+        return []
+    for place, dequantizer in enumerate(maps, 1):
+        node.input[place] = dequantizer.input[0]
+    node.attribute.append(import_onnx().helper.make_attribute(FEATURE_SCALES, [float(s) for s in scales]))
+    return maps
 
 
 def _drop(graph: "onnx.GraphProto", nodes: list["onnx.NodeProto"]) -> None:

@@ -1,4 +1,4 @@
-"""RoI features that the plugin quantizes are those that QuantizeLinear made; all others stay as they are."""
+"""RoI features that the plugin quantizes, of maps that it dequantizes, are what Q/DQ pairs made; all others stay."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ ROI_ALIGN = (
 # The largest features are beyond 127 of it.
 SCALE = 0.08
 OPSET = 16
+SCALES = ("output_scale", "feature_scales")
 
 # What reads the RoI features `f`; the last line makes the output `y`.
 CHAINS = {
@@ -83,18 +84,37 @@ OTHERS = {
     "float": "y = Identity(f)",
 }
 
+# What makes the maps `c` and `d` of the images `a` and `b`.
+PAIRS = """
+    p = QuantizeLinear(a, s_maps, z)
+    c = DequantizeLinear(p, s_maps, z)
+    q = QuantizeLinear(b, s_other, z)
+    d = DequantizeLinear(q, s_other, z)"""
+FLOAT_MAPS = {
+    "one of them": "p = QuantizeLinear(a, s_maps, z) c = DequantizeLinear(p, s_maps, z) d = Identity(b)",
+    "both": "c = Identity(a) d = Identity(b)",
+    "channel by channel": """
+        p = QuantizeLinear<axis = 1>(a, s_channels, z_channels)
+        c = DequantizeLinear<axis = 1>(p, s_channels, z_channels)
+        q = QuantizeLinear(b, s_other, z) d = DequantizeLinear(q, s_other, z)""",
+    "uint8": """
+        p = QuantizeLinear(a, s_maps, z_uint8) c = DequantizeLinear(p, s_maps, z_uint8)
+        q = QuantizeLinear(b, s_other, z) d = DequantizeLinear(q, s_other, z)""",
+}
 
-def _model(chain: str, *, outputs: Sequence[str] = ("y",)) -> onnx.ModelProto:
+
+def _model(chain: str, *, outputs: Sequence[str] = ("y",), maps: str = "") -> onnx.ModelProto:
     model = parser.parse_model(
         f'<ir_version: 8, opset_import: ["": {OPSET}, "maskrcnn": 1]>\n'
         "net (float[R, 5] rois, float[B, 4, H, W] a, float[B, 4, h, w] b) => (float y)\n"
-        f"{{ f = {ROI_ALIGN}(rois, a, b) {chain} }}"
+        f"{{ {maps} f = {ROI_ALIGN}(rois, {'c, d' if maps else 'a, b'}) {chain} }}"
     )
     rng = np.random.default_rng(0)
     values = {
         "s": np.float32(SCALE),
         "s_again": np.array([SCALE], np.float32),
         "s_other": np.float32(2 * SCALE),
+        "s_maps": np.float32(0.3),
         "s_channels": np.full(4, SCALE, np.float32),
         "z": np.int8(0),
         "z_channels": np.zeros(4, np.int8),
@@ -117,32 +137,47 @@ def _model(chain: str, *, outputs: Sequence[str] = ("y",)) -> onnx.ModelProto:
     return model
 
 
-def _rewritten(model: onnx.ModelProto, kept: Sequence[str] = ()) -> onnx.ModelProto:
+def _rewritten(
+    model: onnx.ModelProto, kept: Sequence[str] = (), *, reads_int8: bool = False
+) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    quantize_rois(copy, kept)
+    quantize_rois(copy, kept, reads_int8=reads_int8)
     return copy
 
 
 def _with_body(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Put the operator's body, and a QuantizeLinear where it has ``output_scale``, in the place of the plugin."""
+    """Put the operator's body in the plugin's place, with DequantizeLinear and QuantizeLinear for its scales."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     copy.functions.append(multi_level_roi_align_function(OPSET, 2))
-    node = copy.graph.node[0]
-    scales = [a.f for a in node.attribute if a.name == "output_scale"]
-    if scales:
-        others = [a for a in node.attribute if a.name != "output_scale"]
+    nodes = []
+    for node in copy.graph.node:
+        scales = {a.name: list(a.floats) or [a.f] for a in node.attribute if a.name in SCALES}
+        others = [a for a in node.attribute if a.name not in SCALES]
         del node.attribute[:]
         node.attribute.extend(others)
-        node.output[0] = "floats"
-        pair = {"plugin_s": np.float32(scales[0]), "plugin_z": np.int8(0)}
-        copy.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), n) for n, v in pair.items())
-        nodes = [*copy.graph.node]
-        nodes.insert(1, helper.make_node("QuantizeLinear", ["floats", *pair], ["f"], name="/plugin"))
-        del copy.graph.node[:]
-        copy.graph.node.extend(nodes)
+        for place, scale in enumerate(scales.get("feature_scales", ()), 1):
+            pair = _pair(copy, scale, f"map_{place}")
+            dequantizer = helper.make_node("DequantizeLinear", [node.input[place], *pair], [f"map_{place}"])
+            node.input[place] = f"map_{place}"
+            nodes.append(dequantizer)
+        nodes.append(node)
+        if "output_scale" in scales:
+            pair = _pair(copy, scales["output_scale"][0], "floats")
+            nodes.append(helper.make_node("QuantizeLinear", ["floats", *pair], [node.output[0]]))
+            node.output[0] = "floats"
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
     return copy
+
+
+def _pair(model: onnx.ModelProto, scale: float, name: str) -> list[str]:
+    """Add a scale and the zero point 0; return their names."""
+    values = {f"{name}_plugin_s": np.float32(scale), f"{name}_plugin_z": np.int8(0)}
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), n) for n, v in values.items())
+    return [*values]
 
 
 def _run(model: onnx.ModelProto) -> np.ndarray:
@@ -163,6 +198,10 @@ def _run(model: onnx.ModelProto) -> np.ndarray:
 
 def _scales(model: onnx.ModelProto) -> list[float]:
     return [a.f for node in model.graph.node for a in node.attribute if a.name == "output_scale"]
+
+
+def _feature_scales(model: onnx.ModelProto) -> list[float]:
+    return [f for node in model.graph.node for a in node.attribute for f in a.floats if a.name == SCALES[1]]
 
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
@@ -194,6 +233,55 @@ def test_what_is_quantized_is_declared_int8(chain: str) -> None:
 def test_everything_else_stays(chain: str) -> None:
     model = _model(chain, outputs=("y", "f") if chain == OTHERS["an output"] else ("y",))
     assert _rewritten(model) == model
+
+
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
+def test_the_plugin_reads_int8_maps_and_results_stay(chain: str) -> None:
+    model = _model(
+        chain.replace(" q", " n").replace("(q", "(n").replace(" d ", " m ").replace("(d", "(m"), maps=PAIRS
+    )
+    found = _rewritten(model, reads_int8=True)
+    node = next(node for node in found.graph.node if node.op_type == "MultiLevelRoiAlign")
+    assert list(node.input) == ["rois", "p", "q"]
+    assert _feature_scales(found) == [np.float32(0.3), np.float32(2 * SCALE)]
+    made = {name for node in found.graph.node for name in node.output}
+    assert {"p", "q"} <= made
+    assert not made & {"c", "d"}
+    expected = _run(_with_body(model))
+    assert len(np.unique(expected)) > 100
+    np.testing.assert_array_equal(_run(_with_body(found)), expected)
+
+
+def test_maps_that_others_read_are_still_dequantized_for_them() -> None:
+    chain = "n = QuantizeLinear(f, s, z) m = DequantizeLinear(n, s, z) k = ReduceSum(c) y = Add(m, k)"
+    model = _model(chain, maps=PAIRS)
+    found = _rewritten(model, reads_int8=True)
+    made = {name for node in found.graph.node for name in node.output}
+    assert ("c" in made, "d" in made) == (True, False)
+    np.testing.assert_array_equal(_run(_with_body(found)), _run(_with_body(model)))
+
+
+@pytest.mark.parametrize("maps", FLOAT_MAPS.values(), ids=FLOAT_MAPS)
+def test_other_maps_are_read_as_floats(maps: str) -> None:
+    model = _model("n = QuantizeLinear(f, s, z) y = DequantizeLinear(n, s, z)", maps=maps)
+    found = _rewritten(model, reads_int8=True)
+    assert _scales(found) == [np.float32(SCALE)]
+    assert _feature_scales(found) == []
+    assert found == _rewritten(model)
+
+
+def test_where_the_output_is_float_maps_are_read_as_floats() -> None:
+    model = _model("y = Relu(f)", maps=PAIRS)
+    assert _rewritten(model, reads_int8=True) == model
+
+
+def test_int8_maps_are_for_a_plugin_with_that_attribute() -> None:
+    model = _model("n = QuantizeLinear(f, s, z) y = DequantizeLinear(n, s, z)", maps=PAIRS)
+    for names, scales in ((SCALES[:1], 0), (SCALES[1:], 0), (SCALES, 2)):
+        graph = engine_model(
+            model, ("MultiLevelRoiAlign",), fakes.library().tensorrt, attributes={"MultiLevelRoiAlign": names}
+        )
+        assert len(_feature_scales(graph)) == scales
 
 
 def test_an_integer_output_stays() -> None:
