@@ -101,10 +101,16 @@ def check(name: str, tensor: Tensor, dtypes: Sequence[torch.dtype]) -> None:
 
 
 def to_layout(tensor: Tensor, layout: int) -> Tensor:
-    """Return a contiguous tensor whose memory holds an NCHW tensor in a layout: (N, H, W, C or C padded to 8)."""
+    """Return a contiguous tensor whose memory holds an NCHW tensor in a layout.
+
+    (N, H, W, C or C padded to 8), or for NCHW32 (N, blocks, H, W, 32).
+    """
     if layout == NCHW:
         return tensor.contiguous()
-    channels = tensor.shape[1]
+    batch, channels, height, width = tensor.shape
+    if layout == NCHW32:
+        tensor = torch.nn.functional.pad(tensor, (0, 0, 0, 0, 0, -channels % 32), value=99)  # anything
+        return tensor.reshape(batch, -1, 32, height, width).permute(0, 1, 3, 4, 2).contiguous()
     if layout == NHWC8:
         # The padding may hold anything: NaN shows where it is read as data.
         tensor = torch.nn.functional.pad(tensor, (0, 0, 0, 0, 0, -channels % 8), value=float("nan"))

@@ -18,7 +18,13 @@ from tests.gpu.kernel_library import (
 
 
 class FeatureLevel(Structure):
-    _fields_ = [("data", c_void_p), ("height", c_int), ("width", c_int), ("spatial_scale", c_float)]
+    _fields_ = [
+        ("data", c_void_p),
+        ("height", c_int),
+        ("width", c_int),
+        ("spatial_scale", c_float),
+        ("feature_scale", c_float),
+    ]
 
 
 class MultiLevelRoiAlignArguments(Structure):
@@ -59,11 +65,12 @@ def multi_level_roi_align(
     output_layout: int = NCHW,
     output_dtype: "torch.dtype | None" = None,
     output_scale: float = 0.0,
+    feature_scales: Sequence[float] = (),
 ) -> Tensor:
     """RoIAlign from the level that fits each RoI; see ``multi_level_roi_align_kernel.h``.
 
-    features: L float32 or float16 tensors in ``layout`` (see ``to_layout``), of ``channels`` channels.
-    rois: (R, 5) float32. output_scale: of an ``output_dtype`` of int8.
+    features: L float32, float16 or int8 tensors in ``layout`` (see ``to_layout``), of ``channels`` channels.
+    rois: (R, 5) float32. output_scale: of an ``output_dtype`` of int8. feature_scales: of each level, of int8.
     Returns (R, C, *output_size), in a channels-last layout (R, *output_size, C), in NCHW32
     (R, blocks, *output_size, 32).
     """
@@ -81,8 +88,10 @@ def multi_level_roi_align(
     output = torch.empty(shape, dtype=dtype, device=rois.device)
     levels = (FeatureLevel * MAX_LEVELS)()
     for i, (feature, scale) in enumerate(zip(features, spatial_scales)):
-        height, width = feature.shape[2:] if layout == NCHW else feature.shape[1:3]
-        levels[i] = FeatureLevel(feature.data_ptr(), height, width, scale)
+        first = {NCHW: 2, NCHW32: 2}.get(layout, 1)
+        height, width = feature.shape[first : first + 2]
+        step = feature_scales[i] if feature_scales else 0.0
+        levels[i] = FeatureLevel(feature.data_ptr(), height, width, scale, step)
     arguments = MultiLevelRoiAlignArguments(
         levels,
         len(features),

@@ -172,6 +172,109 @@ def test_int8_is_the_value_in_steps_of_the_scale(case: tuple) -> None:
     assert error <= 0.5 + FLOAT_TOLERANCE * largest / step, error
 
 
+INT8_FEATURES = [
+    # layout, output layout, channels, output size, mode, number of RoIs
+    (NCHW32, NCHW, 256, (7, 7), "avg", 1000),
+    (NCHW32, NCHW32, 256, (14, 14), "avg", 100),
+    (NCHW32, NCHW, 40, (7, 3), "avg", 1000),
+    (NCHW32, NCHW32, 13, (5, 5), "avg", 1000),
+    (NCHW32, NCHW, 1000, (1, 1), "avg", 300),
+    (NCHW32, NCHW32, 70, (65, 2), "avg", 100),  # beyond the tables
+    (NCHW32, NCHW, 36, (5, 7), "max", 100),
+    (NCHW, NCHW, 20, (7, 7), "avg", 1000),
+    (NCHW, NCHW32, 40, (3, 3), "avg", 300),
+    (NCHW, NCHW, 8, (7, 7), "max", 100),
+    (NHWC, NCHW, 21, (7, 7), "avg", 300),  # a channel at a time
+    (NHWC, NCHW32, 48, (7, 7), "avg", 300),
+]
+
+
+@pytest.mark.parametrize("case", INT8_FEATURES)
+def test_int8_features_are_steps_of_their_levels_scale(case: tuple) -> None:
+    layout, output_layout, channels, output_size, mode, num_rois = case
+    rng = np.random.default_rng(8)
+    batch, height, width = 2, 256, 320
+    generator = torch.Generator("cuda").manual_seed(9)
+    steps = [
+        torch.tensor(step).item() for step in (0.031, 0.017, 0.05, 0.11)
+    ]  # float32, as the kernel gets them
+    features = [
+        torch.randint(
+            -128,
+            128,
+            (batch, channels, int(height * scale), int(width * scale)),
+            device="cuda",
+            generator=generator,
+            dtype=torch.int8,
+        )
+        for scale in SCALES
+    ]
+    rois = random_rois(rng, num_rois, batch, height, width)
+    output_step = 0.019
+    out = multi_level_roi_align(
+        [to_layout(feature, layout) for feature in features],
+        cuda(rois),
+        channels=channels,
+        output_size=output_size,
+        spatial_scales=SCALES,
+        mode=mode,
+        layout=layout,
+        output_layout=output_layout,
+        output_dtype=torch.int8,
+        output_scale=output_step,
+        feature_scales=steps,
+    )
+    out = from_layout(out, output_layout, channels)
+    oracle = oracles.average_oracle if mode == "avg" else oracles.maximum_oracle
+    real = [feature.double() * step for feature, step in zip(features, steps)]
+    expected = expected_rois(oracle, real, rois, output_size, 0, True) / output_step
+    assert out.shape == expected.shape
+    assert len(out.unique()) > 200
+    largest = max(feature.abs().max().item() for feature in real)
+    error = (out.double() - expected.clamp(-128, 127)).abs().max().item()
+    assert error <= 0.5 + FLOAT_TOLERANCE * largest / output_step, error
+
+
+@pytest.mark.parametrize("layout", [NCHW, NHWC, NCHW32])
+@pytest.mark.parametrize("mode", ["avg", "max"])
+def test_every_int8_is_read_as_itself(layout: int, mode: str) -> None:
+    """In steps of the output that are those of the features, a sample in the middle of a pixel is the pixel."""
+    generator = torch.Generator("cuda").manual_seed(1)
+    feature = torch.randint(-128, 128, (1, 32, 40, 50), device="cuda", generator=generator, dtype=torch.int8)
+    assert len(feature.unique()) == 256
+    y, x = np.mgrid[:40, :50].reshape(2, -1).astype(np.float32)
+    out = multi_level_roi_align(
+        [to_layout(feature, layout)],
+        cuda(np.stack([np.zeros_like(x), x, y, x + 1, y + 1], axis=1)),
+        channels=32,
+        output_size=(1, 1),
+        spatial_scales=(1.0,),
+        sampling_ratio=1,
+        mode=mode,
+        layout=layout,
+        output_dtype=torch.int8,
+        output_scale=0.25,
+        feature_scales=[0.25],
+    )
+    assert torch.equal(out[:, :, 0, 0], feature[0].flatten(1).T)
+
+
+@pytest.mark.parametrize("step", [0.0, -0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("output_dtype", [torch.int8, torch.float32])
+def test_int8_features_want_a_scale_and_an_int8_output(step: float, output_dtype: torch.dtype) -> None:
+    with pytest.raises(RuntimeError, match="multi_level_roi_align: invalid argument"):
+        multi_level_roi_align(
+            [torch.zeros((1, 8, 4, 4), device="cuda", dtype=torch.int8)],
+            torch.zeros((1, 5), device="cuda"),
+            channels=8,
+            output_size=(7, 7),
+            spatial_scales=(1.0,),
+            output_dtype=output_dtype,
+            output_scale=0.5,
+            feature_scales=[step if output_dtype == torch.int8 else 0.5],
+        )
+
+
 @pytest.mark.parametrize("mode", ["avg", "max"])
 @pytest.mark.parametrize(
     ("dtype", "layout"),

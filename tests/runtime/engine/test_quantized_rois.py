@@ -84,22 +84,22 @@ OTHERS = {
     "float": "y = Identity(f)",
 }
 
-# What makes the maps `c` and `d` of the images `a` and `b`.
+# What makes the maps `ma` and `mb` of the images `a` and `b`.
 PAIRS = """
-    p = QuantizeLinear(a, s_maps, z)
-    c = DequantizeLinear(p, s_maps, z)
-    q = QuantizeLinear(b, s_other, z)
-    d = DequantizeLinear(q, s_other, z)"""
+    qa = QuantizeLinear(a, s_maps, z)
+    ma = DequantizeLinear(qa, s_maps, z)
+    qb = QuantizeLinear(b, s_other, z)
+    mb = DequantizeLinear(qb, s_other, z)"""
 FLOAT_MAPS = {
-    "one of them": "p = QuantizeLinear(a, s_maps, z) c = DequantizeLinear(p, s_maps, z) d = Identity(b)",
-    "both": "c = Identity(a) d = Identity(b)",
+    "one of them": "qa = QuantizeLinear(a, s_maps, z) ma = DequantizeLinear(qa, s_maps, z) mb = Identity(b)",
+    "both": "ma = Identity(a) mb = Identity(b)",
     "channel by channel": """
-        p = QuantizeLinear<axis = 1>(a, s_channels, z_channels)
-        c = DequantizeLinear<axis = 1>(p, s_channels, z_channels)
-        q = QuantizeLinear(b, s_other, z) d = DequantizeLinear(q, s_other, z)""",
+        qa = QuantizeLinear<axis = 1>(a, s_channels, z_channels)
+        ma = DequantizeLinear<axis = 1>(qa, s_channels, z_channels)
+        qb = QuantizeLinear(b, s_other, z) mb = DequantizeLinear(qb, s_other, z)""",
     "uint8": """
-        p = QuantizeLinear(a, s_maps, z_uint8) c = DequantizeLinear(p, s_maps, z_uint8)
-        q = QuantizeLinear(b, s_other, z) d = DequantizeLinear(q, s_other, z)""",
+        qa = QuantizeLinear(a, s_maps, z_uint8) ma = DequantizeLinear(qa, s_maps, z_uint8)
+        qb = QuantizeLinear(b, s_other, z) mb = DequantizeLinear(qb, s_other, z)""",
 }
 
 
@@ -107,7 +107,7 @@ def _model(chain: str, *, outputs: Sequence[str] = ("y",), maps: str = "") -> on
     model = parser.parse_model(
         f'<ir_version: 8, opset_import: ["": {OPSET}, "maskrcnn": 1]>\n'
         "net (float[R, 5] rois, float[B, 4, H, W] a, float[B, 4, h, w] b) => (float y)\n"
-        f"{{ {maps} f = {ROI_ALIGN}(rois, {'c, d' if maps else 'a, b'}) {chain} }}"
+        f"{{ {maps} f = {ROI_ALIGN}(rois, {'ma, mb' if maps else 'a, b'}) {chain} }}"
     )
     rng = np.random.default_rng(0)
     values = {
@@ -237,33 +237,31 @@ def test_everything_else_stays(chain: str) -> None:
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
 def test_the_plugin_reads_int8_maps_and_results_stay(chain: str) -> None:
-    model = _model(
-        chain.replace(" q", " n").replace("(q", "(n").replace(" d ", " m ").replace("(d", "(m"), maps=PAIRS
-    )
+    model = _model(chain, maps=PAIRS)
     found = _rewritten(model, reads_int8=True)
     node = next(node for node in found.graph.node if node.op_type == "MultiLevelRoiAlign")
-    assert list(node.input) == ["rois", "p", "q"]
+    assert list(node.input) == ["rois", "qa", "qb"]
     assert _feature_scales(found) == [np.float32(0.3), np.float32(2 * SCALE)]
     made = {name for node in found.graph.node for name in node.output}
-    assert {"p", "q"} <= made
-    assert not made & {"c", "d"}
+    assert {"qa", "qb"} <= made
+    assert not made & {"ma", "mb"}
     expected = _run(_with_body(model))
     assert len(np.unique(expected)) > 100
     np.testing.assert_array_equal(_run(_with_body(found)), expected)
 
 
 def test_maps_that_others_read_are_still_dequantized_for_them() -> None:
-    chain = "n = QuantizeLinear(f, s, z) m = DequantizeLinear(n, s, z) k = ReduceSum(c) y = Add(m, k)"
+    chain = "q = QuantizeLinear(f, s, z) d = DequantizeLinear(q, s, z) k = ReduceSum(ma) y = Add(d, k)"
     model = _model(chain, maps=PAIRS)
     found = _rewritten(model, reads_int8=True)
     made = {name for node in found.graph.node for name in node.output}
-    assert ("c" in made, "d" in made) == (True, False)
+    assert ("ma" in made, "mb" in made) == (True, False)
     np.testing.assert_array_equal(_run(_with_body(found)), _run(_with_body(model)))
 
 
 @pytest.mark.parametrize("maps", FLOAT_MAPS.values(), ids=FLOAT_MAPS)
 def test_other_maps_are_read_as_floats(maps: str) -> None:
-    model = _model("n = QuantizeLinear(f, s, z) y = DequantizeLinear(n, s, z)", maps=maps)
+    model = _model("q = QuantizeLinear(f, s, z) y = DequantizeLinear(q, s, z)", maps=maps)
     found = _rewritten(model, reads_int8=True)
     assert _scales(found) == [np.float32(SCALE)]
     assert _feature_scales(found) == []
@@ -276,7 +274,7 @@ def test_where_the_output_is_float_maps_are_read_as_floats() -> None:
 
 
 def test_int8_maps_are_for_a_plugin_with_that_attribute() -> None:
-    model = _model("n = QuantizeLinear(f, s, z) y = DequantizeLinear(n, s, z)", maps=PAIRS)
+    model = _model("q = QuantizeLinear(f, s, z) y = DequantizeLinear(q, s, z)", maps=PAIRS)
     for names, scales in ((SCALES[:1], 0), (SCALES[1:], 0), (SCALES, 2)):
         graph = engine_model(
             model, ("MultiLevelRoiAlign",), fakes.library().tensorrt, attributes={"MultiLevelRoiAlign": names}
