@@ -1,6 +1,7 @@
-"""Engines in which MultiLevelRoiAlign writes INT8, beside the same engine with TensorRT's QuantizeLinear."""
+"""Engines in which MultiLevelRoiAlign reads and writes INT8, beside the same engine with TensorRT's Q/DQ layers."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Optional
 
@@ -19,6 +20,7 @@ from tests.gpu.engines import harness
 
 pytestmark = [pytest.mark.gpu, pytest.mark.tensorrt]
 
+SCALES = ("output_scale", "feature_scales")
 CHANNELS, NUM_ROIS, BATCH, SIZE = 64, 50, 2, (64, 96)
 # Values are about normal: four standard deviations in 127 steps.
 STEP = 4 / 127
@@ -90,22 +92,26 @@ def network() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
-def opened(machine: Machine, *, in_plugin: bool, plan: Optional[PrecisionPlan] = None) -> EngineSession:
+def opened(
+    machine: Machine, attributes: tuple = SCALES, plan: Optional[PrecisionPlan] = None
+) -> EngineSession:
+    """Build and open an engine of a plugin that takes these attributes."""
     shapes = (
         ("data", ((1, CHANNELS, *SIZE), (BATCH, CHANNELS, *SIZE), (BATCH, CHANNELS, *SIZE))),
         ("rois", ((1, 5), (NUM_ROIS, 5), (2 * NUM_ROIS, 5))),
     )
     config = EngineConfig(precision="int8", shapes=shapes, tactic_sources=harness.tactic_sources())
-    assert "output_scale" in machine.plugins.attributes["MultiLevelRoiAlign"]
-    plugins = machine.plugins if in_plugin else replace(machine.plugins, attributes={})
+    assert machine.plugins.attributes["MultiLevelRoiAlign"] >= set(SCALES)
+    plugins = replace(machine.plugins, attributes={"MultiLevelRoiAlign": frozenset(attributes)})
     built = build_engine(network(), config, plan=plan, plugins=plugins, library=machine.library)
     return EngineSession(built.data, library=machine.library, cuda=machine.cuda)
 
 
 @pytest.fixture(scope="module")
-def sessions(machine: Machine) -> Iterator[tuple[EngineSession, EngineSession]]:
-    with opened(machine, in_plugin=True) as ours, opened(machine, in_plugin=False) as theirs:
-        yield ours, theirs
+def sessions(machine: Machine) -> Iterator[list[EngineSession]]:
+    """INT8 on both sides of the plugin, behind it, nowhere."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(opened(machine, taken)) for taken in (SCALES, SCALES[:1], ())]
 
 
 def feeds(num_rois: int, batch: int) -> dict:
@@ -134,21 +140,20 @@ def check_equal(found: dict, expected: dict) -> None:
 
 @pytest.mark.parametrize(("num_rois", "batch"), [(1, 1), (NUM_ROIS, BATCH), (2 * NUM_ROIS, 1)])
 def test_results_are_those_of_quantizelinear(num_rois: int, batch: int, sessions: tuple) -> None:
-    expected, found = (session.run(feeds(num_rois, batch)) for session in reversed(sessions))
-    check_equal(found, expected)
+    both, behind, expected = (session.run(feeds(num_rois, batch)) for session in sessions)
+    check_equal(both, expected)
+    check_equal(behind, expected)
 
 
 def test_no_layer_quantizes_roi_features(sessions: tuple) -> None:
-    ours, theirs = sessions
     for session in sessions:
         session.run(feeds(NUM_ROIS, BATCH))
-    assert quantizers(ours) == []
-    assert len(quantizers(theirs)) == 2
+    assert [len(quantizers(session)) for session in sessions] == [0, 0, 2]
 
 
 def test_a_plan_keeps_the_operator_as_it_is(machine: Machine, sessions: tuple) -> None:
     plan = PrecisionPlan((PrecisionGroup("RoI features", "A reason.", ("/mask_rois",)),))
-    with opened(machine, in_plugin=True, plan=plan) as session:
+    with opened(machine, plan=plan) as session:
         found = session.run(feeds(NUM_ROIS, BATCH))
-        check_equal(found, sessions[1].run(feeds(NUM_ROIS, BATCH)))
+        check_equal(found, sessions[2].run(feeds(NUM_ROIS, BATCH)))
         assert len(quantizers(session)) == 1

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from tests.gpu.fuzzing import garbage
-from tests.gpu.kernel_library import NCHW, NCHW32, to_layout
+from tests.gpu.kernel_library import NCHW, NCHW32, NHWC, to_layout
 from tests.gpu.multi_level_roi_align.kernel import multi_level_roi_align
 
 
@@ -13,7 +13,12 @@ def fuzz(rng: np.random.Generator) -> None:
     dtype = torch.float16 if rng.random() < 0.5 else torch.float32
     sizes = rng.integers(1, 40, (3, 2)).tolist()
     features = [garbage(rng, (2, channels, *size), special=0.01).to(dtype) for size in sizes]
-    is_quantized = rng.random() < 0.3
+    is_quantized = rng.random() < 0.4
+    if is_quantized and rng.random() < 0.5:
+        features = [
+            torch.randint(-128, 128, feature.shape, dtype=torch.int8, device="cuda") for feature in features
+        ]
+        layout = int(rng.choice([NCHW, NHWC, NCHW32]))
     multi_level_roi_align(
         [to_layout(feature, layout) for feature in features],
         garbage(rng, (40, 5), special=0.3),
@@ -27,4 +32,5 @@ def fuzz(rng: np.random.Generator) -> None:
         output_layout=int(rng.choice([NCHW, NCHW32])) if is_quantized else output_layout,
         output_dtype=torch.int8 if is_quantized else None,
         output_scale=0.01,
+        feature_scales=(0.02, 0.1, 3.0),
     )

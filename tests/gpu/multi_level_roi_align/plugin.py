@@ -211,14 +211,44 @@ def case_roi_align_int8() -> dict:
     return {"errors": errors, "layers": harness.layer_formats(engine)}
 
 
-def case_int8_before_a_convolution() -> dict:
-    """RoI features for a quantized convolution, and flat for a quantized product: nothing may quantize them again."""
+FEATURE_SCALES = [0.031, 0.017, 0.05, 0.11]
+INT8_ATTRIBUTES = {**ATTRIBUTES, "output_scale": INT8_SCALE, "feature_scales": FEATURE_SCALES}
+
+
+def case_roi_align_of_int8_maps() -> dict:
+    """With ``feature_scales`` the plugin is its own DequantizeLinear too."""
+    net = harness.new_network(fp16=True, int8=True)
+    rois, *maps = harness.add_inputs(net, make_inputs())
+    quantized = [harness.quantized(net, each, scale) for each, scale in zip(maps, FEATURE_SCALES)]
+    layer = harness.add_plugin(net, [rois, *quantized], "MultiLevelRoiAlign", INT8_ATTRIBUTES)
+    out = harness.dequantized(net, layer.get_output(0), INT8_SCALE)
+    out.name = "out"
+    net.network.mark_output(out)
+    engine = harness.engine_from(harness.serialized(net))
+    errors = {}
+    for batch, num_rois in [(1, 1), (2, 60), (4, 200)]:
+        feeds = make_feeds(batch, num_rois, seed=batch)
+        # Multiples of the scales, so that QuantizeLinear has nothing to round.
+        for i, scale in enumerate(np.float32(FEATURE_SCALES)):
+            feeds[f"feature_{i}"] = np.rint(feeds[f"feature_{i}"] / scale).clip(-128, 127) * scale
+        found = harness.run_once(engine, feeds)["out"].astype(np.float64) / INT8_SCALE
+        steps = np.rint(found)
+        assert np.abs(found - steps).max() <= 0.1
+        expected = (oracle(feeds, ATTRIBUTES) / INT8_SCALE).clip(-128, 127)
+        largest = harness.largest(*(feeds[f"feature_{i}"] for i in range(4)))
+        tolerance = 0.5 + FLOAT_TOLERANCE * largest / INT8_SCALE
+        errors[f"B={batch} R={num_rois}"] = harness.check_close(steps, expected, 1.0, tolerance)
+    return {"errors": errors}
+
+
+def case_int8_between_convolutions() -> dict:
+    """Quantized convolutions -> RoI features -> a quantized convolution, and a product: no reformat, no float."""
     channels, num_rois = 256, 200
     net = harness.new_network(fp16=True, int8=True)
     # Of fixed sizes: the inspector tells no formats of others.
     maps = [Input(f"feature_{i}", np.float32, ((2, channels, 200 >> i, 304 >> i),)) for i in range(4)]
     rois = Input("rois", np.float32, ((num_rois, 5),))
-    tensors = harness.add_inputs(net, [rois, *maps])
+    rois_tensor, *images = harness.add_inputs(net, [rois, *maps])
     rng = np.random.default_rng(0)
 
     def weights(shape):
@@ -226,14 +256,23 @@ def case_int8_before_a_convolution() -> dict:
         tensor = net.network.add_constant(shape, trt.Weights(net.keep[-1])).get_output(0)
         return harness.dequantized(net, harness.quantized(net, tensor, 0.001), 0.001)
 
+    def convolved(tensor):
+        layer = net.network.add_convolution_nd(tensor, channels, (3, 3), trt.Weights())
+        layer.set_input(1, weights((channels, channels, 3, 3)))
+        layer.padding_nd = (1, 1)
+        return layer
+
+    def map_of(image, scale):
+        data = harness.dequantized(net, harness.quantized(net, image, 0.03), 0.03)
+        return harness.quantized(net, convolved(data).get_output(0), scale)
+
+    tensors = [rois_tensor, *map(map_of, images, FEATURE_SCALES)]
+
     def features(bins):
-        attributes = {**ATTRIBUTES, "output_height": bins, "output_width": bins, "output_scale": INT8_SCALE}
+        attributes = {**INT8_ATTRIBUTES, "output_height": bins, "output_width": bins}
         return harness.add_plugin(net, tensors, "MultiLevelRoiAlign", attributes).get_output(0)
 
-    data = harness.dequantized(net, features(14), INT8_SCALE)
-    convolution = net.network.add_convolution_nd(data, channels, (3, 3), trt.Weights())
-    convolution.set_input(1, weights((channels, channels, 3, 3)))
-    convolution.padding_nd = (1, 1)
+    convolution = convolved(harness.dequantized(net, features(14), INT8_SCALE))
     shuffle = net.network.add_shuffle(features(7))
     shuffle.reshape_dims = (num_rois, channels * 49)
     flat = harness.dequantized(net, shuffle.get_output(0), INT8_SCALE)
@@ -247,7 +286,11 @@ def case_int8_before_a_convolution() -> dict:
     plugins = [text for text in layers if "(PluginV" in text]
     assert len(plugins) == 2, layers
     assert all("Int8" in text.split(" -> ")[1] for text in plugins), plugins
-    return {"layers": layers}
+    return {
+        "plugins": plugins,
+        "reformats": [text for text in layers if "eformat" in text],
+        "layers": layers,
+    }
 
 
 def case_formats_between_convolutions() -> dict:
@@ -292,6 +335,9 @@ REFUSED = [
     ("MultiLevelRoiAlign", {**ATTRIBUTES, "output_width": 7.5}, "int32"),
     ("MultiLevelRoiAlign", {**ATTRIBUTES, "output_scale": -0.5}, "from 0 to"),
     ("MultiLevelRoiAlign", {**ATTRIBUTES, "output_scale": float("inf")}, "found inf"),
+    ("MultiLevelRoiAlign", {**ATTRIBUTES, "feature_scales": [0.5] * 4}, "output_scale above 0"),
+    ("MultiLevelRoiAlign", {**ATTRIBUTES, "output_scale": 0.5, "feature_scales": [0.5] * 3}, "found 3"),
+    ("MultiLevelRoiAlign", {**ATTRIBUTES, "output_scale": 0.5, "feature_scales": [-0.5] * 4}, "above 0"),
     ("MultiLevelRoiAlign", {**ATTRIBUTES, "colour": 1}, "unknown name"),
     ("MultiLevelRoiAlign", {"output_height": 7}, "output_width"),
     ("MMCVRoiAlign", {**MMCV_ATTRIBUTES, "aligned": 2}, "aligned"),
@@ -340,5 +386,6 @@ LAST_CASES = (
     case_roi_align_no_rois,
     case_formats_between_convolutions,
     case_roi_align_int8,
-    case_int8_before_a_convolution,
+    case_roi_align_of_int8_maps,
+    case_int8_between_convolutions,
 )
