@@ -22,7 +22,7 @@ from tests.gpu.decode_detections.kernel import decode_detections
 from tests.gpu.decode_proposals.kernel import decode_proposals
 from tests.gpu.encode_masks.kernel import encode_masks
 from tests.gpu.grouped_nms.kernel import grouped_nms
-from tests.gpu.kernel_library import NCHW, NHWC, NHWC8, to_layout
+from tests.gpu.kernel_library import NCHW, NCHW32, NHWC, NHWC8, to_layout
 from tests.gpu.multi_level_roi_align.kernel import multi_level_roi_align
 from tests.gpu.padded_space_to_depth.kernel import padded_space_to_depth
 from tests.gpu.paste_masks.kernel import paste_masks
@@ -196,6 +196,44 @@ def time_roi_align(bandwidth: float) -> list[dict]:
                     "spatial_scales": SCALES,
                     "layout": layout,
                     "output_layout": output_layout,
+                }
+                row[f"{name}_to_{output_name}_ms"] = graph_ms(
+                    lambda f=stored, r=rois, s=settings: multi_level_roi_align(f, r, **s)
+                )
+        rows.append(row)
+    return rows
+
+
+def time_int8_roi_align(bandwidth: float) -> list[dict]:
+    """As quantized engines run it: the box head's features in order, the mask head's in blocks of channels."""
+    rows = []
+    for batch, bins in ((1, 7), (8, 7), (1, 14), (8, 14)):
+        features, rois = roi_inputs(batch, torch.float16)
+        rois = rois[:: 1 if bins == 7 else 10].contiguous()
+        steps = [feature.abs().max().item() / 127 for feature in features]
+        int8 = [(feature / step).round().to(torch.int8) for feature, step in zip(features, steps)]
+        output_bytes = len(rois) * CHANNELS * bins * bins
+        num_bytes = sum(feature.numel() for feature in features) + output_bytes + rois.numel() * 4
+        row = {
+            "op": "multi_level_roi_align_int8",
+            "batch": batch,
+            "rois": len(rois),
+            "bins": bins,
+            "floor_ms": num_bytes / bandwidth,
+            "floor": "every INT8 feature read once, the output written once",
+        }
+        for name, maps, layout in (("fp16", features, NHWC8), ("int8", int8, NCHW32)):
+            stored = [to_layout(feature, layout) for feature in maps]
+            for output_name, output_layout in (("nchw", NCHW), ("nchw32", NCHW32)):
+                settings = {
+                    "channels": CHANNELS,
+                    "output_size": (bins, bins),
+                    "spatial_scales": SCALES,
+                    "layout": layout,
+                    "output_layout": output_layout,
+                    "output_dtype": torch.int8,
+                    "output_scale": 0.02,
+                    "feature_scales": steps,
                 }
                 row[f"{name}_to_{output_name}_ms"] = graph_ms(
                     lambda f=stored, r=rois, s=settings: multi_level_roi_align(f, r, **s)
@@ -513,6 +551,7 @@ def main() -> None:
             *time_decode_detections(bandwidth),
             *time_select_masks(),
             *time_roi_align(bandwidth),
+            *time_int8_roi_align(bandwidth),
             *time_paste_masks(bandwidth),
             *time_prepare_images(bandwidth),
             *time_encode_masks(),

@@ -326,6 +326,11 @@ def kernels() -> str:
             name = f"MultiLevelRoiAlign, {r['rois']} × 256 × {r['bins']}×{r['bins']}, {r['dtype']}, channels last"
             other = f"floor {r['floor_ms']:.3f} ms, torchvision {r['torchvision_roi_align_4_levels_graph_ms']:.2f} ms"
             rows.append([name, r["batch"], f"{r['nhwc_to_nchw_ms']:.3f}", other])
+        elif r["op"] == "multi_level_roi_align_int8":
+            layout = "nchw" if r["bins"] == 7 else "nchw32"
+            name = f"MultiLevelRoiAlign, {r['rois']} × 256 × {r['bins']}×{r['bins']}, int8 of int8"
+            other = f"floor {r['floor_ms']:.3f} ms, int8 of float16 {r[f'fp16_to_{layout}_ms']:.3f} ms"
+            rows.append([name, r["batch"], f"{r[f'int8_to_{layout}_ms']:.3f}", other])
         elif r["op"] == "paste_masks":
             share = f"{100 * r['share_of_pixels_in_boxes']:.0f} % inside boxes"
             other = f"writing the output {r['write_output_ms']:.3f} ms"
