@@ -285,7 +285,7 @@ def case_int8_between_convolutions() -> dict:
     layers = harness.layer_formats(engine)
     plugins = [text for text in layers if "(PluginV" in text]
     assert len(plugins) == 2, layers
-    assert all("Int8" in text.split(" -> ")[1] for text in plugins), plugins
+    assert all("int8" in text.split(" -> ")[1].lower() for text in plugins), plugins
     return {
         "plugins": plugins,
         "reformats": [text for text in layers if "eformat" in text],
