@@ -247,7 +247,9 @@ def _throughput(engine: Path, dataset: CocoDataset) -> dict[str, Any]:
 
         def run(files: Sequence[Path]) -> int:
             return sum(
-                len(d.rle()) for d in (r.detections for r in detector.detect_files(files)) if d is not None
+                len(d.rle())
+                for d in (r.detections for r in detector.detect_files(files, by_size=True))
+                if d is not None
             )
 
         run(paths)

@@ -10,11 +10,12 @@ import numpy as np
 from runtime.backends import load_backend
 from runtime.closing import Closing
 from runtime.detections import Detections
-from runtime.host.preprocess import check_image
+from runtime.host.preprocess import check_image, padded_size
 from runtime.metadata import ModelMetadata
 from runtime.pipeline import FileResult, Source, detect_files, in_threads, run_batches
 from runtime.ranges import MAX_BATCH, checked_count
 from runtime.runner import Runner, Timings
+from runtime.transforms import Size, final_size
 
 
 class Detector(Closing):
@@ -143,11 +144,13 @@ class Detector(Closing):
         keep_images: bool = False,
         check_outputs: bool = False,
         timings: Timings = None,
+        by_size: bool = False,
     ) -> Generator[FileResult, None, None]:
         """Yield what is found in image files or addresses, in their order; see ``runtime.pipeline.detect_files``.
 
         Files are read in threads while batches of ``batch_size`` run. What cannot be read, or does not fit into the
-        model, is a result with an ``error``.
+        model, is a result with an ``error``. With ``by_size``, images that have one size in the network's input run
+        together, and each gives what it gives alone; else a batch is padded to its largest image, as mmdet pads.
         """
         return detect_files(
             self._runner,
@@ -159,7 +162,11 @@ class Detector(Closing):
             keep_images=keep_images,
             check_outputs=check_outputs,
             timings=timings,
+            size_of=self._size_alone if by_size and self.metadata.size is None else None,
         )
+
+    def _size_alone(self, height: int, width: int) -> Size:
+        return padded_size([final_size(height, width, self.metadata.steps)], self.metadata)
 
     def close(self) -> None:
         """Release the model."""

@@ -154,6 +154,7 @@ def _options(args: argparse.Namespace) -> "InferenceOptions":
         formats=tuple(args.format),
         crops=args.crops,
         resume=args.resume,
+        by_size=args.by_size,
         stride=args.stride or 1,
         max_fps=args.max_fps,
         track=args.track,
@@ -219,6 +220,11 @@ def _parser() -> argparse.ArgumentParser:
         "--crops",
         choices=("box", "mask"),
         help="cut out each object: its box, or with its mask as transparency",
+    )
+    parser.add_argument(
+        "--by-size",
+        action="store_true",
+        help="of a model for any size: images of one size run together, none padded to another's",
     )
     parser.add_argument(
         "--resume", action="store_true", help="go on where an interrupted run into --out ended"

@@ -21,9 +21,13 @@ from runtime.transforms import Load
 
 # Files that cannot be read, behind ones that can, before these run as a smaller batch.
 _MOST_WAITING = 256
+# Batches' worth of files that one of a rare size waits for others of its size.
+_SIZE_WINDOW = 4
 
 # An image file, or the address of one.
 Source = Union[Path, RemoteImage]
+# An image's height and width -> what its height and width are in the network's input, px.
+SizeOf = Callable[[int, int], tuple[int, int]]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -55,7 +59,10 @@ class FileResult:
 
 @dataclass(frozen=True, eq=False)
 class _ReadFile:
-    """A file as a reading thread leaves it; ``staged`` is the runner's, None with an error."""
+    """A file as a reading thread leaves it; ``staged`` is the runner's, None with an error.
+
+    Images of one ``size`` may run together; None: with any.
+    """
 
     index: int
     path: Source
@@ -64,6 +71,7 @@ class _ReadFile:
     image: Optional[np.ndarray]
     milliseconds: float
     cause: Optional[Exception]
+    size: Optional[tuple[int, int]] = None
 
     def result(self, detections: Optional[Detections], problem: str) -> FileResult:
         return FileResult(
@@ -88,6 +96,7 @@ def detect_files(
     keep_images: bool = False,
     check_outputs: bool = False,
     timings: Timings = None,
+    size_of: Optional[SizeOf] = None,
 ) -> Generator[FileResult, None, None]:
     """Yield what is found in image files, in their order.
 
@@ -105,6 +114,8 @@ def detect_files(
         check_outputs: an image for which the model's output is not a result, NaN in a mask's probabilities included,
             has no detections and says so in ``problem``.
         timings: if given, milliseconds are added: ``read``, the sum over the threads, and those of ``Pending.result``.
+        size_of: images for which it returns the same run together, so that none is padded for another's sake; a batch
+            whose size is rare is smaller. None: they run in their order, padded to the largest of the batch.
 
     Raises:
         ValueError: an unusable argument.
@@ -114,34 +125,43 @@ def detect_files(
     batch_size = checked_count("batch_size", batch_size, MAX_BATCH)
     # As many as the threads are at, and a batch that waits while another is collected.
     files = in_threads(
-        lambda item: _read(runner, *item, load, keep_images),
+        lambda item: _read(runner, *item, load, keep_images, size_of),
         ((index, Path(path) if isinstance(path, str) else path) for index, path in enumerate(paths)),
         threads,
         threads + 2 * batch_size,
     )
+    done: dict[int, FileResult] = {}
+    turn = 0
     try:
-        groups = ((group, [f.staged for f in group if not f.error]) for group in _groups(files, batch_size))
+        grouped = _groups(files, batch_size) if size_of is None else _groups_by_size(files, batch_size)
+        groups = ((group, [f.staged for f in group if not f.error]) for group in grouped)
         for group, found, problems in _run(runner, groups, min_score, timings, check_outputs):
             results = iter(enumerate(found))
             for file in group:
                 add_timings(timings, {"read": file.milliseconds})
                 index, detections = (-1, None) if file.error else next(results)
-                yield file.result(detections, problems.get(index, ""))
+                done[file.index] = file.result(detections, problems.get(index, ""))
+            while turn in done:
+                yield done.pop(turn)
+                turn += 1
     finally:
         files.close()
 
 
-def _read(runner: Runner, index: int, path: Source, load: Load, keep_image: bool) -> _ReadFile:
+def _read(
+    runner: Runner, index: int, path: Source, load: Load, keep_image: bool, size_of: Optional[SizeOf]
+) -> _ReadFile:
     start = time.perf_counter()
-    staged, image, problem, cause = None, None, "", None
+    staged, image, problem, cause, size = None, None, "", None, None
     try:
         image = path.read(load) if isinstance(path, RemoteImage) else read_image(path, load)
         staged = runner.stage(image)
+        size = size_of(*image.shape[:2]) if size_of is not None else None
     except (OSError, ValueError) as error:
         problem = str(error) if str(path) in str(error) else f"{path}: {error}"
         image, cause = None, error
     spent = (time.perf_counter() - start) * 1e3
-    return _ReadFile(index, path, staged, problem, image if keep_image else None, spent, cause)
+    return _ReadFile(index, path, staged, problem, image if keep_image else None, spent, cause, size)
 
 
 def _groups(files: Iterator[_ReadFile], batch_size: int) -> Iterator[list[_ReadFile]]:
@@ -157,6 +177,25 @@ def _groups(files: Iterator[_ReadFile], batch_size: int) -> Iterator[list[_ReadF
             group, num_readable = [], 0
     if group:
         yield group
+
+
+def _groups_by_size(files: Iterator[_ReadFile], batch_size: int) -> Iterator[list[_ReadFile]]:
+    """Yield ``batch_size`` files of one size, fewer where no others come soon; one that cannot be read by itself."""
+    # The first has waited the longest: a size's place is that of its first file.
+    waiting: dict[Optional[tuple[int, int]], list[_ReadFile]] = {}
+    for file in files:
+        if file.error:
+            yield [file]
+        else:
+            group = waiting.setdefault(file.size, [])
+            group.append(file)
+            if len(group) == batch_size:
+                yield waiting.pop(file.size)
+        if waiting:
+            size, oldest = next(iter(waiting.items()))
+            if file.index - oldest[0].index >= _SIZE_WINDOW * batch_size:
+                yield waiting.pop(size)
+    yield from waiting.values()
 
 
 def run_batches(

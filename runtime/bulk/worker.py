@@ -79,7 +79,7 @@ class BlockDetector:
     def _of_files(self, paths: Any) -> Iterator[Row]:
         task = self._task
         found = self._detector.detect_files(
-            paths, min_score=task.min_score, threads=task.threads, check_outputs=True
+            paths, min_score=task.min_score, threads=task.threads, check_outputs=True, by_size=True
         )
         for path, result in zip(paths, found):
             reason = result.error or result.problem

@@ -25,6 +25,7 @@ class InferenceOptions:
         classes: only these are written; none: all.
         formats, crops: see ``runtime.inference.label_files``.
         resume: go on where an earlier run into the folder ended.
+        by_size: images of one size in the network run together; see ``Detector.detect_files``.
         stride, max_fps: which frames of a video; see ``runtime.video.reader``.
         track: whether objects in videos are followed.
     """
@@ -37,6 +38,7 @@ class InferenceOptions:
     formats: tuple[str, ...] = ()
     crops: Optional[str] = None
     resume: bool = False
+    by_size: bool = False
     stride: int = 1
     max_fps: Optional[float] = None
     track: bool = False

@@ -177,6 +177,7 @@ class _Run:
             min_score=min(options.score, options.json_score),
             keep_images=options.overlays or options.crops is not None,
             timings=self._report.milliseconds,
+            by_size=options.by_size,
         )
         try:
             # Files, not images found readable: a skipped one counts as done.

@@ -300,3 +300,65 @@ def test_absurd_numbers_are_refused_at_once(name: str, value: object, fake_model
         options = {"batch_size": 1, name: value}
         with pytest.raises(ValueError, match=f"{name}: expected a whole number from 1 to 1024, found"):
             list(detect_files(detector._runner, ["a.jpg"], **options))
+
+
+# Portraits between landscapes: two sizes in the network, and what cannot be read among them.
+SHAPES = {"p": (90, 60), "l": (60, 90), "s": (70, 70)}
+
+
+def _mixed(folder: Path, pattern: str) -> list[Path]:
+    paths = []
+    for index, kind in enumerate(pattern):
+        path = folder / f"{index}.png"
+        data = b"no image"
+        if kind in SHAPES:
+            data = cv2.imencode(".png", fakes.random_image(*SHAPES[kind], index))[1].tobytes()
+        path.write_bytes(data)
+        paths.append(path)
+    return paths
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "tensorrt"])
+@pytest.mark.parametrize("pattern", ["plplplpl", "pppl", "plsplsplsx", "xplx", "p", "x", "pxlxpxl" * 5])
+def test_by_size_each_image_has_the_results_that_it_has_alone(
+    backend: str, pattern: str, tmp_path: Path, device: Device
+) -> None:
+    model = save(tmp_path / "m.onnx")
+    paths = _mixed(tmp_path, pattern)
+    with _open(model, backend, 1) as detector:
+        expected = list(detector.detect_files(paths))
+    with _open(model, backend, 3) as detector:
+        found = list(detector.detect_files(paths, by_size=True))
+    assert [r.index for r in found] == list(range(len(paths)))
+    assert [r.path for r in found] == paths
+    assert [bool(r.error) for r in found] == [kind == "x" for kind in pattern]
+    have, want = ([r.detections for r in results if not r.error] for results in (found, expected))
+    assert_same(have, want)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_files_of_one_size_are_grouped_and_none_waits_long(batch_size: int) -> None:
+    generator = np.random.default_rng(batch_size)
+    kinds = [
+        None if value < 0.2 else (800, 1333 if value < 0.96 else 640) for value in generator.random(4000)
+    ]
+    kinds[1000:1400] = [None] * 400
+    num_read = 0
+
+    def files() -> Any:
+        nonlocal num_read
+        for index, size in enumerate(kinds):
+            num_read += 1
+            error = "" if size else "damaged"
+            yield pipeline._ReadFile(index, Path(str(index)), None, error, None, 0.0, None, size)
+
+    seen: list[int] = []
+    full = 0
+    for group in pipeline._groups_by_size(files(), batch_size):
+        assert len({file.size for file in group}) == 1
+        assert len(group) <= batch_size
+        assert num_read - group[0].index <= pipeline._SIZE_WINDOW * batch_size + 1
+        seen += [file.index for file in group]
+        full += len(group) == batch_size
+    assert sorted(seen) == list(range(len(kinds)))
+    assert full * batch_size > 0.6 * sum(size is not None for size in kinds)
