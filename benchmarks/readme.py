@@ -451,19 +451,21 @@ def grafts() -> str:
 
 
 def profiles() -> str:
-    """Engines of two profiles, of any size and of INT8, as far as they have been measured."""
+    """Engines of two profiles, of any size and of INT8."""
     data = json.loads((RESULTS / "profiles_h200.json").read_text())
-    rows = []
+    rows, notes = [], []
     for row in data["rows"]:
         times = [f"{row['graph_ms'][size]:.2f}" for size in ("1", "2", "8")]
         sustained = row.get("sustained_ms", {}).get("8")
         rate, precision = row.get("images_per_s"), row.get("average_precision") or {}
+        if row["note"]:
+            notes.append(f"[{len(notes) + 1}] {row['note']}")
         rows.append(
             [
-                row["words"] + (" [1]" if row["note"].startswith("with a kernel") else ""),
+                row["words"] + (f" [{len(notes)}]" if row["note"] else ""),
                 *times,
                 "" if sustained is None else f"{sustained:.2f}",
-                "" if rate is None else f"{rate:.0f}",
+                "" if rate is None else f"{rate:.0f} ({rate * sustained / 80:.0f} %)",
                 ", ".join(f"{value:.3f}" for value in precision.values()),
                 f"{100 * row['build']['dense_flops_share'].get('int8', 0):.0f} %",
                 f"{row['build']['seconds']:.0f}",
@@ -475,23 +477,24 @@ def profiles() -> str:
         "2",
         "8",
         "8, sustained",
-        "images/s",
+        "images/s (of the engine's)",
         "box, mask AP",
         "INT8",
         "build, s",
     ]
-    note = next(row["note"] for row in data["rows"] if row["note"].startswith("with a kernel"))
-    return f"{_table(heading, rows)}\n[1] {note[0].upper()}{note[1:]}.\n"
+    times = {row["words"]: row["graph_ms"] for row in data["rows"]}
+    more = {size: times["FP16, any size"][size] / times["FP16"][size] - 1 for size in ("1", "8")}
+    any_size = f"Any size takes {more['1']:.1%} longer at batch 1 and {more['8']:.1%} at batch 8."
+    return "\n".join([_table(heading, rows), *notes, "", any_size, ""])
 
 
 def kernel_profiles() -> str:
-    """What binds the two slowest kernels of ours, by the hardware's counters."""
+    """Kernels that were changed since the table above, before and after, and what binds the slowest."""
     data = json.loads((RESULTS / "profiles_h200.json").read_text())["kernels"]
-    steps = data["grouped_nms_us"]
-    names = list(next(iter(steps.values())))
-    nms = [
-        [case, *(f"{times[n]:.0f}" for n in names), f"{sum(times.values()):.0f}"]
-        for case, times in steps.items()
+    times = {name: found for name, found in data["graph_us"].items() if name != "about"}
+    steps = [
+        [kernel, *(f"{found[kernel]:.0f}" if kernel in found else "" for found in times.values())]
+        for kernel in times["now"]
     ]
     words = next(key for key in data if key.startswith("multi_level_roi_align"))
     roi = [
@@ -506,7 +509,17 @@ def kernel_profiles() -> str:
         for name, run in data[words].items()
     ]
     columns = [words, "µs", "instructions of warps", "issue slots busy", "from L2", "at"]
-    return f"{_table(['µs', *names, 'sum'], nms)}\n{_table(columns, roi)}"
+    return f"{_table(['µs', *times], steps)}\n{_table(columns, roi)}"
+
+
+def cpp_engine() -> str:
+    """The C++ library beside Python's runtime, one engine, one run."""
+    data = json.loads((RESULTS / "cpp_engine_h200.json").read_text())
+    rows = [
+        [size, *(f"{found[side]['median']:.2f}" for side in ("cpp_ms", "python_ms"))]
+        for size, found in data["latency"].items()
+    ]
+    return _table(["images", "C++, ms", "Python, ms"], rows)
 
 
 def latency_more() -> str:
@@ -745,6 +758,7 @@ TABLES = {
     "profiles": profiles,
     "grafts": grafts,
     "kernel_profiles": kernel_profiles,
+    "cpp_engine": cpp_engine,
     "speed": speed,
     "accuracy_line": accuracy_line,
     "zoo_line": zoo_line,
