@@ -11,9 +11,13 @@ from runtime.engine.lowering import engine_model
 from runtime.engine.plugins import PluginLibrary
 from runtime.engine.profiles import profile_shapes
 from runtime.engine.progress import BuildLog, Monitor
+from runtime.engine.unquantized import leave_float, without_kernel
 from runtime.precision.geometry import default_plan
 from runtime.precision.plan import PrecisionGroup, PrecisionPlan
 from runtime.quantization import is_quantized
+
+# Builds of a quantized network, each with the nodes in float for which the last one had no INT8 kernel.
+_MOST_BUILDS = 6
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class BuiltEngine:
         seconds: the build took.
         num_layers: of the network that was parsed.
         num_float32: of these, layers that were told to stay FP32.
-        warnings: TensorRT's, each once.
+        warnings: TensorRT's, each once; before them which nodes of a quantized network had to stay float.
     """
 
     data: bytes
@@ -82,16 +86,25 @@ def build_engine(
             plan = with_inlined_nodes(plan, model, graph)
         if config.precision == "fp16" and library.tensorrt.strongly_typed:
             graph = _typed(graph, plan)
-        network, parser = _parsed(graph, builder, library, log)
-        builder_config = _builder_config(builder, network, config, library)
-        num_float32 = 0
-        if config.follows_plan and plan is not None and not library.tensorrt.strongly_typed:
-            num_float32 = constrain_layers(network, graph, plan, library.tensorrt)
-        library.tensorrt.set_precision(builder_config, config.precision, constrained=num_float32 > 0)
-        library.tensorrt.set_timing_cache(builder_config, timing_cache)
-        keep_alive = monitor and library.tensorrt.set_progress(builder_config, monitor)
-        data = builder.build_serialized_network(network, builder_config)
-        del keep_alive, parser
+        left_float: list[str] = []
+        for _ in range(_MOST_BUILDS):
+            network, parser = _parsed(graph, builder, library, log)
+            builder_config = _builder_config(builder, network, config, library)
+            num_float32 = 0
+            if config.follows_plan and plan is not None and not library.tensorrt.strongly_typed:
+                num_float32 = constrain_layers(network, graph, plan, library.tensorrt)
+            library.tensorrt.set_precision(builder_config, config.precision, constrained=num_float32 > 0)
+            library.tensorrt.set_timing_cache(builder_config, timing_cache)
+            keep_alive = monitor and library.tensorrt.set_progress(builder_config, monitor)
+            data = builder.build_serialized_network(network, builder_config)
+            del keep_alive, parser
+            if data is not None or config.precision != "int8":
+                break
+            timing_cache = library.tensorrt.timing_cache(builder_config)
+            more = leave_float(graph, without_kernel(log.errors, graph))
+            if not more:
+                break
+            left_float += more
         if data is None:
             # Of bodies in the place of plugins, some have sizes that no release of TensorRT takes.
             inlined = [f.name for f in model.functions if plugins is None or f.name not in plugins.ops]
@@ -106,7 +119,7 @@ def build_engine(
             seconds=time.monotonic() - start,
             num_layers=network.num_layers,
             num_float32=num_float32,
-            warnings=tuple(log.warnings),
+            warnings=(*(f"no INT8 kernel, left float: {name}" for name in left_float), *log.warnings),
         )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union
 
 import numpy as np
 import onnx
@@ -67,7 +67,7 @@ def tensorrt(
     plugins: Sequence[str] = (),
     build_seconds: float = 0.0,
     on_build: Callable[[], None] = lambda: None,
-    failure: str = "",
+    failure: Union[str, Callable[[onnx.ModelProto], str]] = "",
 ) -> ModuleType:
     """Return the package.
 
@@ -77,7 +77,7 @@ def tensorrt(
         plugins: names of the creators that are registered from the beginning.
         build_seconds: that a build takes.
         on_build: called when one begins.
-        failure: what a build logs, and then fails with.
+        failure: what a build logs, and then fails with; or what a function of the model returns, empty: it builds.
     """
     release = tuple(int(n) for n in version.split("."))
     trt = ModuleType("tensorrt")
@@ -293,7 +293,11 @@ class _TimingCache:
 
 
 def _add_builder(
-    trt: ModuleType, release: tuple, build_seconds: float, on_build: Callable[[], None], failure: str
+    trt: ModuleType,
+    release: tuple,
+    build_seconds: float,
+    on_build: Callable[[], None],
+    failure: Union[str, Callable],
 ) -> None:
     cache_header = f"timing cache of {trt.__version__}\n".encode()
 
@@ -360,7 +364,8 @@ def _add_builder(
         def build_serialized_network(self, network: _Network, config: IBuilderConfig) -> Optional[bytes]:
             trt.created.builds.append(config)
             on_build()
-            error = failure or _build_error(network, config)
+            error = failure(network.model) if callable(failure) else failure
+            error = error or _build_error(network, config)
             if error:
                 self.logger.log(trt.ILogger.ERROR, error)
                 return None
