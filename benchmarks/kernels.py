@@ -205,7 +205,10 @@ def time_roi_align(bandwidth: float) -> list[dict]:
 
 
 def time_int8_roi_align(bandwidth: float) -> list[dict]:
-    """As quantized engines run it: the box head's features in order, the mask head's in blocks of channels."""
+    """INT8 output of INT8 maps, as quantized engines run it, and of FP16 maps beside it.
+
+    Engines want the box head's features in order, the mask head's in blocks of channels.
+    """
     rows = []
     for batch, bins in ((1, 7), (8, 7), (1, 14), (8, 14)):
         features, rois = roi_inputs(batch, torch.float16)

@@ -7,7 +7,7 @@ import numpy as np
 
 from runtime.engine.blocks import read_images_in_blocks
 from runtime.engine.compat import TensorRT
-from runtime.engine.quantized_rois import FEATURE_SCALES, OUTPUT_SCALE, ROI_ALIGN, quantize_rois
+from runtime.engine.quantized_rois import ROI_ALIGN, SCALES, quantize_rois
 from runtime.graphs.inlining import inlined
 from runtime.graphs.load import import_onnx, name_nodes
 from runtime.graphs.operators import STANDARD_DOMAINS
@@ -29,7 +29,7 @@ def engine_model(
     The bodies of operators that a plugin provides are dropped, so that their nodes reach the plugin; all others are
     inlined. Outputs of type uint8, which TensorRT 8 does not have, are float32 there, and int8 where a plugin
     writes them. The first convolution of images of any size reads them in blocks (``runtime.engine.blocks``). RoI
-    features are quantized by a plugin that can, of maps that are INT8 (``runtime.engine.quantized_rois``).
+    features of INT8 maps are quantized by a plugin that can (``runtime.engine.quantized_rois``).
 
     Args:
         model: an ``onnx.ModelProto``.
@@ -54,9 +54,8 @@ def engine_model(
     _fold_integers(copy, onnx)
     _slice_shapes(copy, onnx)
     read_images_in_blocks(copy, plugin_ops)
-    of_roi_align = (attributes or {}).get(ROI_ALIGN, ())
-    if OUTPUT_SCALE in of_roi_align:
-        quantize_rois(copy, kept, reads_int8=FEATURE_SCALES in of_roi_align)
+    if SCALES.issubset((attributes or {}).get(ROI_ALIGN, ())):
+        quantize_rois(copy, kept)
     _replace_uint8_outputs(copy, tensorrt, onnx)
     _check_operators(copy, plugin_ops)
     return copy

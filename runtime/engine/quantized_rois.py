@@ -2,7 +2,8 @@
 
 TensorRT computes QuantizeLinear and DequantizeLinear together with layers of its own, never with a plugin: beside one
 they read and write every value, which on an H200 takes as long as RoIAlign itself. So MultiLevelRoiAlign rounds what it
-writes, and reads what convolutions have rounded.
+writes, and reads what convolutions have rounded. It does both or neither: where a plugin writes INT8 and reads floats,
+TensorRT 8.5 builds no engine ("typeConstraint == DataType::kINT8 failed").
 """
 
 from collections.abc import Collection, Mapping
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 ROI_ALIGN = "MultiLevelRoiAlign"
 OUTPUT_SCALE = "output_scale"
 FEATURE_SCALES = "feature_scales"
+SCALES = frozenset({OUTPUT_SCALE, FEATURE_SCALES})
 # Of one tensor: the values stay as they are, quantized or not.
 _MOVES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
@@ -27,19 +29,19 @@ Readers = Mapping[str, list["onnx.NodeProto"]]
 Constants = Mapping[str, "onnx.TensorProto"]
 
 
-def quantize_rois(model: "onnx.ModelProto", kept: Collection[str] = (), *, reads_int8: bool = False) -> None:
-    """Let MultiLevelRoiAlign write INT8 where all that reads its features is one QuantizeLinear, or several of a scale.
+def quantize_rois(model: "onnx.ModelProto", kept: Collection[str] = ()) -> None:
+    """Let MultiLevelRoiAlign read and write INT8 where its maps and its features are quantized.
 
-    The scale becomes its attribute ``output_scale``, and QuantizeLinear goes; what reads the features first may be a
-    Flatten or another operator that moves values, which moves INT8 then. DequantizeLinear stays where it is.
+    Each map comes from a DequantizeLinear: the node reads what that one does, with the scales as its attribute
+    ``feature_scales``. DequantizeLinear stays where others read it.
 
-    Such a node reads INT8 where each of its maps comes from a DequantizeLinear: it reads what that one does, with the
-    scales as attribute ``feature_scales``. DequantizeLinear stays where others read it.
+    All that reads the features is one QuantizeLinear, or several of a scale: it becomes the attribute ``output_scale``,
+    and QuantizeLinear goes. What reads the features first may be a Flatten or another operator that moves values, which
+    moves INT8 then. DequantizeLinear behind it stays where it is.
 
     Args:
         model: is changed. Constants are initializers.
         kept: names of nodes that read and write floats in any case.
-        reads_int8: the plugin takes INT8 maps.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -47,7 +49,7 @@ def quantize_rois(model: "onnx.ModelProto", kept: Collection[str] = (), *, reads
     for node in graph.node:
         for name in dict.fromkeys(tensors_read(node)):
             readers.setdefault(name, []).append(node)
-    dequantizers = {n.output[0]: n for n in graph.node if n.op_type == "DequantizeLinear"}
+    producers = {name: node for node in graph.node for name in node.output}
     outputs = {output.name for output in graph.output}
     dropped: list[onnx.NodeProto] = []
     passed: list[onnx.NodeProto] = []
@@ -55,18 +57,21 @@ def quantize_rois(model: "onnx.ModelProto", kept: Collection[str] = (), *, reads
     for node in graph.node:
         if (node.domain, node.op_type) != (DOMAIN, ROI_ALIGN) or node.name in kept or _has_scale(node):
             continue
+        dequantizers = [producers.get(name) for name in node.input[1:]]
+        feature_scales = [_dequantized_by(each, constants) for each in dequantizers]
         tensors, quantizers = _ways_out(node.output[0], readers, outputs)
         scale = _common_scale(quantizers, readers, constants, outputs)
-        if scale is None:
+        if scale is None or None in feature_scales:
             continue
-        node.attribute.append(import_onnx().helper.make_attribute(OUTPUT_SCALE, float(scale)))
+        _set_scales(node, scale, feature_scales)
+        for place, dequantizer in enumerate(dequantizers, 1):
+            node.input[place] = dequantizer.input[0]
         for quantizer in quantizers:
             for dequantizer in readers.get(quantizer.output[0], ()):
                 dequantizer.input[0] = quantizer.input[0]
         dropped += quantizers
+        passed += dequantizers
         quantized += tensors
-        if reads_int8:
-            passed += _read_int8(node, dequantizers, constants)
     _drop(graph, dropped)
     _declare_int8(graph, quantized)
     read = {name for node in graph.node for name in tensors_read(node)} | outputs
@@ -74,7 +79,13 @@ def quantize_rois(model: "onnx.ModelProto", kept: Collection[str] = (), *, reads
 
 
 def _has_scale(node: "onnx.NodeProto") -> bool:
-    return any(attribute.name == OUTPUT_SCALE for attribute in node.attribute)
+    return any(attribute.name in SCALES for attribute in node.attribute)
+
+
+def _set_scales(node: "onnx.NodeProto", output: np.float32, features: list[np.float32]) -> None:
+    make_attribute = import_onnx().helper.make_attribute
+    node.attribute.append(make_attribute(OUTPUT_SCALE, float(output)))
+    node.attribute.append(make_attribute(FEATURE_SCALES, [float(scale) for scale in features]))
 
 
 def _ways_out(
@@ -120,6 +131,11 @@ def _common_scale(
     return scales.pop() if len(scales) == 1 else None
 
 
+def _dequantized_by(node: Optional["onnx.NodeProto"], constants: Constants) -> Optional[np.float32]:
+    """Return the scale of a DequantizeLinear as ``_int8_scale`` does; None of any other node, and of none."""
+    return _int8_scale(node, constants) if node is not None and node.op_type == "DequantizeLinear" else None
+
+
 def _int8_scale(node: "onnx.NodeProto", constants: Constants) -> Optional[np.float32]:
     """Return the scale of a node that quantizes a whole tensor to INT8 around 0, or back; None of another one."""
     if len(node.input) != 3 or not all(name in constants for name in node.input[1:]):
@@ -129,20 +145,6 @@ def _int8_scale(node: "onnx.NodeProto", constants: Constants) -> Optional[np.flo
         return None
     value = np.float32(scale.item())
     return value if value > 0 and np.isfinite(value) else None
-
-
-def _read_int8(
-    node: "onnx.NodeProto", dequantizers: Mapping[str, "onnx.NodeProto"], constants: Constants
-) -> list["onnx.NodeProto"]:
-    """Have the node read what its maps are dequantized from, where all of them are; return what it reads past."""
-    maps = [dequantizers.get(name) for name in node.input[1:]]
-    scales = [None if each is None else _int8_scale(each, constants) for each in maps]
-    if None in scales:
-        return []
-    for place, dequantizer in enumerate(maps, 1):
-        node.input[place] = dequantizer.input[0]
-    node.attribute.append(import_onnx().helper.make_attribute(FEATURE_SCALES, [float(s) for s in scales]))
-    return maps
 
 
 def _drop(graph: "onnx.GraphProto", nodes: list["onnx.NodeProto"]) -> None:

@@ -159,31 +159,52 @@ def create_plugin(op: str, attributes: dict):
     return plugin
 
 
+def added(layer, what: str):
+    """Return the layer.
+
+    Raises:
+        RuntimeError: TensorRT refused it, which its bindings tell as None; names the errors that it logged.
+    """
+    if layer is None:
+        raise RuntimeError(f"{what}: expected a layer, found errors: {LOG.errors[-4:]}")
+    return layer
+
+
 def add_plugin(net: Network, tensors: list, op: str, attributes: dict):
     plugin = create_plugin(op, attributes)
     if plugin is None:
         raise ValueError(f"{op}: {LOG.errors[-1:]}")
     if TRT_MAJOR < 10:
-        return net.network.add_plugin_v2(tensors, plugin)
-    return net.network.add_plugin_v3(tensors, [], plugin)
+        return added(net.network.add_plugin_v2(tensors, plugin), op)
+    return added(net.network.add_plugin_v3(tensors, [], plugin), op)
 
 
-def _scale(net: Network, scale: float):
+def _scale(net: Network, scale: float | np.ndarray):
     # TensorRT reads the weights when it builds.
-    net.keep.append(np.array([scale], np.float32))
-    return net.network.add_constant((1,), trt.Weights(net.keep[-1])).get_output(0)
+    net.keep.append(np.atleast_1d(np.asarray(scale, np.float32)))
+    shape = net.keep[-1].shape
+    return added(net.network.add_constant(shape, trt.Weights(net.keep[-1])), f"scales {shape}").get_output(0)
 
 
-def quantized(net: Network, tensor, scale: float):
-    """Return the INT8 tensor of a float one, in steps of ``scale``."""
+def quantized(net: Network, tensor, scale: float | np.ndarray, axis: int | None = None):
+    """Return the INT8 tensor of a float one, in steps of ``scale``: one number, or with ``axis`` one for each index."""
     kind = (trt.int8,) if TRT_MAJOR >= 11 else ()
-    return net.network.add_quantize(tensor, _scale(net, scale), *kind).get_output(0)
+    return _scaled(net.network.add_quantize, kind, net, tensor, scale, axis)
 
 
-def dequantized(net: Network, tensor, scale: float):
-    """Return the floats of an INT8 tensor."""
+def dequantized(net: Network, tensor, scale: float | np.ndarray, axis: int | None = None):
+    """Return the floats of an INT8 tensor, in steps as ``quantized`` has them."""
     kind = (trt.float32,) if TRT_MAJOR >= 11 else ()
-    return net.network.add_dequantize(tensor, _scale(net, scale), *kind).get_output(0)
+    return _scaled(net.network.add_dequantize, kind, net, tensor, scale, axis)
+
+
+def _scaled(add, kind: tuple, net: Network, tensor, scale: float | np.ndarray, axis: int | None):
+    # The tensor's shape is not asked for: where TensorRT cannot tell it, its bindings raise.
+    what = f"{add.__name__}: {tensor.name}, scales {np.shape(scale)}"
+    layer = added(add(tensor, _scale(net, scale), *kind), what)
+    if axis is not None:
+        layer.axis = axis
+    return layer.get_output(0)
 
 
 def mark_outputs(net: Network, layer, names: list[str], formats: int | None = None, dtype=None) -> None:

@@ -109,9 +109,9 @@ def opened(
 
 @pytest.fixture(scope="module")
 def sessions(machine: Machine) -> Iterator[list[EngineSession]]:
-    """INT8 on both sides of the plugin, behind it, nowhere."""
+    """INT8 on both sides of the plugin, and on neither."""
     with ExitStack() as stack:
-        yield [stack.enter_context(opened(machine, taken)) for taken in (SCALES, SCALES[:1], ())]
+        yield [stack.enter_context(opened(machine, taken)) for taken in (SCALES, ())]
 
 
 def feeds(num_rois: int, batch: int) -> dict:
@@ -139,21 +139,20 @@ def check_equal(found: dict, expected: dict) -> None:
 
 
 @pytest.mark.parametrize(("num_rois", "batch"), [(1, 1), (NUM_ROIS, BATCH), (2 * NUM_ROIS, 1)])
-def test_results_are_those_of_quantizelinear(num_rois: int, batch: int, sessions: tuple) -> None:
-    both, behind, expected = (session.run(feeds(num_rois, batch)) for session in sessions)
-    check_equal(both, expected)
-    check_equal(behind, expected)
+def test_results_are_those_of_quantizelinear(num_rois: int, batch: int, sessions: list) -> None:
+    found, expected = (session.run(feeds(num_rois, batch)) for session in sessions)
+    check_equal(found, expected)
 
 
-def test_no_layer_quantizes_roi_features(sessions: tuple) -> None:
+def test_no_layer_quantizes_roi_features(sessions: list) -> None:
     for session in sessions:
         session.run(feeds(NUM_ROIS, BATCH))
-    assert [len(quantizers(session)) for session in sessions] == [0, 0, 2]
+    assert [len(quantizers(session)) for session in sessions] == [0, 2]
 
 
-def test_a_plan_keeps_the_operator_as_it_is(machine: Machine, sessions: tuple) -> None:
+def test_a_plan_keeps_the_operator_as_it_is(machine: Machine, sessions: list) -> None:
     plan = PrecisionPlan((PrecisionGroup("RoI features", "A reason.", ("/mask_rois",)),))
     with opened(machine, plan=plan) as session:
         found = session.run(feeds(NUM_ROIS, BATCH))
-        check_equal(found, sessions[2].run(feeds(NUM_ROIS, BATCH)))
+        check_equal(found, sessions[1].run(feeds(NUM_ROIS, BATCH)))
         assert len(quantizers(session)) == 1

@@ -182,33 +182,59 @@ def case_roi_align_no_rois() -> dict:
 INT8_SCALE = 0.013  # 127 of it are less than the largest features
 
 
+# TensorRT 8.5 lets a plugin write INT8 only where its maps are INT8 too.
+INT8_REFUSED = "typeConstraint == DataType::kINT8"
+
+
 def case_roi_align_int8() -> dict:
-    """With ``output_scale`` the plugin is its own QuantizeLinear: what DequantizeLinear makes of it is in steps."""
-    errors = {}
+    """With ``output_scale`` alone, a plugin of float maps is its own QuantizeLinear; TensorRT 8.5 builds none."""
+    errors, refused = {}, {}
     for dtype in (np.float32, np.float16):
-        net = harness.new_network(fp16=dtype == np.float16, int8=True)
-        tensors = harness.add_inputs(net, make_inputs(dtype=dtype))
-        attributes = {**ATTRIBUTES, "output_scale": INT8_SCALE}
-        layer = harness.add_plugin(net, tensors, "MultiLevelRoiAlign", attributes)
-        out = harness.dequantized(net, layer.get_output(0), INT8_SCALE)
-        out.name = "out"
-        net.network.mark_output(out)
-        engine = harness.engine_from(harness.serialized(net))
+        name = np.dtype(dtype).name
+        try:
+            engine = int8_engine_of(dtype)
+        except RuntimeError as error:
+            if INT8_REFUSED not in str(error):
+                raise
+            refused[name] = str(error)
+            continue
+        assert not trt.__version__.startswith("8.5."), f"{name}: expected to be refused, found an engine"
         for batch, num_rois in [(1, 1), (2, 60), (4, 200)]:
-            feeds = make_feeds(batch, num_rois, dtype=dtype, seed=batch)
-            found = harness.run_once(engine, feeds)["out"].astype(np.float64) / INT8_SCALE
-            steps = np.rint(found)
-            # FP16 holds no multiple of the scale exactly.
-            assert np.abs(found - steps).max() <= (0.1 if dtype == np.float16 else 1e-3)
-            expected = oracle(feeds, ATTRIBUTES) / INT8_SCALE
-            if num_rois > 1:
-                assert (steps.min(), steps.max()) == (-128, 127)
-            # Half a step, and what positions in float32 are worth.
-            largest = harness.largest(*(feeds[f"feature_{i}"] for i in range(4)))
-            tolerance = 0.5 + FLOAT_TOLERANCE * largest / INT8_SCALE
-            name = f"{np.dtype(dtype).name} B={batch} R={num_rois}"
-            errors[name] = harness.check_close(steps, expected.clip(-128, 127), 1.0, tolerance)
-    return {"errors": errors, "layers": harness.layer_formats(engine)}
+            error = check_int8(engine, make_feeds(batch, num_rois, dtype=dtype, seed=batch), dtype)
+            errors[f"{name} B={batch} R={num_rois}"] = error
+    return {"errors": errors, "refused": refused}
+
+
+def int8_engine_of(dtype: type):
+    """Return an engine of float maps -> plugin -> DequantizeLinear.
+
+    Raises:
+        RuntimeError: TensorRT builds none.
+    """
+    net = harness.new_network(fp16=dtype == np.float16, int8=True)
+    tensors = harness.add_inputs(net, make_inputs(dtype=dtype))
+    attributes = {**ATTRIBUTES, "output_scale": INT8_SCALE}
+    layer = harness.add_plugin(net, tensors, "MultiLevelRoiAlign", attributes)
+    out = harness.dequantized(net, layer.get_output(0), INT8_SCALE)
+    out.name = "out"
+    net.network.mark_output(out)
+    harness.LOG.errors.clear()
+    return harness.engine_from(harness.serialized(net))
+
+
+def check_int8(engine, feeds: dict, dtype: type) -> float:
+    """Compare what DequantizeLinear made; return the largest error in steps."""
+    found = harness.run_once(engine, feeds)["out"].astype(np.float64) / INT8_SCALE
+    steps = np.rint(found)
+    # FP16 holds no multiple of the scale exactly.
+    assert np.abs(found - steps).max() <= (0.1 if dtype == np.float16 else 1e-3)
+    expected = oracle(feeds, ATTRIBUTES) / INT8_SCALE
+    if len(feeds["rois"]) > 1:
+        assert (steps.min(), steps.max()) == (-128, 127)
+    # Half a step, and what positions in float32 are worth.
+    largest = harness.largest(*(feeds[f"feature_{i}"] for i in range(4)))
+    tolerance = 0.5 + FLOAT_TOLERANCE * largest / INT8_SCALE
+    return harness.check_close(steps, expected.clip(-128, 127), 1.0, tolerance)
 
 
 FEATURE_SCALES = [0.031, 0.017, 0.05, 0.11]
@@ -251,14 +277,18 @@ def case_int8_between_convolutions() -> dict:
     rois_tensor, *images = harness.add_inputs(net, [rois, *maps])
     rng = np.random.default_rng(0)
 
-    def weights(shape):
-        net.keep.append((rng.standard_normal(shape) * 0.02).astype(np.float32))
-        tensor = net.network.add_constant(shape, trt.Weights(net.keep[-1])).get_output(0)
-        return harness.dequantized(net, harness.quantized(net, tensor, 0.001), 0.001)
+    def weights(shape, axis):
+        """Weights as quantized files have them: a scale for each output channel."""
+        values = (rng.standard_normal(shape) * 0.02).astype(np.float32)
+        net.keep.append(values)
+        constant = harness.added(net.network.add_constant(shape, trt.Weights(values)), f"weights {shape}")
+        scales = np.abs(values).max(axis=tuple(i for i in range(len(shape)) if i != axis)) / 127
+        steps = harness.quantized(net, constant.get_output(0), scales, axis)
+        return harness.dequantized(net, steps, scales, axis)
 
     def convolved(tensor):
         layer = net.network.add_convolution_nd(tensor, channels, (3, 3), trt.Weights())
-        layer.set_input(1, weights((channels, channels, 3, 3)))
+        harness.added(layer, "convolution").set_input(1, weights((channels, channels, 3, 3), axis=0))
         layer.padding_nd = (1, 1)
         return layer
 
@@ -277,7 +307,8 @@ def case_int8_between_convolutions() -> dict:
     shuffle.reshape_dims = (num_rois, channels * 49)
     flat = harness.dequantized(net, shuffle.get_output(0), INT8_SCALE)
     none = trt.MatrixOperation.NONE
-    product = net.network.add_matrix_multiply(flat, none, weights((channels * 49, 1024)), none)
+    product = net.network.add_matrix_multiply(flat, none, weights((channels * 49, 1024), axis=1), none)
+    harness.added(product, "product")
     for name, layer in (("maps", convolution), ("flat", product)):
         layer.get_output(0).name = name
         net.network.mark_output(layer.get_output(0))

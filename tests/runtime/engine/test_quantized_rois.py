@@ -103,11 +103,11 @@ FLOAT_MAPS = {
 }
 
 
-def _model(chain: str, *, outputs: Sequence[str] = ("y",), maps: str = "") -> onnx.ModelProto:
+def _model(chain: str, *, outputs: Sequence[str] = ("y",), maps: str = PAIRS) -> onnx.ModelProto:
     model = parser.parse_model(
         f'<ir_version: 8, opset_import: ["": {OPSET}, "maskrcnn": 1]>\n'
         "net (float[R, 5] rois, float[B, 4, H, W] a, float[B, 4, h, w] b) => (float y)\n"
-        f"{{ {maps} f = {ROI_ALIGN}(rois, {'ma, mb' if maps else 'a, b'}) {chain} }}"
+        f"{{ {maps} f = {ROI_ALIGN}(rois, ma, mb) {chain} }}"
     )
     rng = np.random.default_rng(0)
     values = {
@@ -137,12 +137,10 @@ def _model(chain: str, *, outputs: Sequence[str] = ("y",), maps: str = "") -> on
     return model
 
 
-def _rewritten(
-    model: onnx.ModelProto, kept: Sequence[str] = (), *, reads_int8: bool = False
-) -> onnx.ModelProto:
+def _rewritten(model: onnx.ModelProto, kept: Sequence[str] = ()) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    quantize_rois(copy, kept, reads_int8=reads_int8)
+    quantize_rois(copy, kept)
     return copy
 
 
@@ -205,12 +203,16 @@ def _feature_scales(model: onnx.ModelProto) -> list[float]:
 
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
-def test_the_plugin_quantizes_and_results_stay(chain: str) -> None:
+def test_the_plugin_reads_and_writes_int8_and_results_stay(chain: str) -> None:
     model = _model(chain)
     found = _rewritten(model)
     assert _scales(found) == [np.float32(SCALE)]
+    assert _feature_scales(found) == [np.float32(0.3), np.float32(2 * SCALE)]
+    node = next(node for node in found.graph.node if node.op_type == "MultiLevelRoiAlign")
+    assert list(node.input) == ["rois", "qa", "qb"]
+    # Of what is gone, two made the maps; the two QuantizeLinear of the maps stay.
     before, after = (Counter(node.op_type for node in m.graph.node) for m in (model, found))
-    assert before - after == {"QuantizeLinear": before["QuantizeLinear"]}
+    assert before - after == {"QuantizeLinear": before["QuantizeLinear"] - 2, "DequantizeLinear": 2}
     assert not after - before
     expected = _run(_with_body(model))
     assert len(np.unique(expected)) > 100
@@ -235,51 +237,27 @@ def test_everything_else_stays(chain: str) -> None:
     assert _rewritten(model) == model
 
 
-@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
-def test_the_plugin_reads_int8_maps_and_results_stay(chain: str) -> None:
-    model = _model(chain, maps=PAIRS)
-    found = _rewritten(model, reads_int8=True)
-    node = next(node for node in found.graph.node if node.op_type == "MultiLevelRoiAlign")
-    assert list(node.input) == ["rois", "qa", "qb"]
-    assert _feature_scales(found) == [np.float32(0.3), np.float32(2 * SCALE)]
-    made = {name for node in found.graph.node for name in node.output}
-    assert {"qa", "qb"} <= made
-    assert not made & {"ma", "mb"}
-    expected = _run(_with_body(model))
-    assert len(np.unique(expected)) > 100
-    np.testing.assert_array_equal(_run(_with_body(found)), expected)
-
-
 def test_maps_that_others_read_are_still_dequantized_for_them() -> None:
     chain = "q = QuantizeLinear(f, s, z) d = DequantizeLinear(q, s, z) k = ReduceSum(ma) y = Add(d, k)"
-    model = _model(chain, maps=PAIRS)
-    found = _rewritten(model, reads_int8=True)
+    model = _model(chain)
+    found = _rewritten(model)
     made = {name for node in found.graph.node for name in node.output}
     assert ("ma" in made, "mb" in made) == (True, False)
     np.testing.assert_array_equal(_run(_with_body(found)), _run(_with_body(model)))
 
 
 @pytest.mark.parametrize("maps", FLOAT_MAPS.values(), ids=FLOAT_MAPS)
-def test_other_maps_are_read_as_floats(maps: str) -> None:
-    model = _model("q = QuantizeLinear(f, s, z) y = DequantizeLinear(q, s, z)", maps=maps)
-    found = _rewritten(model, reads_int8=True)
-    assert _scales(found) == [np.float32(SCALE)]
-    assert _feature_scales(found) == []
-    assert found == _rewritten(model)
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
+def test_with_other_maps_everything_stays(chain: str, maps: str) -> None:
+    model = _model(chain, maps=maps)
+    assert _rewritten(model) == model
 
 
-def test_where_the_output_is_float_maps_are_read_as_floats() -> None:
-    model = _model("y = Relu(f)", maps=PAIRS)
-    assert _rewritten(model, reads_int8=True) == model
-
-
-def test_int8_maps_are_for_a_plugin_with_that_attribute() -> None:
-    model = _model("q = QuantizeLinear(f, s, z) y = DequantizeLinear(q, s, z)", maps=PAIRS)
-    for names, scales in ((SCALES[:1], 0), (SCALES[1:], 0), (SCALES, 2)):
-        graph = engine_model(
-            model, ("MultiLevelRoiAlign",), fakes.library().tensorrt, attributes={"MultiLevelRoiAlign": names}
-        )
-        assert len(_feature_scales(graph)) == scales
+def test_maps_that_are_inputs_stay() -> None:
+    model = _model(CHAINS["a convolution's"])
+    node = next(node for node in model.graph.node if node.op_type == "MultiLevelRoiAlign")
+    node.input[1:] = ["a", "b"]
+    assert _rewritten(model) == model
 
 
 def test_an_integer_output_stays() -> None:
@@ -292,7 +270,8 @@ def test_operators_of_others_and_nodes_that_are_kept_stay() -> None:
     model = _model(CHAINS["a convolution's"])
     assert _rewritten(model, kept=["/f"]) == model
     assert _rewritten(model, kept=["/q"]) != model
-    model.graph.node[0].domain = "elsewhere"
+    node = next(node for node in model.graph.node if node.op_type == "MultiLevelRoiAlign")
+    node.domain = "elsewhere"
     assert _rewritten(model) == model
 
 
@@ -301,7 +280,7 @@ def test_a_second_time_changes_nothing() -> None:
     assert _rewritten(found) == found
 
 
-def test_only_a_plugin_with_the_attribute_is_given_it() -> None:
+def test_only_a_plugin_with_both_attributes_is_given_them() -> None:
     model = _model(CHAINS["a convolution's"])
     before = model.SerializeToString(deterministic=True)
     tensorrt, ops = fakes.library().tensorrt, ("MultiLevelRoiAlign",)
@@ -309,10 +288,14 @@ def test_only_a_plugin_with_the_attribute_is_given_it() -> None:
         (None, []),
         ({}, []),
         ({"MultiLevelRoiAlign": {"mode"}}, []),
-        ({"Other": {"output_scale"}}, []),
-        ({"MultiLevelRoiAlign": {"mode", "output_scale"}}, [np.float32(SCALE)]),
+        ({"Other": {*SCALES}}, []),
+        ({"MultiLevelRoiAlign": {"mode", "output_scale"}}, []),
+        ({"MultiLevelRoiAlign": {"mode", "feature_scales"}}, []),
+        ({"MultiLevelRoiAlign": {"mode", *SCALES}}, [np.float32(SCALE)]),
     ):
-        assert _scales(engine_model(model, ops, tensorrt, attributes=attributes)) == scales
+        found = engine_model(model, ops, tensorrt, attributes=attributes)
+        assert _scales(found) == scales
+        assert len(_feature_scales(found)) == 2 * len(scales)
     assert model.SerializeToString(deterministic=True) == before
 
 
@@ -322,7 +305,7 @@ def test_an_engine_has_it_unless_a_plan_keeps_the_operator(
     version: str, planned: bool, tmp_path: object
 ) -> None:
     ops = frozenset({"MultiLevelRoiAlign"})
-    attributes = {"MultiLevelRoiAlign": frozenset({"output_scale"})}
+    attributes = {"MultiLevelRoiAlign": frozenset(SCALES)}
     plugins = PluginLibrary(tmp_path, "0" * 64, ops, attributes=attributes)
     plan = PrecisionPlan((PrecisionGroup("some", "because", ("/f",)),)) if planned else PrecisionPlan(())
     shapes = {"rois": (9, 5), "a": (1, 4, 32, 24), "b": (1, 4, 16, 12)}
