@@ -76,6 +76,7 @@ def _quantized(args: argparse.Namespace) -> "QuantizeResult":
     options = QuantizeOptions(
         activations=args.activations,
         reduce_range=args.reduce_range,
+        equalize=args.equalize,
         leave_out=args.leave_out,
         plan=args.plan,
         cache=args.cache,
@@ -221,6 +222,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--leave-out", nargs="+", default=(), metavar="LAYER", help="names of layers that stay float"
+    )
+    parser.add_argument(
+        "--equalize",
+        action="store_true",
+        help="make the channels between two layers alike in size first; float results stay the same to the bit",
     )
     parser.add_argument(
         "--reduce-range", action="store_true", help="weights of 7 bits, for x86 processors without VNNI"

@@ -32,6 +32,7 @@ class Quantization:
         images_sha256: of these images' bytes, in their order; None where none were needed.
         source_sha256: of the float model's file.
         reduce_range: weights have 7 bits.
+        equalized: layers whose channels were made of one size before.
         percentile: of ``percentile``, else None.
         versions: package name -> version.
     """
@@ -44,6 +45,7 @@ class Quantization:
     images_sha256: Optional[str] = None
     source_sha256: Optional[str] = None
     reduce_range: bool = False
+    equalized: int = 0
     percentile: Optional[float] = None
     versions: Mapping[str, str] = field(default_factory=dict)
 

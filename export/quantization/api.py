@@ -1,10 +1,11 @@
 """A float model and images -> a model with Q/DQ pairs: the command ``python -m export.quantize`` as a function."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Optional, Union
 
+import numpy as np
 import onnx
 import onnxruntime
 
@@ -20,6 +21,7 @@ from export.quantization.accuracy import (
 from export.quantization.cache import load_cache, save_cache
 from export.quantization.calibration import Calibration, CalibrationRequest, calibrate
 from export.quantization.choices import ACTIVATIONS, DEFAULT_METHOD
+from export.quantization.equalization import MOST_IMAGES, Seam, equalized, find_seams, measure_channels
 from export.quantization.layers import ASKED, Layers, find_layers
 from export.quantization.placement import Placement, place, quantized_model
 from export.quantization.sensitivity import LayerFigures, rank_layers, with_agreement
@@ -50,6 +52,7 @@ class QuantizeOptions:
         activations: ``int8`` for TensorRT and OpenVINO, ``uint8`` for onnxruntime on a CPU; see
             ``export.quantization.placement``.
         reduce_range: weights of 7 bits, for x86 processors without VNNI.
+        equalize: between layers, make channels of one size first; see ``export.quantization.equalization``.
         leave_out: names of layers that stay float.
         plan: path of a precision plan, whose nodes stay float; None takes the one beside the model, or the default.
         cache: path of ranges: read where it is there, else written.
@@ -62,6 +65,7 @@ class QuantizeOptions:
 
     activations: str = "int8"
     reduce_range: bool = False
+    equalize: bool = False
     leave_out: Sequence[str] = ()
     plan: Optional[Path] = None
     cache: Optional[Path] = None
@@ -159,8 +163,10 @@ def quantize_model(
     )
     _check_output(output, [path, *request.images], options)
     source = _open(path, options.plan)
-    layers = find_layers(source.model, source.plan).without(options.leave_out, ASKED)
-    job = _Job(source, layers, options, request)
+    every_layer = find_layers(source.model, source.plan)
+    layers = every_layer.without(options.leave_out, ASKED)
+    seams = find_seams(source.model, every_layer) if options.equalize else ()
+    job = _Job(source, layers, seams, options, request)
     layers, trials = job.kept()
     made = job.build(layers)
     record = job.record(layers)
@@ -220,9 +226,15 @@ class _Job:
     """
 
     def __init__(
-        self, source: _Source, layers: Layers, options: QuantizeOptions, request: CalibrationRequest
+        self,
+        source: _Source,
+        layers: Layers,
+        seams: Sequence[Seam],
+        options: QuantizeOptions,
+        request: CalibrationRequest,
     ) -> None:
         self._source, self._layers, self._options, self._request = source, layers, options, request
+        self._seams = seams
         placement = self._placement(layers)
         self.from_cache = options.cache is not None and options.cache.is_file()
         self.calibration = self._calibrated(placement)
@@ -232,13 +244,27 @@ class _Job:
         return place(self._source.model, layers, self._source.plan, self._options.activations)
 
     def _calibrated(self, placement: Placement) -> Calibration:
-        source, cache = self._source, self._options.cache
+        source, cache, request = self._source, self._options.cache, self._request
         if cache is not None and self.from_cache:
-            return load_cache(cache, placement, self._request, source.sha256)
-        found = calibrate(source.model, source.metadata, placement, self._request, source.sha256)
+            found = load_cache(
+                cache, placement, request, source.sha256, [s.maker.weight for s in self._seams]
+            )
+            self._equalize(found.channels)
+            return found
+        channels: dict[str, np.ndarray] = {}
+        if self._seams:
+            few = replace(request, images=request.images[:MOST_IMAGES])
+            channels = measure_channels(source.model, source.metadata, self._seams, few)
+        self._equalize(channels)
+        found = calibrate(self._source.model, source.metadata, placement, request, source.sha256)
+        found = replace(found, channels={weight: tuple(sizes.tolist()) for weight, sizes in channels.items()})
         if cache is not None:
             save_cache(cache, found)
         return found
+
+    def _equalize(self, channels: Mapping[str, Sequence[float]]) -> None:
+        sizes = {weight: np.asarray(found, np.float32) for weight, found in channels.items()}
+        self._source = replace(self._source, model=equalized(self._source.model, self._seams, sizes))
 
     def build(self, layers: Layers) -> onnx.ModelProto:
         """Return the model with these layers quantized."""
@@ -299,6 +325,7 @@ class _Job:
             images_sha256=calibration.images_sha256,
             source_sha256=self._source.sha256,
             reduce_range=self._options.reduce_range,
+            equalized=len(self._seams),
             percentile=calibration.percentile,
             versions={"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__},
         )

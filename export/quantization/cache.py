@@ -1,6 +1,7 @@
 """Ranges in a file, which knows its model and images, so that a second run need not calibrate again."""
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from export.quantization.calibration import Calibration, CalibrationRequest, ima
 from export.quantization.placement import Placement
 from runtime.console import write_json
 
-FORMAT = 1
+FORMAT = 2
 _REMEDY = "delete the file, or name another with --cache"
 _WORDS = {
     "source_sha256": "the model of SHA-256",
@@ -32,9 +33,18 @@ def save_cache(path: Path, calibration: Calibration) -> None:
 
 
 def load_cache(
-    path: Path, placement: Placement, request: CalibrationRequest, source_sha256: str
+    path: Path,
+    placement: Placement,
+    request: CalibrationRequest,
+    source_sha256: str,
+    equalized: Collection[str] = (),
 ) -> Calibration:
     """Read a calibration, and refuse one of another model, of other images or otherwise made.
+
+    Args:
+        path: of the file.
+        placement, request, source_sha256: what it has to be of.
+        equalized: weights of the layers whose channels it has to have the sizes of.
 
     Raises:
         OSError, ValueError: it cannot be read, is no cache, or another's; names the first difference.
@@ -54,6 +64,11 @@ def load_cache(
             raise ValueError(
                 f"calibration cache {path}: expected {_WORDS[name]} {value}, found {getattr(found, name)}; {_REMEDY}"
             )
+    if set(found.channels) != set(equalized):
+        raise ValueError(
+            f"calibration cache {path}: expected channels of {len(equalized)} layers that are equalized, found "
+            f"{len(found.channels)}: it was made with another plan, or one of the two runs has --equalize; {_REMEDY}"
+        )
     missing = [tensor for tensor in placement.tensors if tensor not in found.ranges]
     if missing:
         raise ValueError(
@@ -74,6 +89,7 @@ def _parsed(path: Path) -> Calibration:
     try:
         values = {field.name: content[field.name] for field in fields(Calibration)}
         values["ranges"] = {t: (float(low), float(high)) for t, (low, high) in content["ranges"].items()}
+        values["channels"] = {w: tuple(map(float, sizes)) for w, sizes in content["channels"].items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"calibration cache {path}: expected all of its fields, found others ({error!r}); {_REMEDY}"

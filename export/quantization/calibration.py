@@ -9,7 +9,7 @@ import hashlib
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
@@ -22,7 +22,7 @@ from export.quantization.placement import Placement, Range
 from runtime.comparison.detections import Progress, no_progress
 from runtime.comparison.sources import batches, load_batch
 from runtime.files import sha256_of
-from runtime.graphs.session import Session, open_session
+from runtime.graphs.session import open_session
 from runtime.metadata import ModelMetadata
 from runtime.precision.prepare import replace
 
@@ -47,6 +47,7 @@ class Calibration:
         images_sha256: of their bytes, in order.
         num_detections: found in them.
         ranges: tensor -> least and greatest value.
+        channels: weight -> sizes of the channels that it makes, before they were equalized; empty where they were not.
     """
 
     source_sha256: str
@@ -58,6 +59,7 @@ class Calibration:
     images_sha256: str
     num_detections: int
     ranges: Mapping[str, Range]
+    channels: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,10 +121,9 @@ def calibrate(
     collector = by_extremes(placement.tensors) if by_extremes else _Histograms(placement, request)
     measuring = _measuring_model(model, placement.tensors, _extremes if by_extremes else _samples)
     num_detections = 0
-    with open_session(measuring, threads=request.threads, in_file_order=True) as session:
-        for outputs in _outputs(session, metadata, request):
-            num_detections += int(outputs.pop(_COUNT).sum())
-            collector.add(outputs)
+    for outputs in run_images(measuring, metadata, request):
+        num_detections += int(outputs.pop(_COUNT).sum())
+        collector.add(outputs)
     if not num_detections:
         raise ValueError(
             f"calibration images: expected objects that the model finds, found none in {len(request.images)} images; "
@@ -141,14 +142,20 @@ def calibrate(
     )
 
 
-def _outputs(
-    session: Session, metadata: ModelMetadata, request: CalibrationRequest
+def run_images(
+    model: onnx.ModelProto, metadata: ModelMetadata, request: CalibrationRequest, words: str = "calibrating"
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the outputs of each batch; the progress is in batches."""
+    """Yield a model's outputs for each batch of the images; the progress, with these words, is in batches.
+
+    Raises:
+        OSError, ValueError: an image cannot be read or does not fit into the model.
+        RuntimeError: onnxruntime failed.
+    """
     groups = list(batches(request.images, request.batch))
-    for paths in request.progress(groups, len(groups), "calibrating"):
-        batch = load_batch(paths, metadata)
-        yield session.run({"images": batch.images, "image_sizes": batch.image_sizes})
+    with open_session(model, threads=request.threads, in_file_order=True) as session:
+        for paths in request.progress(groups, len(groups), words):
+            batch = load_batch(paths, metadata)
+            yield session.run({"images": batch.images, "image_sizes": batch.image_sizes})
 
 
 class _Extremes:
