@@ -447,7 +447,28 @@ def grafts() -> str:
         "worst score",
         "mask px",
     ]
-    return _table(heading, rows)
+    return _table(heading, rows) + _graft_times()
+
+
+def _graft_times() -> str:
+    """Return the engines' times, behind a line of their own; nothing where there are none."""
+    times = []
+    for row in json.loads((RESULTS / "grafts.json").read_text()):
+        if row["runtime"] != "tensorrt" or "ms" not in row:
+            continue
+        cells = [
+            f"{found['engine']['median']:.2f} ({found['images_per_s']:.0f})" for found in row["ms"].values()
+        ]
+        times.append([row["file"], row["precision"].upper(), *cells])
+    if not times:
+        return ""
+    sizes = ["batch 1", "batch 8", "batch 32"]
+    heading = [
+        "TensorRT 8.5.3.1, H200, 640×640: ms of the engine (images/s from pixels)",
+        "precision",
+        *sizes,
+    ]
+    return f"\n{_table(heading, times)}"
 
 
 def profiles() -> str:
