@@ -162,10 +162,15 @@ class Detector(Closing):
             keep_images=keep_images,
             check_outputs=check_outputs,
             timings=timings,
-            size_of=self._size_alone if by_size and self.metadata.size is None else None,
+            size_of=self.input_size if by_size and self.metadata.size is None else None,
         )
 
-    def _size_alone(self, height: int, width: int) -> Size:
+    def input_size(self, height: int, width: int) -> Size:
+        """Return the (height, width) in px of the network's input for one image of a (height, width), alone.
+
+        Raises:
+            ValueError: the image would have too many pixels.
+        """
         return padded_size([final_size(height, width, self.metadata.steps)], self.metadata)
 
     def close(self) -> None:

@@ -21,8 +21,8 @@ from runtime.transforms import Load
 
 # Files that cannot be read, behind ones that can, before these run as a smaller batch.
 _MOST_WAITING = 256
-# Batches' worth of files that one of a rare size waits for others of its size.
-_SIZE_WINDOW = 4
+# How many files one of a rare size waits for others of its size: batches' worth, but at most so many, decoded.
+_SIZE_WINDOW, _MOST_IN_WINDOW = 4, 256
 
 # An image file, or the address of one.
 Source = Union[Path, RemoteImage]
@@ -115,7 +115,8 @@ def detect_files(
             has no detections and says so in ``problem``.
         timings: if given, milliseconds are added: ``read``, the sum over the threads, and those of ``Pending.result``.
         size_of: images for which it returns the same run together, so that none is padded for another's sake; a batch
-            whose size is rare is smaller. None: they run in their order, padded to the largest of the batch.
+            whose size is rare is smaller. Results still come in the files' order: where a later batch fails, those that
+            wait for an earlier file are lost. None: they run in their order, padded to the largest of the batch.
 
     Raises:
         ValueError: an unusable argument.
@@ -183,6 +184,7 @@ def _groups_by_size(files: Iterator[_ReadFile], batch_size: int) -> Iterator[lis
     """Yield ``batch_size`` files of one size, fewer where no others come soon; one that cannot be read by itself."""
     # The first has waited the longest: a size's place is that of its first file.
     waiting: dict[Optional[tuple[int, int]], list[_ReadFile]] = {}
+    window = max(batch_size, min(_SIZE_WINDOW * batch_size, _MOST_IN_WINDOW))
     for file in files:
         if file.error:
             yield [file]
@@ -193,7 +195,7 @@ def _groups_by_size(files: Iterator[_ReadFile], batch_size: int) -> Iterator[lis
                 yield waiting.pop(file.size)
         if waiting:
             size, oldest = next(iter(waiting.items()))
-            if file.index - oldest[0].index >= _SIZE_WINDOW * batch_size:
+            if file.index - oldest[0].index >= window:
                 yield waiting.pop(size)
     yield from waiting.values()
 

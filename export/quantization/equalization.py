@@ -16,6 +16,7 @@ import onnx
 
 from export.quantization.calibration import CalibrationRequest, run_images
 from export.quantization.layers import Layer, Layers
+from runtime.graphs.operators import STANDARD_DOMAINS
 from runtime.graphs.view import Graph
 from runtime.metadata import ModelMetadata
 from runtime.precision.prepare import replace
@@ -26,7 +27,7 @@ _LARGEST_EXPONENT = 6
 # Of positive factors: f(a x) = a f(x).
 _HOMOGENEOUS = frozenset({"Relu", "LeakyRelu"})
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm"})
-_SUFFIX = "|channels"
+_SUFFIX, _AXES = "|channels", "|axes of "
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,14 @@ def measure_channels(
     measuring = onnx.ModelProto()
     measuring.CopyFrom(model)
     nodes: list[onnx.NodeProto] = []
+    opset = max(o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS)
     for node in model.graph.node:
-        nodes += [node, *(n for t in node.output if t in ranks for n in _reduced(t, ranks[t]))]
+        nodes += [node, *(n for t in node.output if t in ranks for n in _reduced(t, ranks[t], opset))]
     replace(measuring.graph.node, nodes)
+    measuring.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.array(_axes(rank), np.int64), f"{_AXES}{rank}")
+        for rank in set(ranks.values())
+    )
     make = onnx.helper.make_tensor_value_info
     replace(measuring.graph.output, [make(f"{t}{_SUFFIX}", onnx.TensorProto.FLOAT, None) for t in ranks])
     sums: dict[str, np.ndarray] = {}
@@ -157,19 +163,25 @@ def _rank(model: onnx.ModelProto, layer: Layer) -> int:
     return next(len(t.dims) for t in model.graph.initializer if t.name == layer.weight)
 
 
-def _reduced(tensor: str, rank: int) -> list[onnx.NodeProto]:
+def _axes(rank: int) -> list[int]:
+    return [0, *range(2, rank)]
+
+
+def _reduced(tensor: str, rank: int, opset: int) -> list[onnx.NodeProto]:
     make = onnx.helper.make_node
-    axes = [0, *range(2, rank)]
+    absolute = f"{tensor}|absolute"
+    # An input from opset 18 on.
+    read, axes = ([absolute], {"axes": _axes(rank)}) if opset < 18 else ([absolute, f"{_AXES}{rank}"], {})
     return [
-        make("Abs", [tensor], [f"{tensor}|absolute"]),
-        make("ReduceMax", [f"{tensor}|absolute"], [f"{tensor}{_SUFFIX}"], axes=axes, keepdims=0),
+        make("Abs", [tensor], [absolute]),
+        make("ReduceMax", read, [f"{tensor}{_SUFFIX}"], keepdims=0, **axes),
     ]
 
 
 def equalized(
     model: onnx.ModelProto, seams: Sequence[Seam], sizes: Mapping[str, np.ndarray]
 ) -> onnx.ModelProto:
-    """Return the model with the channels at the seams scaled; it computes what it did, to the last bit.
+    """Return the model with the channels at the seams scaled; it computes what it did, normal floats to the last bit.
 
     A channel is divided by the square root of its size over that of the weights that read it, both near their geometric
     mean then, rounded to a power of two.

@@ -10,7 +10,8 @@ namespace maskrcnn {
 namespace {
 
 constexpr char kMagic[4] = {'M', 'R', 'C', 'N'};
-constexpr uint32_t kFormatVersion = 1;
+// With the attributes' form, or with how much scratch an operator takes: an engine gives it what it took when it was built.
+constexpr uint32_t kFormatVersion = 2;
 // No attribute comes near: more is a corrupt engine, and must not become an allocation.
 constexpr uint32_t kMaxLength = 4096;
 

@@ -667,7 +667,9 @@ unsigned blocks_for(int64_t work_items, int64_t per_block) {
 
 size_t grouped_nms_workspace_size(int32_t batch, int32_t num_boxes) {
   if (batch < 0 || num_boxes < 0) return 0;
-  return partition(nullptr, batch, num_boxes).size;
+  // A row of the matrix is shorter beyond kMaxWideBoxes: the largest of fewer boxes may need more.
+  const size_t of_fewer = partition(nullptr, batch, std::min(num_boxes, kMaxWideBoxes)).size;
+  return std::max(partition(nullptr, batch, num_boxes).size, of_fewer);
 }
 
 cudaError_t launch_grouped_nms(const GroupedNmsArguments& in, void* workspace, size_t workspace_size,

@@ -26,7 +26,7 @@ struct GroupedNmsArguments {
   int32_t* count;    // (batch,)
 };
 
-// Bytes of scratch for inputs of up to this size; grows with batch * num_boxes: about 330 bytes per box up to 16384
+// Bytes of scratch for inputs of up to this size: enough for every smaller one. Grows with batch * num_boxes: about 330 bytes per box up to 16384
 // boxes per image, 100 beyond.
 size_t grouped_nms_workspace_size(int32_t batch, int32_t num_boxes);
 

@@ -10,10 +10,12 @@ import numpy as np
 
 from runtime.bulk.blocks import Block, import_pyarrow
 from runtime.bulk.tables import Row, begin_block, write_block
+from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.host.preprocess import check_fits
 from runtime.images import decode_image
 from runtime.pipeline import in_threads, num_cores
+from runtime.transforms import Size
 
 # Batches of images in memory at once, where a block holds the files themselves.
 _BATCHES = 4
@@ -89,13 +91,18 @@ class BlockDetector:
         size = _BATCHES * self._task.batch_size
         decoded = in_threads(self._decoded, values, self._task.threads, size)
         while part := list(islice(decoded, size)):
-            images = [image for _, image in part if isinstance(image, np.ndarray)]
-            found = iter(self._detector(images))
-            for name, image in part:
+            groups: dict[Size, list[int]] = {}
+            for index, (_, image) in enumerate(part):
+                if isinstance(image, np.ndarray):
+                    groups.setdefault(self._detector.input_size(*image.shape[:2]), []).append(index)
+            found: dict[int, Detections] = {}
+            for indices in groups.values():
+                found.update(zip(indices, self._detector([part[index][1] for index in indices])))
+            for index, (name, image) in enumerate(part):
                 if isinstance(image, str):
                     yield Row(name, reason=image)
                 else:
-                    yield Row(name, next(found).filter(self._task.min_score))
+                    yield Row(name, found[index].filter(self._task.min_score))
 
     def _decoded(self, value: tuple[str, Any]) -> tuple[str, Union[np.ndarray, str]]:
         """Return an image, or why it is none."""

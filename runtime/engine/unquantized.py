@@ -9,17 +9,22 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Optional
 
 from runtime.graphs.operators import DENSE
+from runtime.graphs.view import tensors_read
 
 if TYPE_CHECKING:
     import onnx
 
-_NO_KERNEL = re.compile(r"Could not find any implementation for node (.+?)\.?\)")
-_JOINED = " + "
+# Not of {ForeignNode[first...last]}, a part of the graph.
+_NO_KERNEL = re.compile(r"Could not find any implementation for node (?!\{ForeignNode)(.+)")
+# What TensorRT puts around and between the names of the nodes that a layer computes: "PWN(/relu) + /conv".
+_BETWEEN = re.compile(r"[\s(),]+|\.\)|\.$")
 
 
 def without_kernel(errors: Sequence[str], model: "onnx.ModelProto") -> list[str]:
     """Return the nodes of the model that TensorRT names as having no kernel, but for convolutions and products."""
-    named = {name for error in errors for names in _NO_KERNEL.findall(error) for name in names.split(_JOINED)}
+    named = {
+        name for error in errors for names in _NO_KERNEL.findall(error) for name in _BETWEEN.split(names)
+    }
     return [node.name for node in model.graph.node if node.name in named and node.op_type not in DENSE]
 
 
@@ -36,7 +41,7 @@ def leave_float(model: "onnx.ModelProto", names: Collection[str]) -> list[str]:
     graph = model.graph
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
-        for tensor in node.input:
+        for tensor in tensors_read(node):
             readers.setdefault(tensor, []).append(node)
     makers = {tensor: node for node in graph.node for tensor in node.output}
     constants = {tensor.name for tensor in graph.initializer}
@@ -79,7 +84,7 @@ def _source(tensor: str, makers: Mapping[str, "onnx.NodeProto"]) -> Optional[str
 def _drop_unread(graph: "onnx.GraphProto") -> None:
     """Remove the pairs that nothing reads any more."""
     for op_type in ("DequantizeLinear", "QuantizeLinear"):
-        read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        read = {name for node in graph.node for name in tensors_read(node)} | {o.name for o in graph.output}
         left = [node for node in graph.node if node.op_type != op_type or node.output[0] in read]
         del graph.node[:]
         graph.node.extend(left)

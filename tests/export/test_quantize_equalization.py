@@ -1,8 +1,9 @@
 """Channels of one size: the network computes the same to the bit, only where it may, and INT8 loses less."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Optional
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ import pytest
 from onnx import numpy_helper, parser
 
 from export import quantize_model
+from export.quantization import equalization
 from export.quantization.api import QuantizeOptions
 from export.quantization.cache import load_cache
 from export.quantization.equalization import Seam, equalized, find_seams
@@ -100,7 +102,7 @@ def _seams(model: onnx.ModelProto) -> tuple[Seam, ...]:
     return find_seams(model, find_layers(model, PrecisionPlan(())))
 
 
-def _run(model: onnx.ModelProto, outputs: list[str]) -> list[np.ndarray]:
+def _run(model: onnx.ModelProto, outputs: list[str], x: Optional[np.ndarray] = None) -> list[np.ndarray]:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     known = {value.name for value in copy.graph.output}
@@ -114,7 +116,8 @@ def _run(model: onnx.ModelProto, outputs: list[str]) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(
         copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    x = np.random.default_rng(1).standard_normal((32, 4, SIZE, SIZE)).astype(np.float32)
+    if x is None:
+        x = np.random.default_rng(1).standard_normal((32, 4, SIZE, SIZE)).astype(np.float32)
     return session.run(outputs, {"x": x})
 
 
@@ -242,3 +245,35 @@ def test_a_cache_of_before_is_refused(tmp_path: Path) -> None:
     path.write_text('{"format": 1}')
     with pytest.raises(ValueError, match="expected format 2, found 1"):
         load_cache(path, None, None, "")
+
+
+@pytest.mark.parametrize("opset", [13, 17, 18, 20])
+def test_channels_are_measured_in_every_opset(opset: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    body, shapes, _ = SHARED["fully connected"]
+    body = body.replace(
+        "v = Flatten<axis = 1>(x)", "c = Conv(x, w3) d = Relu(c) e = Conv(d, w4) v = Flatten<axis = 1>(e)"
+    )
+    model = _model(body, {**shapes, "w3": (3, 4, 1, 1), "w4": (4, 3, 1, 1)})
+    model.opset_import[0].version = opset
+    seams = _seams(model)
+    assert {seam.maker.weight for seam in seams} == {"w3", "w0", "w1"}
+    feeds = [
+        np.random.default_rng(i).standard_normal((2, 4, SIZE, SIZE)).astype(np.float32) for i in range(3)
+    ]
+
+    def run_images(measuring: onnx.ModelProto, *_: object) -> Iterator[dict[str, np.ndarray]]:
+        session = onnxruntime.InferenceSession(
+            measuring.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        names = [output.name for output in session.get_outputs()]
+        for x in feeds:
+            yield dict(zip(names, session.run(names, {"x": x})))
+
+    monkeypatch.setattr(equalization, "run_images", run_images)
+    found = equalization.measure_channels(model, None, seams, None)
+    for seam in seams:
+        maxima = []
+        for x in feeds:
+            (array,) = _run(model, list(seam.tensors), x)
+            maxima.append(np.abs(array).max(axis=tuple(i for i in range(array.ndim) if i != 1)))
+        np.testing.assert_allclose(found[seam.maker.weight], np.mean(maxima, axis=0), rtol=1e-5)

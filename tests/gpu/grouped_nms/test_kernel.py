@@ -1,10 +1,13 @@
 """The kernel of ``plugins/grouped_nms`` against NumPy and torch, without TensorRT."""
 
+import ctypes
+
 import numpy as np
 import pytest
 
 from tests.gpu import oracles
 from tests.gpu.grouped_nms.kernel import grouped_nms
+from tests.gpu.kernel_library import load_library
 from tests.gpu.kernel_testing import MARKS, cuda, torch
 
 pytestmark = MARKS
@@ -138,3 +141,14 @@ def test_grouped_nms_is_captured_in_a_graph() -> None:
         eager = grouped_nms(boxes, scores, groups, **settings)
         assert torch.equal(captured[0], eager[0])
         assert torch.equal(captured[1], eager[1])
+
+
+def test_scratch_for_the_most_boxes_is_enough_for_fewer() -> None:
+    """An engine reserves it for the largest shape of its profile."""
+    size = load_library().maskrcnn_grouped_nms_workspace_size
+    size.restype = ctypes.c_size_t
+    counts = [0, 1, 511, 512, 4741, 16383, 16384, 16385, 20_000, 80_000, 200_000]
+    for batch in (1, 3):
+        found = [size(batch, count) for count in counts]
+        assert found == sorted(found)
+        assert found[1] > 0
