@@ -51,14 +51,16 @@ class Difference:
     Attributes:
         images: that were compared.
         expected, found: numbers of detections, of Python and of C++.
-        box_px: largest difference of an edge's place or of a width or height.
-        score: largest difference.
+        counts: how many images have more detections on one side than on the other.
+        box_px: largest difference of an edge's place or of a width or height; NaN if there is one on either side.
+        score: largest difference; NaN likewise.
         labels, run_lengths: how many are others.
     """
 
     images: int
     expected: int
     found: int
+    counts: int
     box_px: float
     score: float
     labels: int
@@ -67,7 +69,7 @@ class Difference:
     @property
     def is_none(self) -> bool:
         """Whether there is something to compare, and all of it is the same to the last bit."""
-        unlike = (self.box_px, self.score, self.labels, self.run_lengths)
+        unlike = (self.counts, self.box_px, self.score, self.labels, self.run_lengths)
         return self.expected == self.found > 0 and not any(unlike)
 
 
@@ -135,6 +137,7 @@ def difference(expected: Sequence[Detections], found: Sequence[Sequence[dict]]) 
             f"results: expected those of {len(expected)} images, found those of {len(found)}; compare the same images"
         )
     boxes, scores, labels, run_lengths = [0.0], [0.0], 0, 0
+    others = sum(len(theirs) != len(ours) for theirs, ours in zip(expected, found))
     for theirs, ours in zip(expected, found):
         corners = theirs.boxes.astype(np.float32)
         edges = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
@@ -148,8 +151,9 @@ def difference(expected: Sequence[Detections], found: Sequence[Sequence[dict]]) 
         images=len(expected),
         expected=sum(map(len, expected)),
         found=sum(map(len, found)),
-        box_px=max(boxes),
-        score=max(scores),
+        counts=others,
+        box_px=float(np.max(boxes)),
+        score=float(np.max(scores)),
         labels=labels,
         run_lengths=run_lengths,
     )

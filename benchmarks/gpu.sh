@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # What is measured and tested on a GPU, step by step, from the repository's root:
 #
-#   benchmarks/gpu.sh OUT STEP...       a failing step does not stop the others; each prints its last lines and seconds
+#   benchmarks/gpu.sh OUT STEP...       a failing step does not stop the others; each prints its last lines and seconds;
+#                                       the exit status is 1 if one failed
 #
 # Steps, and what they read:
 #   kernels          tests of the kernels                                TORCH_PYTHON, MASKRCNN_KERNELS
@@ -24,7 +25,8 @@
 # DATASET        folder with annotations.json and the images
 # GRAFTS         folder of benchmarks.grafts prepare, with photos/ in it
 # PROGRAMS       folder of maskrcnn_detect and maskrcnn_benchmark, built with TensorRT
-# TACTICS        --tactic-sources of every build, "none" for TensorRT's own kernels alone (default: the release's)
+# TACTICS        --tactic-sources of every build, names with commas between them, "none" for TensorRT's own kernels
+#                alone (default: the release's)
 set -u
 OUT=$1
 shift
@@ -37,11 +39,15 @@ engines() { # a variant of benchmarks.engines; what is there of others stays
   "$TRT_PYTHON" -m benchmarks.engines "$MODELS/r50.onnx" --int8 "$MODELS/r50i8.onnx" --any-size "$MODELS/r50d.onnx" \
     --dataset "$DATASET" ${REFERENCE:+--reference "$REFERENCE"} --variants "$1" --folder "$MODELS" --repeat 15 \
     --timing-cache "$MODELS/tc" ${TACTICS:+--tactic-sources "$TACTICS"} --out "$MODELS/variants.json"
-  cp "$MODELS/variants.json" "$MODELS/tc" "$OUT/"
+  local code=$?
+  cp "$MODELS/variants.json" "$MODELS/tc" "$OUT/" && return $code
 }
 
 grafts() { # measure, with more options
-  "$TRT_PYTHON" -m benchmarks.grafts measure "$GRAFTS" "$GRAFTS" --runtimes tensorrt ${TACTICS:+--tactic-sources} \
+  local tactics=() names=${TACTICS:-}
+  [ -z "$names" ] || tactics=(--tactic-sources)
+  [ "$names" = none ] || tactics+=(${names//,/ })
+  "$TRT_PYTHON" -m benchmarks.grafts measure "$GRAFTS" "$GRAFTS" --runtimes tensorrt "${tactics[@]}" \
     --output "$OUT/grafts.json" "$@"
 }
 
@@ -67,10 +73,14 @@ run() {
   esac
 }
 
+status=0
 for step in "$@"; do
   begin=$SECONDS
-  run "$step" > "$OUT/$step.log" 2>&1
+  # In a shell of its own, which a variable that is not set ends; the log names it.
+  (run "$step") > "$OUT/$step.log" 2>&1
   code=$?
+  [ $code -eq 0 ] || status=1
   tail -n "${LINES_SHOWN:-12}" "$OUT/$step.log" | cut -c1-600
   echo "== $step: exit $code, $((SECONDS - begin)) s"
 done
+exit $status

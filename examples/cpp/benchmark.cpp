@@ -5,12 +5,13 @@
 #include <maskrcnn/detector.h>
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cstdio>
-#include <cstdlib>
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "endurance.h"
@@ -20,6 +21,8 @@ namespace {
 
 constexpr int kNumWarmUps = 4;  // an engine's third batch of a size becomes a CUDA graph
 constexpr int kNumRounds = 5;   // of every detector over all images
+constexpr const char* kUsage =
+    "expected MODEL IMAGE... [--batch N] [--runs N] [--threads N] [--calls N] [--detectors N] [--json FILE]";
 
 struct Arguments {
   std::string model, json;
@@ -38,7 +41,15 @@ int fail(const std::string& message) {
   return 2;
 }
 
-bool parse(int count, char** texts, Arguments& arguments) {
+// Whether all of a text is a number.
+bool read_number(const std::string& text, int& value) {
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  return error == std::errc() && stop == end;
+}
+
+// Returns why not, or nothing.
+std::string parse(int count, char** texts, Arguments& arguments) {
   for (int i = 1; i < count; ++i) {
     const std::string text = texts[i];
     int* value = text == "--batch"       ? &arguments.batch
@@ -48,19 +59,22 @@ bool parse(int count, char** texts, Arguments& arguments) {
                  : text == "--detectors" ? &arguments.detectors
                                          : nullptr;
     if (value != nullptr && i + 1 < count) {
-      *value = std::atoi(texts[++i]);
+      const std::string given = texts[++i];
+      if (!read_number(given, *value)) return text + ": expected a whole number, found \"" + given + "\"";
     } else if (text == "--json" && i + 1 < count) {
       arguments.json = texts[++i];
     } else if (text.rfind("--", 0) == 0) {
-      return false;
+      return kUsage;
     } else if (arguments.model.empty()) {
       arguments.model = text;
     } else {
       arguments.images.push_back(text);
     }
   }
-  return !arguments.images.empty() && arguments.batch > 0 && arguments.runs > 0 && arguments.calls >= 0 &&
-         arguments.detectors >= 0;
+  if (arguments.images.empty()) return kUsage;
+  if (arguments.batch < 1 || arguments.runs < 1) return "--batch, --runs: expected at least 1";
+  if (arguments.calls < 0 || arguments.detectors < 0) return "--calls, --detectors: expected at least 0";
+  return "";
 }
 
 double milliseconds_since(std::chrono::steady_clock::time_point start) {
@@ -191,10 +205,8 @@ std::string run(const Arguments& arguments, const maskrcnn::Options& options,
 
 int main(int count, char** texts) {
   Arguments arguments;
-  if (!parse(count, texts, arguments)) {
-    return fail(
-        "expected MODEL IMAGE... [--batch N] [--runs N] [--threads N] [--calls N] [--detectors N] [--json FILE]");
-  }
+  const std::string unusable = parse(count, texts, arguments);
+  if (!unusable.empty()) return fail(unusable);
   maskrcnn::Options options;
   options.threads = arguments.threads;
   std::vector<Pixels> pixels(arguments.images.size());

@@ -184,7 +184,8 @@ bool is_valid(const Arguments& in) {
     if (size < 0 || size > kMaxGridX) return false;
   }
   const bool whole = (in.top + in.height + in.bottom) % kBlock == 0 && (in.left + in.width + in.right) % kBlock == 0;
-  return whole && is_floating(in.images_type) && is_floating(in.blocks_type);
+  const bool has_layout = in.blocks_layout != TensorLayout::kNchw32;
+  return whole && has_layout && is_floating(in.images_type) && is_floating(in.blocks_type);
 }
 
 }  // namespace

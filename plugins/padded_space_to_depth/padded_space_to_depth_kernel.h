@@ -15,7 +15,7 @@ struct PaddedSpaceToDepthArguments {
   ElementType images_type;  // kFloat or kHalf
   void* blocks;             // (batch, 4 * channels, (top + height + bottom) / 2, (left + width + right) / 2)
   ElementType blocks_type;  // kFloat or kHalf
-  TensorLayout blocks_layout;
+  TensorLayout blocks_layout;  // any but kNchw32
   int64_t batch;     // >= 0, as the three below
   int64_t channels;  // up to 4 in registers, where blocks_layout is kNhwc of kFloat or kNhwc8 of kHalf
   int64_t height;

@@ -31,6 +31,7 @@ _DTYPE_NAMES = {
 ProgressCallback = Callable[[str, int, int], None]
 
 # Lines of the verbose log of releases without a progress monitor.
+LOG_ORIGINAL = re.compile(r"^Original: \d+ layers")  # once for each build, before its fusions
 LOG_LAYERS = re.compile(r"^After .*: (\d+) layers")
 LOG_COSTS = re.compile(r"^=+ Computing costs for")
 LOG_CHOSEN = "Formats and tactics selection completed"

@@ -2,7 +2,7 @@
 
 from typing import Callable, Optional
 
-from runtime.engine.compat import LOG_CHOSEN, LOG_COSTS, LOG_LAYERS
+from runtime.engine.compat import LOG_CHOSEN, LOG_COSTS, LOG_LAYERS, LOG_ORIGINAL
 
 # phase, steps done, steps in all (0: not known)
 Monitor = Callable[[str, int, int], None]
@@ -12,6 +12,7 @@ class BuildLog:
     """A listener for ``Library.listening``: keeps errors and warnings, and drives a monitor from verbose lines.
 
     TensorRT 8 says how many layers are left after its fusions, and then once for each that it looks for kernels.
+    Several builds may follow one another, whether or not the one before came to its end.
     """
 
     def __init__(
@@ -35,6 +36,8 @@ class BuildLog:
             self._follow(message)
 
     def _follow(self, message: str) -> None:
+        if LOG_ORIGINAL.match(message):
+            self._done = 0
         layers = LOG_LAYERS.match(message)
         # "After reformat layers" comes when the kernels are chosen.
         if layers and not self._done:

@@ -1,6 +1,8 @@
 """``benchmarks.cpp_engine`` with an ONNX on the CPU: all of it but the engine. What it compares, it tells apart."""
 
 import json
+import math
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,7 +49,7 @@ def results() -> list[dict]:
 
 def test_the_same_is_no_difference() -> None:
     found = cpp_engine.difference([expected(), expected()], [results(), results()])
-    assert found == cpp_engine.Difference(2, 4, 4, 0.0, 0.0, 0, 0)
+    assert found == cpp_engine.Difference(2, 4, 4, 0, 0.0, 0.0, 0, 0)
     assert found.is_none
 
 
@@ -66,7 +68,22 @@ def test_every_difference_is_seen(field: str, value: object, difference: dict) -
     ours = results()
     ours[1][field] = value
     found = cpp_engine.difference([expected()], [ours])
-    assert found == replace(cpp_engine.Difference(1, 2, 2, 0.0, 0.0, 0, 0), **difference)
+    assert found == replace(cpp_engine.Difference(1, 2, 2, 0, 0.0, 0.0, 0, 0), **difference)
+    assert not found.is_none
+
+
+@pytest.mark.parametrize(("field", "value"), [("bbox", [3, 4, math.nan, 10.25]), ("score", math.nan)])
+def test_nan_is_a_difference(field: str, value: object) -> None:
+    ours = results()
+    ours[0][field] = value
+    found = cpp_engine.difference([expected()], [ours])
+    assert math.isnan(found.box_px if field == "bbox" else found.score)
+    assert not found.is_none
+
+
+def test_one_more_here_and_one_fewer_there_are_a_difference() -> None:
+    found = cpp_engine.difference([expected(), expected()], [results()[:1], [*results(), results()[1]]])
+    assert found == cpp_engine.Difference(2, 4, 4, 2, 0.0, 0.0, 0, 0)
     assert not found.is_none
 
 
@@ -99,6 +116,17 @@ def test_the_benchmark_measures_both(installed: Installed, tmp_path: Path) -> No
     assert measured["endurance"]["unlike"] == measured["company"]["unlike"] == 0
     # Rounds of two detectors over the batches of 1 and of 3 that begin at each image.
     assert measured["company"]["results"] == 2 * 5 * 4 * (1 + 3)
+
+
+@pytest.mark.parametrize("option", ["batch", "runs", "threads", "calls", "detectors"])
+@pytest.mark.parametrize("value", ["abc", "", "3x", " 3", "1e3", "99999999999"])
+def test_a_number_that_is_none_is_refused(installed: Installed, option: str, value: str) -> None:
+    program = installed.programs / "cpp" / "maskrcnn_benchmark"
+    done = subprocess.run(
+        [str(program), "m.onnx", "i.ppm", f"--{option}", value], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"benchmark: error: --{option}: expected a whole number, found \"{value}\"\n"
 
 
 def test_a_part_that_fails_is_said_and_the_others_run(installed: Installed, tmp_path: Path) -> None:

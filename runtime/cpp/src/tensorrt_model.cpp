@@ -436,12 +436,14 @@ void TensorRTModel::encode(Slot& slot, cudaStream_t stream) const {
 }
 
 void TensorRTModel::reserve_strings(Slot& slot, std::size_t num_bytes) const {
+  slot.expected_bytes = 0;  // without memory for either block, nothing is copied before there is
   slot.strings.reserve(num_bytes);
   slot.host_strings.reserve(num_bytes);
   slot.expected_bytes = num_bytes;
 }
 
 void TensorRTModel::copy_strings(Slot& slot, std::size_t start, std::size_t stop) const {
+  if (start == stop) return;
   check_cuda(cudaMemcpyAsync(slot.host_strings.as(start), slot.strings.as(start), stop - start, cudaMemcpyDeviceToHost,
                              slot.stream.get()),
              "cudaMemcpyAsync");
@@ -527,6 +529,7 @@ std::vector<std::string> TensorRTModel::fetched_strings(Slot& slot) const {
     copy_out(slot);
     slot.done.wait();
   } else if (num_used() > slot.expected_bytes) {
+    slot.host_strings.reserve(slot.strings.num_bytes());  // none if there was no memory for it; else as large already
     copy_strings(slot, slot.expected_bytes, num_used());
     slot.done.record(slot.stream.get());
     slot.done.wait();

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.gpu.kernel_library import NCHW, NHWC, NHWC8
+from tests.gpu.kernel_library import NCHW, NCHW32, NHWC, NHWC8
 from tests.gpu.kernel_testing import MARKS, torch
 from tests.gpu.padded_space_to_depth.kernel import blocks_shape, padded_space_to_depth
 
@@ -135,6 +135,14 @@ def test_odd_sizes_and_negative_pads_are_refused(pads: tuple) -> None:
     out = torch.empty((1 << 12,), dtype=torch.float16, device="cuda")
     with pytest.raises(RuntimeError, match="padded_space_to_depth: invalid argument"):
         padded_space_to_depth(torch.zeros((1, 3, 8, 8), device="cuda"), pads, dtype=torch.float16, out=out)
+
+
+def test_the_layout_of_int8_is_refused() -> None:
+    out = torch.empty((1 << 12,), dtype=torch.float16, device="cuda")
+    with pytest.raises(RuntimeError, match="padded_space_to_depth: invalid argument"):
+        padded_space_to_depth(
+            torch.zeros((1, 3, 8, 8), device="cuda"), EVEN, dtype=torch.float16, layout=NCHW32, out=out
+        )
 
 
 def test_it_is_captured_in_a_graph() -> None:

@@ -45,6 +45,35 @@ def test_a_verbose_log_becomes_phases() -> None:
     ]
 
 
+def phases(log: BuildLog, seen: list, lines: list[str]) -> list:
+    """Return what the monitor sees of more lines."""
+    start = len(seen)
+    for line in lines:
+        log("verbose", line)
+    return seen[start:]
+
+
+def test_a_further_build_starts_at_its_first_layer() -> None:
+    """After a build without a kernel for some layer, which ends early, and after a whole one."""
+    seen: list = []
+    log = BuildLog(lambda *step: seen.append(step))
+    lines = VERBOSE_LOG.splitlines()
+    second_costs = [i for i, line in enumerate(lines) if line.startswith("=============== Computing costs")][1]
+    early = phases(log, seen, lines[: second_costs + 1])
+    assert early[-1] == ("choosing kernels", 2, 3)
+    whole = phases(log, seen, lines)
+    assert whole == [
+        *[("fusing layers", 0, 0)] * 3,
+        *[("choosing kernels", done, 3) for done in (1, 2, 3, 3)],
+        ("writing the engine", 0, 0),
+    ]
+    more = [line.replace("removal: 3 layers", "removal: 4 layers") for line in lines]
+    assert more != lines
+    assert [step for step in phases(log, seen, more) if step[0] == "choosing kernels"] == [
+        ("choosing kernels", done, 4) for done in (1, 2, 3, 4)
+    ]
+
+
 def test_errors_and_each_warning_once_are_kept() -> None:
     log = BuildLog()
     for severity, message in (
