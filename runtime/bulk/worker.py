@@ -91,13 +91,13 @@ class BlockDetector:
         size = _BATCHES * self._task.batch_size
         decoded = in_threads(self._decoded, values, self._task.threads, size)
         while part := list(islice(decoded, size)):
-            groups: dict[Size, list[int]] = {}
+            groups: dict[Size, dict[int, np.ndarray]] = {}
             for index, (_, image) in enumerate(part):
                 if isinstance(image, np.ndarray):
-                    groups.setdefault(self._detector.input_size(*image.shape[:2]), []).append(index)
+                    groups.setdefault(self._detector.input_size(*image.shape[:2]), {})[index] = image
             found: dict[int, Detections] = {}
-            for indices in groups.values():
-                found.update(zip(indices, self._detector([part[index][1] for index in indices])))
+            for images in groups.values():
+                found.update(zip(images, self._detector(list(images.values()))))
             for index, (name, image) in enumerate(part):
                 if isinstance(image, str):
                     yield Row(name, reason=image)
