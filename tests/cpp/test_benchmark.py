@@ -126,7 +126,7 @@ def test_a_number_that_is_none_is_refused(installed: Installed, option: str, val
         [str(program), "m.onnx", "i.ppm", f"--{option}", value], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2
-    assert done.stderr == f"benchmark: error: --{option}: expected a whole number, found \"{value}\"\n"
+    assert done.stderr == f'benchmark: error: --{option}: expected a whole number, found "{value}"\n'
 
 
 def test_a_part_that_fails_is_said_and_the_others_run(installed: Installed, tmp_path: Path) -> None:
