@@ -199,6 +199,17 @@ def test_loops_and_detectors_side_by_side(programs: Path, engine: Path, tmp_path
     assert found["company"] == {"detectors": 3, "results": 3 * 5 * 4 * (1 + 8), "unlike": 0}
 
 
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("memory", ["device", "pinned"])
+def test_memory_that_ran_out_fails_one_batch(programs: Path, engine: Path, memory: str, eager: bool) -> None:
+    done = run(programs, "recovery", engine, memory, eager=eager)
+    assert done.returncode == 0, done.stderr[-3000:]
+    before, failed, *after = done.stdout.splitlines()
+    assert failed.startswith("error: CUDA: expected to get memory ")
+    for line, value in zip([before, *after], [3, 3, 255, 7, 255], strict=True):
+        assert line.split() == [r["segmentation"]["counts"] for r in expected(1, Path(), value)]
+
+
 def test_an_engine_that_tensorrt_cannot_read(programs: Path, engine: Path, tmp_path: Path) -> None:
     copy = tmp_path / engine.name
     copy.write_bytes(fake_gpu.ENGINE + b"!")

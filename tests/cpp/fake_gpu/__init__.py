@@ -36,7 +36,7 @@ def stubs(header: str) -> str:
 
 
 def build(folder: Path, headers: Path, cuda: Path, json: Path, flags: tuple[str, ...]) -> None:
-    """Build ``maskrcnn_detect`` and ``maskrcnn_benchmark`` with the backend in them, ``libnvinfer`` and the plugins.
+    """Build ``maskrcnn_detect``, ``_benchmark`` and ``_recovery`` with the backend in them, and its libraries.
 
     Args:
         folder: where to.
@@ -58,7 +58,11 @@ def build(folder: Path, headers: Path, cuda: Path, json: Path, flags: tuple[str,
     with ThreadPoolExecutor(2) as threads:
         made = threads.map(lambda pair: run(*common, "-c", pair[0], "-o", pair[1]), zip(sources, objects))
         assert len(list(made)) == len(sources)
-    for program, names in (("detect", ("detect",)), ("benchmark", ("benchmark", "endurance", "figures"))):
-        files = [examples / f"{name}.cpp" for name in names]
+    files_of = {
+        "detect": [examples / "detect.cpp"],
+        "benchmark": [examples / f"{name}.cpp" for name in ("benchmark", "endurance", "figures")],
+        "recovery": [FOLDER / "recovery.cpp"],
+    }
+    for program, files in files_of.items():
         libraries = ["-rdynamic", "-lcrypto", "-ldl", "-pthread"]
         run(*common, *files, *objects, *libraries, "-o", folder / f"maskrcnn_{program}")

@@ -3,6 +3,7 @@
 // is freed without waiting: what still uses it shows under AddressSanitizer.
 #include "cudart.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -50,7 +51,16 @@ void advance(cudaStream_t stream, std::size_t position) {
   }
 }
 
+std::atomic<bool> refuses_device{false}, refuses_pinned{false};
+
+cudaError_t allocate(void** address, std::size_t size, std::atomic<bool>& refuses) {
+  if (refuses.exchange(false)) return cudaErrorMemoryAllocation;
+  return *address = std::malloc(size), cudaSuccess;
+}
+
 }  // namespace
+
+void fake_cuda_refuse(bool is_pinned) { (is_pinned ? refuses_pinned : refuses_device) = true; }
 
 void fake_cuda_enqueue(cudaStream_t stream, Work work) {
   const Lock lock(mutex);
@@ -75,9 +85,11 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
 const char* cudaGetErrorString(cudaError_t) { return "an error"; }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 
-cudaError_t cudaMalloc(void** address, std::size_t size) { return *address = std::malloc(size), cudaSuccess; }
+cudaError_t cudaMalloc(void** address, std::size_t size) { return allocate(address, size, refuses_device); }
 cudaError_t cudaFree(void* address) { return std::free(address), cudaSuccess; }
-cudaError_t cudaHostAlloc(void** address, std::size_t size, unsigned int) { return cudaMalloc(address, size); }
+cudaError_t cudaHostAlloc(void** address, std::size_t size, unsigned int) {
+  return allocate(address, size, refuses_pinned);
+}
 cudaError_t cudaFreeHost(void* address) { return cudaFree(address); }
 
 cudaError_t cudaMemcpy(void* target, const void* source, std::size_t size, cudaMemcpyKind) {

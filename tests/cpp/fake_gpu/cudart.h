@@ -8,3 +8,6 @@
 using Work = std::function<void()>;
 
 void fake_cuda_enqueue(cudaStream_t stream, Work work);
+
+// There is no memory for the next allocation on the device or of page-locked memory; then there is again.
+void fake_cuda_refuse(bool is_pinned);

@@ -58,10 +58,8 @@ def test_a_further_build_starts_at_its_first_layer() -> None:
     seen: list = []
     log = BuildLog(lambda *step: seen.append(step))
     lines = VERBOSE_LOG.splitlines()
-    second_costs = [i for i, line in enumerate(lines) if line.startswith("=============== Computing costs")][
-        1
-    ]
-    early = phases(log, seen, lines[: second_costs + 1])
+    costs = [i for i, line in enumerate(lines, 1) if line.startswith("=============== Computing costs")]
+    early = phases(log, seen, lines[: costs[1]])
     assert early[-1] == ("choosing kernels", 2, 3)
     whole = phases(log, seen, lines)
     assert whole == [
