@@ -26,7 +26,7 @@ from tests.runtime.processes import (
     wait_for,
 )
 
-NUM_IMAGES = 60
+NUM_IMAGES = 300  # more than the commands are through with at their first line about progress, after 5 s
 CLASS = "red_circle"  # of the embedded model
 # From the signal to the end: a batch of the embedded model, on a machine that does other things too.
 IN_TIME_SECONDS = 30
