@@ -86,14 +86,12 @@ def _prepare(file: File, args: argparse.Namespace) -> None:
     import onnx
 
     from export.graft import graft
-    from export.graft.api import grafted
     from export.quantization.api import quantize_model
 
     args.folder.mkdir(parents=True, exist_ok=True)
     photos = [args.models / "photos" / name for name in file.photos]
     model = args.folder / f"{file.head}.{FLOAT}"
-    graft(args.models / file.name, file.head, model, images=photos, size=SIZE)
-    made = grafted(args.models / file.name, file.head, size=SIZE)
+    made, _ = graft(args.models / file.name, file.head, model, images=photos, size=SIZE)
     onnx.save(made.network, args.folder / f"{file.head}.{NETWORK}")
     write_json(args.folder / f"{file.head}.json", {"input": made.given.name, **made.match.tensors})
     with tempfile.TemporaryDirectory() as folder:

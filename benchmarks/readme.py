@@ -421,8 +421,9 @@ def fused() -> str:
 
 def grafts() -> str:
     """Real detectors of other layouts, against their float files in onnxruntime."""
+    data = json.loads((RESULTS / "grafts.json").read_text())
     rows = []
-    for row in json.loads((RESULTS / "grafts.json").read_text()):
+    for row in data:
         if "error" in row:
             rows.append([row["file"], row["runtime"], row["precision"].upper(), row["error"], "", "", "", ""])
             continue
@@ -447,13 +448,13 @@ def grafts() -> str:
         "worst score",
         "mask px",
     ]
-    return _table(heading, rows) + _graft_times()
+    return _table(heading, rows) + _graft_times(data)
 
 
-def _graft_times() -> str:
+def _graft_times(data: Sequence[dict]) -> str:
     """Return the engines' times, behind a line of their own; nothing where there are none."""
     times = []
-    for row in json.loads((RESULTS / "grafts.json").read_text()):
+    for row in data:
         if row["runtime"] != "tensorrt" or "ms" not in row:
             continue
         cells = [

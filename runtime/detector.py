@@ -10,12 +10,12 @@ import numpy as np
 from runtime.backends import load_backend
 from runtime.closing import Closing
 from runtime.detections import Detections
-from runtime.host.preprocess import check_image, padded_size
+from runtime.host.preprocess import check_image, size_alone
 from runtime.metadata import ModelMetadata
 from runtime.pipeline import FileResult, Source, detect_files, in_threads, run_batches
 from runtime.ranges import MAX_BATCH, checked_count
 from runtime.runner import Runner, Timings
-from runtime.transforms import Size, final_size
+from runtime.transforms import Size
 
 
 class Detector(Closing):
@@ -171,7 +171,7 @@ class Detector(Closing):
         Raises:
             ValueError: the image would have too many pixels.
         """
-        return padded_size([final_size(height, width, self.metadata.steps)], self.metadata)
+        return size_alone(height, width, self.metadata)
 
     def close(self) -> None:
         """Release the model."""

@@ -209,15 +209,10 @@ int main(int count, char** texts) {
   if (!unusable.empty()) return fail(unusable);
   maskrcnn::Options options;
   options.threads = arguments.threads;
-  std::vector<Pixels> pixels(arguments.images.size());
-  std::vector<maskrcnn::Image> images(pixels.size());
-  for (std::size_t i = 0; i < pixels.size(); ++i) {
-    std::string problem;
-    if (!read_image(arguments.images[i], pixels[i], problem)) return fail(arguments.images[i] + ": " + problem);
-    images[i].pixels = pixels[i].bgr.data();
-    images[i].height = pixels[i].height;
-    images[i].width = pixels[i].width;
-  }
+  std::vector<Pixels> pixels;
+  std::vector<maskrcnn::Image> images;
+  const std::string unreadable = read_images(arguments.images, pixels, images);
+  if (!unreadable.empty()) return fail(unreadable);
   std::string json;
   const std::string problem = run(arguments, options, images, json);
   if (!problem.empty()) return fail(problem);

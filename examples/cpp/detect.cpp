@@ -106,15 +106,10 @@ int main(int count, char** texts) {
   if (!opened) return fail(opened.error().message);
   const maskrcnn::Detector& detector = opened.value();
 
-  std::vector<Pixels> pixels(arguments.images.size());
-  std::vector<maskrcnn::Image> images(pixels.size());
-  for (std::size_t i = 0; i < pixels.size(); ++i) {
-    std::string problem;
-    if (!read_image(arguments.images[i], pixels[i], problem)) return fail(arguments.images[i] + ": " + problem);
-    images[i].pixels = pixels[i].bgr.data();
-    images[i].height = pixels[i].height;
-    images[i].width = pixels[i].width;
-  }
+  std::vector<Pixels> pixels;
+  std::vector<maskrcnn::Image> images;
+  const std::string unreadable = read_images(arguments.images, pixels, images);
+  if (!unreadable.empty()) return fail(unreadable);
 
   maskrcnn::RunOptions run;
   run.min_score = arguments.min_score;

@@ -70,8 +70,7 @@ bool read_other(const std::string&, Pixels&, std::string& problem) {
 }
 #endif
 
-}  // namespace
-
+// Returns whether it was read; else why not is in `problem`.
 bool read_image(const std::string& path, Pixels& image, std::string& problem) {
   std::ifstream file(path, std::ios::binary);
   const std::string data((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
@@ -84,4 +83,20 @@ bool read_image(const std::string& path, Pixels& image, std::string& problem) {
   // Files have red first.
   for (std::size_t i = 0; i + 2 < image.bgr.size(); i += 3) std::swap(image.bgr[i], image.bgr[i + 2]);
   return true;
+}
+
+}  // namespace
+
+std::string read_images(const std::vector<std::string>& paths, std::vector<Pixels>& pixels,
+                        std::vector<maskrcnn::Image>& images) {
+  pixels.assign(paths.size(), {});
+  images.assign(paths.size(), {});
+  for (std::size_t i = 0; i < paths.size(); ++i) {
+    std::string problem;
+    if (!read_image(paths[i], pixels[i], problem)) return paths[i] + ": " + problem;
+    images[i].pixels = pixels[i].bgr.data();
+    images[i].height = pixels[i].height;
+    images[i].width = pixels[i].width;
+  }
+  return "";
 }

@@ -2,6 +2,8 @@
 // pixels of a JPEG in the last bit, and the model was trained with OpenCV's or Pillow's.
 #pragma once
 
+#include <maskrcnn/detector.h>
+
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -12,5 +14,7 @@ struct Pixels {
   std::vector<std::uint8_t> bgr;  // (height, width, 3)
 };
 
-// Returns whether it was read; else why not is in `problem`.
-bool read_image(const std::string& path, Pixels& image, std::string& problem);
+// Reads files into `pixels`; `images` are what a detector takes of them, and point there. Returns why one could not be
+// read, with its name; empty where all were.
+std::string read_images(const std::vector<std::string>& paths, std::vector<Pixels>& pixels,
+                        std::vector<maskrcnn::Image>& images);

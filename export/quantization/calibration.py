@@ -143,9 +143,9 @@ def calibrate(
 
 
 def run_images(
-    model: onnx.ModelProto, metadata: ModelMetadata, request: CalibrationRequest, words: str = "calibrating"
+    model: onnx.ModelProto, metadata: ModelMetadata, request: CalibrationRequest
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yield a model's outputs for each batch of the images; the progress, with these words, is in batches.
+    """Yield a model's outputs for each batch of the images; the progress is in batches.
 
     Raises:
         OSError, ValueError: an image cannot be read or does not fit into the model.
@@ -153,7 +153,7 @@ def run_images(
     """
     groups = list(batches(request.images, request.batch))
     with open_session(model, threads=request.threads, in_file_order=True) as session:
-        for paths in request.progress(groups, len(groups), words):
+        for paths in request.progress(groups, len(groups), "calibrating"):
             batch = load_batch(paths, metadata)
             yield session.run({"images": batch.images, "image_sizes": batch.image_sizes})
 

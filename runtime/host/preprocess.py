@@ -236,6 +236,15 @@ def padded_size(sizes: Sequence[Size], metadata: ModelMetadata) -> Size:
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 
+def size_alone(height: int, width: int, metadata: ModelMetadata) -> Size:
+    """Return the (height, width) in px of the network's input for one image of a (height, width), alone.
+
+    Raises:
+        ValueError: a step makes more pixels than memory is to be taken for.
+    """
+    return padded_size([final_size(height, width, metadata.steps)], metadata)
+
+
 def typical_sizes(metadata: ModelMetadata) -> Optional[tuple[tuple[Size, Size], Size]]:
     """Return what sizes the network's input has, padding included, (height, width) in px.
 
@@ -245,16 +254,14 @@ def typical_sizes(metadata: ModelMetadata) -> Optional[tuple[tuple[Size, Size], 
     """
     edges = [(edge, edge) for edge in (_LARGE_EDGE, 2 * _LARGE_EDGE)]
     try:
-        *sizes, large, larger = [
-            padded_size([final_size(*size, metadata.steps)], metadata) for size in (*_ANY_SHAPE, *edges)
-        ]
+        *sizes, large, larger = [size_alone(*size, metadata) for size in (*_ANY_SHAPE, *edges)]
     except ValueError:  # more pixels than an image may have
         return None
     if large != larger:
         return None
     low = (min(s[0] for s in sizes), min(s[1] for s in sizes))
     high = (max(s[0] for s in sizes), max(s[1] for s in sizes))
-    typical = padded_size([final_size(1200, 2000, metadata.steps)], metadata)
+    typical = size_alone(1200, 2000, metadata)
     # A short edge alone is asked for: the long one has no end.
     return None if max(high) > 10 * max(typical) else ((low, high), typical)
 

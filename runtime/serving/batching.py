@@ -20,7 +20,7 @@ import numpy as np
 
 from runtime.closing import Closing
 from runtime.detections import Detections
-from runtime.host.preprocess import network_size, padded_size
+from runtime.host.preprocess import size_alone
 from runtime.messages import counted, said
 from runtime.metadata import ModelMetadata
 from runtime.pipeline import num_cores
@@ -265,8 +265,7 @@ class Batcher(Closing):
         try:
             job.staged = self._runner.stage(image)
             if self._metadata.size is None:
-                size = network_size(image.shape[0], image.shape[1], self._metadata)
-                job.size = padded_size([size], self._metadata)
+                job.size = size_alone(image.shape[0], image.shape[1], self._metadata)
         except ValueError as error:
             raise Refused(BAD_IMAGE, f"{job.name}: {error}") from error
         job.data, job.image = b"", image if job.keep_image else None
