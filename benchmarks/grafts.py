@@ -71,14 +71,14 @@ VARIANTS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
-    """Prepare or measure."""
+    """Prepare or measure; return 1 where a variant could not be measured."""
     args = _parser().parse_args(argv)
-    for file in FILES:
-        if args.step == "prepare":
+    files = [file for file in FILES if file.head in args.heads]
+    if args.step == "prepare":
+        for file in files:
             _prepare(file, args)
-        else:
-            _measure(file, args)
-    return 0
+        return 0
+    return int(sum(_measure(file, args) for file in files) > 0)
 
 
 def _prepare(file: File, args: argparse.Namespace) -> None:
@@ -108,7 +108,9 @@ def _mirrored(photo: Path, folder: Path) -> Path:
     return path
 
 
-def _measure(file: File, args: argparse.Namespace) -> None:
+def _measure(file: File, args: argparse.Namespace) -> int:
+    """Measure the variants of a file, and return how many of them failed."""
+    num_failed = 0
     rows = json.loads(args.output.read_text()) if args.output.is_file() else []
     photos = [args.models / "photos" / name for name in file.photos]
     for runtime, precision, suffix, options in VARIANTS:
@@ -119,13 +121,15 @@ def _measure(file: File, args: argparse.Namespace) -> None:
             row = {**_compared(args, file, model, runtime, options, photos)}
             if not args.no_times:
                 row["ms"] = dict(_times(model, runtime, options, photos))
-        except (ImportError, RuntimeError, ValueError) as error:
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
             row = {"error": " ".join(str(error).split())[:500]}
+            num_failed += 1
         key = {"file": file.name, "runtime": runtime, "precision": precision}
         rows = [other for other in rows if {name: other[name] for name in key} != key]
         rows.append({**key, **row})
         write_json(args.output, rows)
         say(f"{file.head} {runtime} {precision}: {row}")
+    return num_failed
 
 
 def _model(args: argparse.Namespace, file: File, runtime: str, precision: str, suffix: str) -> Path:
@@ -212,6 +216,9 @@ def _parser() -> argparse.ArgumentParser:
     measure = steps.add_parser("measure")
     measure.add_argument("folder", type=Path)
     measure.add_argument("models", type=Path)
+    for step in (prepare, measure):
+        heads = [file.head for file in FILES]
+        step.add_argument("--heads", nargs="+", choices=heads, default=heads, help="default: all")
     measure.add_argument("--runtimes", nargs="+", choices=tuple(BATCHES), default=["onnxruntime", "openvino"])
     measure.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     measure.add_argument("--no-times", action="store_true", help="compare only, where the machine is busy")

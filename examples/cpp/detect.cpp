@@ -3,9 +3,8 @@
 //   detect MODEL IMAGE... [--out results.json] [--min-score 0.3] [--batch 4]
 #include <maskrcnn/detector.h>
 
+#include <charconv>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <fstream>
 #include <iomanip>
 #include <limits>
@@ -29,25 +28,43 @@ int fail(const std::string& message) {
   return 2;
 }
 
-bool parse(int count, char** texts, Arguments& arguments) {
+const char* const kUsage = "expected MODEL IMAGE... [--out FILE] [--min-score S] [--batch N]";
+
+// Whether all of a text is a number of such a type.
+template <typename Number>
+bool read_number(const std::string& text, Number& value) {
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  return error == std::errc() && stop == end;
+}
+
+// Returns why not, or nothing.
+std::string parse(int count, char** texts, Arguments& arguments) {
   for (int i = 1; i < count; ++i) {
     const std::string text = texts[i];
     const bool has_value = i + 1 < count;
     if (text == "--out" && has_value) {
       arguments.out = texts[++i];
     } else if (text == "--min-score" && has_value) {
-      arguments.min_score = std::strtof(texts[++i], nullptr);
+      const std::string given = texts[++i];
+      // Not a NaN either.
+      if (!read_number(given, arguments.min_score) || !(arguments.min_score >= 0 && arguments.min_score <= 1)) {
+        return text + ": expected a number from 0 to 1, found \"" + given + "\"";
+      }
     } else if (text == "--batch" && has_value) {
-      arguments.batch = std::atoi(texts[++i]);
+      const std::string given = texts[++i];
+      if (!read_number(given, arguments.batch) || arguments.batch < 1) {
+        return text + ": expected a whole number of at least 1, found \"" + given + "\"";
+      }
     } else if (text.rfind("--", 0) == 0) {
-      return false;
+      return kUsage;
     } else if (arguments.model.empty()) {
       arguments.model = text;
     } else {
       arguments.images.push_back(text);
     }
   }
-  return !arguments.model.empty() && !arguments.images.empty();
+  return arguments.images.empty() ? kUsage : "";
 }
 
 std::string quoted(const std::string& text) {
@@ -97,9 +114,8 @@ void print(const maskrcnn::Detections& found, const std::string& path) {
 
 int main(int count, char** texts) {
   Arguments arguments;
-  if (!parse(count, texts, arguments)) {
-    return fail("expected MODEL IMAGE... [--out FILE] [--min-score S] [--batch N]");
-  }
+  const std::string unusable = parse(count, texts, arguments);
+  if (!unusable.empty()) return fail(unusable);
   maskrcnn::Options options;
   options.batch_size = arguments.batch;
   auto opened = maskrcnn::Detector::open(arguments.model, options);

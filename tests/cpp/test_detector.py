@@ -233,6 +233,21 @@ def test_the_example_writes_cocos_results(
     assert len(printed.splitlines()) == len(results) > 20
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--batch", v) for v in ("abc", "", "2x", "0", "-1", "1.5")]
+    + [("--min-score", v) for v in ("abc", "", "0.3x", "nan", "1.5", "-0.1")],
+)
+def test_the_example_refuses_a_number_that_is_none(installed: Installed, option: str, value: str) -> None:
+    program = installed.programs / "cpp" / "maskrcnn_detect"
+    done = subprocess.run(
+        [program, "m.onnx", "i.ppm", option, value], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"detect: error: {option}: expected a ")
+    assert f'found "{value}"' in done.stderr
+
+
 def test_the_benchmark_runs(installed: Installed, photos: list[np.ndarray], tmp_path: Path) -> None:
     model = fakes.save(tmp_path / "m.onnx")
     image = save_ppm(tmp_path / "a.ppm", photos[0])
