@@ -13,7 +13,9 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -241,27 +243,27 @@ def _until(seconds: float, run: Callable[[], float]) -> list[float]:
 
 
 def _throughput(engine: Path, dataset: CocoDataset) -> dict[str, Any]:
-    """Measure image files to COCO run lengths through the runtime's pipeline, images per second."""
+    """Measure image files to COCO run lengths through the runtime's pipeline, images per second, while it is full."""
     paths = [image.path for image in dataset.images]
     with Detector(engine, "tensorrt", batch_size=MAX_BATCH) as detector:
+        results = detector.detect_files(cycle(paths), by_size=True)
 
-        def run(files: Sequence[Path]) -> int:
-            return sum(
-                len(d.rle())
-                for d in (r.detections for r in detector.detect_files(files, by_size=True))
-                if d is not None
-            )
+        def run(seconds: float) -> tuple[int, int, float]:
+            start, num_images, num_found = time.monotonic(), 0, 0
+            while time.monotonic() - start < seconds:
+                detections = next(results).detections
+                if detections is None:
+                    raise RuntimeError("expected detections of every image, found an image without")
+                num_images, num_found = num_images + 1, num_found + len(detections.rle())
+            return num_images, num_found, time.monotonic() - start
 
-        run(paths)
-        start, count, found = time.monotonic(), 0, 0
-        while time.monotonic() - start < THROUGHPUT_SECONDS:
-            found += run(paths * 4)
-            count += 4 * len(paths)
-        seconds = time.monotonic() - start
+        with closing(results):
+            run(WARM_SECONDS)
+            num_images, num_found, seconds = run(THROUGHPUT_SECONDS)
         return {
-            "images_per_s": count / seconds,
-            "images": count,
-            "detections": found,
+            "images_per_s": num_images / seconds,
+            "images": num_images,
+            "detections": num_found,
             "device_failure": detector.device_failure,
         }
 

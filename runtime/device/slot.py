@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, Optional
+from sys import is_finalizing
+from typing import Any, Callable, Optional
 
 import numpy as np
 
@@ -57,8 +58,9 @@ class Frame:
         """(H * W * 3,) uint8, BGR."""
         return self._piece[: self._num_bytes]
 
-    def __del__(self) -> None:
-        if self._piece is not None:
+    def __del__(self, is_ending: Callable[[], bool] = is_finalizing) -> None:
+        # With the process all of its memory goes, and much of Python, names of modules too, has gone before.
+        if self._piece is not None and not is_ending():
             self._pool.give(self._piece)
 
 

@@ -1,6 +1,7 @@
 """Detection on the fake device equals detection with onnxruntime on the host, whatever runs when on its streams."""
 
 import random
+import subprocess
 import sys
 import threading
 from collections.abc import Sequence
@@ -463,3 +464,26 @@ def test_without_the_device_path_the_host_does_it(
     with Detector(path, "tensorrt", batch_size=2, config=config(1, 2, 2)) as detector:
         assert reason in detector.device_failure
         assert_same(detector(IMAGES), expected)
+
+
+def test_frames_that_outlive_python_say_nothing() -> None:
+    """What a script still holds at its end goes with the process; CUDA's binding is in pieces by then."""
+    script = """
+import sys
+import numpy as np
+from runtime.device.slot import Frame
+
+class Pool:
+    def take(self, num_bytes):
+        return np.zeros(num_bytes, np.uint8)
+    def give(self, piece):
+        sys.stderr.write("given\\n")
+
+frame = Frame(np.zeros((2, 3, 3), np.uint8), (2, 3), (2, 3), Pool())
+del frame
+sys.held = Frame(np.zeros((2, 3, 3), np.uint8), (2, 3), (2, 3), Pool())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=SECONDS, check=True
+    )
+    assert done.stderr == "given\n"
