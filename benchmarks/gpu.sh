@@ -25,9 +25,15 @@
 # DATASET        folder with annotations.json and the images
 # GRAFTS         folder of benchmarks.grafts prepare, with photos/ in it
 # PROGRAMS       folder of maskrcnn_detect and maskrcnn_benchmark, built with TensorRT
+# STEP_SECONDS   after which a step is ended, with all that it started (default: 0, never)
 # TACTICS        --tactic-sources of every build, names with commas between them, "none" for TensorRT's own kernels
 #                alone (default: the release's)
 set -u
+only=
+if [ "$1" = --only ]; then  # a step in a process of its own, which can be ended
+  only=1
+  shift
+fi
 OUT=$1
 shift
 mkdir -p "$OUT"
@@ -73,11 +79,15 @@ run() {
   esac
 }
 
+if [ -n "$only" ]; then
+  run "$1"
+  exit
+fi
 status=0
 for step in "$@"; do
   begin=$SECONDS
-  # In a shell of its own, which a variable that is not set ends; the log names it.
-  (run "$step") > "$OUT/$step.log" 2>&1
+  # A variable that is not set ends the step; the log names it.
+  timeout --kill-after 10 "${STEP_SECONDS:-0}" bash "$0" --only "$OUT" "$step" > "$OUT/$step.log" 2>&1
   code=$?
   [ $code -eq 0 ] || status=1
   tail -n "${LINES_SHOWN:-12}" "$OUT/$step.log" | cut -c1-600

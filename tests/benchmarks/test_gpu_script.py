@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import time
 from pathlib import Path
 from typing import Optional
 
@@ -11,6 +12,7 @@ import pytest
 from tests.cpp.conftest import ROOT
 
 STUB = """#!/bin/sh
+if [ -n "$HANGING" ] && [ "$2" = "$HANGING" ]; then sleep 60 & echo $! > "$CALLS.child"; wait; fi
 printf '<%s>' "$@" >> "$CALLS"
 echo >> "$CALLS"
 [ "$2" != "$FAILING" ]
@@ -59,6 +61,27 @@ def test_the_exit_status_is_that_of_the_steps(tmp_path: Path, failing: str) -> N
     assert status == (1 if failing else 0)
     assert printed.count("exit 1") == status
     assert len(calls) == 3
+
+
+def test_a_step_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
+    variables = {"STEP_SECONDS": "1", "HANGING": "benchmarks.kernels"}
+    status, printed, calls = run(tmp_path, "kernel-times", "plugins", **variables)
+    assert status == 1
+    assert "== kernel-times: exit 124" in printed
+    assert "== plugins: exit 0" in printed
+    assert len(calls) == 1
+    child = Path(f"/proc/{(tmp_path / 'calls.child').read_text().strip()}")
+    deadline = time.monotonic() + 10
+    while _is_running(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _is_running(child)
+
+
+def _is_running(process: Path) -> bool:
+    try:
+        return process.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_an_unknown_step_fails(tmp_path: Path) -> None:
