@@ -215,7 +215,10 @@ def add_openvino(parser: argparse.ArgumentParser) -> None:
         help="of floats in OpenVINO (default: fp32, on every processor), and of onnxruntime on a GPU (default: TF32)",
     )
     parser.add_argument(
-        "--streams", type=threads, metavar="N", help="batches that OpenVINO runs at once (default: 1)"
+        "--streams",
+        type=threads,
+        metavar="N",
+        help="batches that OpenVINO, or TensorRT on a GPU, runs at once (default: 1)",
     )
 
 

@@ -49,7 +49,7 @@ class Detector(Closing):
             host: have images prepared and masks pasted on the CPU, where a GPU could do it too.
             options: the backend's: ``device``, ``providers``, ``threads``, ``precision`` for onnxruntime;
                 ``threads``, ``precision``, ``streams``, ``cache``, ``sizes`` for OpenVINO; ``plugins``, ``config``,
-                ``rebuild``, ``device_index``, ``cuda_graphs`` for TensorRT.
+                ``rebuild``, ``device_index``, ``cuda_graphs``, ``streams`` for TensorRT.
 
         Raises:
             FileNotFoundError: no such model.

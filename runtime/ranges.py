@@ -12,6 +12,8 @@ MAX_SIZE = 1 << 16
 # A TiB, which no GPU has.
 MAX_WORKSPACE_MIB = 1 << 20
 MAX_DEVICE_INDEX = 255
+# Of a GPU: each has memory for an engine's largest batch, and kernels fill a GPU with few.
+MAX_STREAMS = 64
 # Of floats on a CPU.
 CPU_PRECISIONS = ("fp32", "bf16")
 # Tensors that are outputs at once.

@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Optional, Union
@@ -17,9 +18,10 @@ from runtime.contract import (
     contract_inputs,
     contract_outputs,
 )
-from runtime.cuda.binding import open_cuda
+from runtime.cuda.binding import Cuda, open_cuda
 from runtime.device.kernels import ImageKernels, MaskCast
 from runtime.device.runner import DeviceRunner
+from runtime.device.streams import StreamsRunner
 from runtime.engine.builder import build_engine
 from runtime.engine.config import EngineConfig
 from runtime.engine.files import (
@@ -32,7 +34,7 @@ from runtime.engine.files import (
     ready_engine,
     resolve,
 )
-from runtime.engine.library import open_library
+from runtime.engine.library import Library, open_library
 from runtime.engine.plugins import find_plugins, load_plugins
 from runtime.engine.profiles import with_default_sizes
 from runtime.engine.progress import Monitor
@@ -44,6 +46,7 @@ from runtime.host.preprocess import device_plan
 from runtime.host.runner import HostRunner
 from runtime.precision.choice import chosen_plan
 from runtime.precision.plan import plan_sha256
+from runtime.ranges import MAX_STREAMS, checked_count
 from runtime.runner import Feeds, LayerRunner, LayerRunnerFactory, Runner, add_timings
 
 if TYPE_CHECKING:
@@ -64,6 +67,7 @@ class TensorRTOptions:
         config: what an engine built from an ONNX has to be; None takes any good one that is there.
         rebuild: ``auto``, ``never`` or ``always``; see ``ensure_engine``.
         cuda_graphs: see ``EngineSession``.
+        streams: batches that the GPU computes at once, each with memory of its own; see ``StreamsRunner``.
         monitor, notify: see ``ensure_engine``.
     """
 
@@ -73,6 +77,7 @@ class TensorRTOptions:
     config: Optional[EngineConfig] = None
     rebuild: str = "auto"
     cuda_graphs: bool = True
+    streams: Optional[int] = None
     monitor: Optional[Monitor] = None
     notify: Optional[Callable[[str], None]] = None
 
@@ -100,6 +105,9 @@ class TensorRTBackend:
         """
         path = check_model_file(model)
         self.options = TensorRTOptions(**options)
+        self._num_streams = checked_count(
+            "streams", 1 if self.options.streams is None else self.options.streams, MAX_STREAMS
+        )
         self._device_failure = ""
         library = open_library()
         cuda = open_cuda(self.options.device_index)
@@ -107,19 +115,21 @@ class TensorRTBackend:
         found = _engine_of(path, Machine(library, cuda, self._plugins), self.options)
         self.engine, self.sidecar = found.path, found.sidecar
         self.metadata = _metadata(self.engine, self.sidecar)
-        self._session = EngineSession(
-            found.data,
-            library=library,
-            cuda=cuda,
-            cuda_graphs=self.options.cuda_graphs,
-            casts=self._casts(),
-        )
+        self._session = self._opened(found.data, library, cuda)
         try:
             self._check_contract()
         except ValueError:
             self._session.close()
             raise
+        # Of the other streams, opened where there is work for them.
+        self._more: list[EngineSession] = []
+        self._data = found.data if self._num_streams > 1 else b""
         self._batches = [shape[0] for shape in self._session.inputs["images"].profile]
+
+    def _opened(self, data: bytes, library: Library, cuda: Cuda) -> EngineSession:
+        return EngineSession(
+            data, library=library, cuda=cuda, cuda_graphs=self.options.cuda_graphs, casts=self._casts()
+        )
 
     def _casts(self) -> dict[str, MaskCast]:
         """Return what makes uint8 of outputs that TensorRT 8 has in float32; nothing without the library's function."""
@@ -182,7 +192,10 @@ class TensorRTBackend:
         }
 
     def new_runner(self, *, host: bool = False) -> Runner:
-        """Return a ``DeviceRunner``, or where that cannot be, or is not asked for, a ``HostRunner`` that says why."""
+        """Return a ``DeviceRunner``, or where that cannot be, or is not asked for, a ``HostRunner`` that says why.
+
+        Of several streams it is a ``StreamsRunner``; the host has one batch at a time computed.
+        """
         plan = "the host path was asked for" if host else device_plan(self.metadata)
         try:
             if isinstance(plan, str):
@@ -191,7 +204,13 @@ class TensorRTBackend:
         except RuntimeError as error:
             self._device_failure = str(error)
             return HostRunner(self, str(error))
-        return DeviceRunner(self._session, kernels, self.metadata, plan)
+        library, cuda = open_library(), self._session.cuda
+        while len(self._more) < self._num_streams - 1:
+            self._more.append(self._opened(self._data, library, cuda))
+        runners = [
+            DeviceRunner(session, kernels, self.metadata, plan) for session in (self._session, *self._more)
+        ]
+        return StreamsRunner(runners) if len(runners) > 1 else runners[0]
 
     @property
     def notes(self) -> list[str]:
@@ -199,6 +218,10 @@ class TensorRTBackend:
         notes = []
         if self._device_failure:
             notes.append(f"images prepared and masks pasted on the CPU: {self._device_failure}")
+            if self._num_streams > 1:
+                notes.append(
+                    "one batch at a time, as images are prepared on the CPU: streams are of the GPU's path"
+                )
         if self.cuda_graph_failure:
             notes.append(f"engine launched without a CUDA graph: {self.cuda_graph_failure}")
         return notes
@@ -219,12 +242,15 @@ class TensorRTBackend:
 
     @property
     def cuda_graph_failure(self) -> str:
-        """See ``EngineSession.cuda_graph_failure``."""
-        return self._session.cuda_graph_failure
+        """See ``EngineSession.cuda_graph_failure``; of the first stream that has one."""
+        failures = (session.cuda_graph_failure for session in (self._session, *self._more))
+        return next(filter(None, failures), "")
 
     def close(self) -> None:
         """Release the engine and its memory on the GPU."""
-        self._session.close()
+        with ExitStack() as stack:
+            for session in (self._session, *self._more):
+                stack.callback(session.close)
 
 
 class TensorRTTensors:

@@ -60,7 +60,7 @@ def test_a_precision_that_a_backend_lacks_reaches_it_to_be_refused() -> None:
     assert backend_options("m.onnx", "onnxruntime", args) == {"device": "cpu", "precision": "bf16"}
     assert backend_options("m.onnx", "openvino", args) == {"precision": "bf16", "streams": 2}
     assert backend_options("m.onnx@fp32", "openvino", args) == {"precision": "fp32", "streams": 2}
-    assert backend_options("m.engine", "auto", args) == {}  # an engine has its own
+    assert backend_options("m.engine", "auto", args) == {"streams": 2}  # an engine has its own precision
 
 
 def test_a_report_is_json_whatever_the_figures(tmp_path: Path) -> None:

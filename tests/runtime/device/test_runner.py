@@ -114,6 +114,51 @@ def test_batches_that_overlap_have_the_results_of_the_host(
     assert device.is_clean
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("streams", [2, 3])
+def test_streams_have_the_results_of_the_host(
+    streams: int, seed: int, model: Path, expected: list, device: Device, library: FakeLibrary
+) -> None:
+    """Sessions side by side, whose streams go on by chance; each has a part of the batches."""
+    device.restless = random.Random(seed)
+    options = {"batch_size": 1, "config": config(1, 2, 2), "streams": streams}
+    with Detector(model, "tensorrt", **options) as detector:
+        one = sum(device.memory.values())
+        assert detector.runner.num_slots == 3 * streams
+        for images, found in ((IMAGES, expected), (IMAGES[::-1], expected[::-1])):
+            assert_same(detector(images), found)
+        with ThreadPoolExecutor(4) as pool:
+            for found in pool.map(lambda _: detector(IMAGES), range(4)):
+                assert_same(found, expected)
+        assert len(library.streams) == streams
+        assert sum(device.memory.values()) > one
+    assert device.is_clean
+
+
+@pytest.mark.parametrize("streams", [0, -1, 65, 1.5, "2", True])
+def test_a_number_of_streams_that_is_none_is_refused(
+    streams: Any, model: Path, device: Device, library: FakeLibrary
+) -> None:
+    with pytest.raises(ValueError, match="streams: expected a whole number from 1 to 64, found"):
+        Detector(model, "tensorrt", streams=streams)
+    assert device.is_clean
+
+
+def test_a_stream_for_which_memory_is_missing_leaves_nothing(
+    model: Path, device: Device, library: FakeLibrary
+) -> None:
+    with closing(TensorRTBackend(model, config=config(1, 1, 1))):
+        device.limit = sum(device.memory.values()) * 2
+    with pytest.raises(RuntimeError, match="out of memory"):
+        Detector(model, "tensorrt", streams=3)
+    assert device.is_clean
+
+
+def test_the_host_path_has_one_stream(model: Path, device: Device, library: FakeLibrary) -> None:
+    with Detector(model, "tensorrt", host=True, streams=2) as detector:
+        assert any("one batch at a time" in note for note in detector.backend.notes)
+
+
 @pytest.mark.parametrize("version", engine_fakes.RELEASES)
 @pytest.mark.parametrize("binding", ["cuda-python", "pycuda"])
 def test_every_release_and_binding_finds_the_same(

@@ -51,6 +51,8 @@ class CudaError(Exception):
 # By address or handle, whichever device they are of: TensorRT gets nothing but the number.
 _memory: dict[int, np.ndarray] = {}
 _streams: dict[int, list["Step"]] = {}
+# Of what is done on streams: a step begins when the one before has ended, whichever threads wait.
+_running = threading.RLock()
 
 
 class Step:
@@ -77,10 +79,11 @@ def put_on_stream(stream: int, work: Callable[[], None]) -> Step:
 
 def _run_next(stream: int) -> None:
     """Do the stream's next step, if there is one."""
-    if _streams[stream]:
-        step = _streams[stream].pop(0)
-        step.work()
-        step.is_done = True
+    with _running:
+        if _streams[stream]:
+            step = _streams[stream].pop(0)
+            step.work()
+            step.is_done = True
 
 
 def _run_until(done: Callable[[], bool], stream: int) -> None:

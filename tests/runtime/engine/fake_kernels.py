@@ -31,6 +31,7 @@ class FakeLibrary:
     Attributes:
         capacities: of the calls of ``maskrcnn_encode_masks`` so far.
         num_prepared: images of the calls of ``maskrcnn_prepare_images`` so far.
+        streams: that they were put on.
         min_scores: of the calls of ``maskrcnn_encode_masks`` so far.
         num_cast: values of the calls of ``maskrcnn_cast_masks`` so far.
         failing: names of functions that return an error.
@@ -47,6 +48,7 @@ class FakeLibrary:
         sizes = {**{s.__name__: ctypes.sizeof(s) for s in structures}, **(sizes or {})}
         self.capacities: list[int] = []
         self.num_prepared: list[int] = []
+        self.streams: set[int] = set()
         self.min_scores: list[float] = []
         self.num_cast: list[int] = []
         self.failing: set[str] = set()
@@ -69,6 +71,7 @@ class FakeLibrary:
         # Of the host: it may be gone when the stream gets here.
         images = [_fields(arguments.images[i]) for i in range(arguments.batch)]
         self.num_prepared.append(len(images))
+        self.streams.add(stream)
         fake_cuda.put_on_stream(stream, lambda: _do_prepare(arguments, images))
         return 0
 
