@@ -23,7 +23,7 @@ from export.quantization.calibration import Calibration, CalibrationRequest, cal
 from export.quantization.choices import ACTIVATIONS, DEFAULT_METHOD
 from export.quantization.equalization import MOST_IMAGES, Seam, equalized, find_seams, measure_channels
 from export.quantization.layers import ASKED, Layers, find_layers
-from export.quantization.placement import Placement, place, quantized_model
+from export.quantization.placement import Placement, Range, place, quantized_model
 from export.quantization.sensitivity import LayerFigures, rank_layers, with_agreement
 from runtime.backends import load_backend
 from runtime.comparison.average_precision import read_dataset
@@ -65,7 +65,7 @@ class QuantizeOptions:
 
     activations: str = "int8"
     reduce_range: bool = False
-    equalize: bool = False
+    equalize: bool = True
     leave_out: Sequence[str] = ()
     plan: Optional[Path] = None
     cache: Optional[Path] = None
@@ -240,15 +240,13 @@ class _Job:
         self.calibration = self._calibrated(placement)
         self.ranking = self._ranked()
 
-    def _placement(self, layers: Layers) -> Placement:
-        return place(self._source.model, layers, self._source.plan, self._options.activations)
+    def _placement(self, layers: Layers, ranges: Optional[Mapping[str, Range]] = None) -> Placement:
+        return place(self._source.model, layers, self._source.plan, self._options.activations, ranges)
 
     def _calibrated(self, placement: Placement) -> Calibration:
         source, cache, request = self._source, self._options.cache, self._request
         if cache is not None and self.from_cache:
-            found = load_cache(
-                cache, placement, request, source.sha256, [s.maker.weight for s in self._seams]
-            )
+            found = load_cache(cache, placement, request, source.sha256, [s.name for s in self._seams])
             self._equalize(found.channels)
             return found
         channels: dict[str, np.ndarray] = {}
@@ -271,7 +269,7 @@ class _Job:
         return quantized_model(
             self._source.model,
             layers,
-            self._placement(layers),
+            self._placement(layers, self.calibration.ranges),
             self.calibration.ranges,
             reduce_range=self._options.reduce_range,
         )
