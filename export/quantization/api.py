@@ -165,7 +165,7 @@ def quantize_model(
     source = _open(path, options.plan)
     every_layer = find_layers(source.model, source.plan)
     layers = every_layer.without(options.leave_out, ASKED)
-    seams = find_seams(source.model, every_layer) if options.equalize else ()
+    seams = _seams(source, every_layer, options) if options.equalize else ()
     job = _Job(source, layers, seams, options, request)
     layers, trials = job.kept()
     made = job.build(layers)
@@ -214,6 +214,15 @@ def _quantized_weights(model: onnx.ModelProto) -> list[str]:
                 weight = makers[weight].input[0]
             found.append(weight)
     return found
+
+
+def _seams(source: _Source, layers: Layers, options: QuantizeOptions) -> tuple[Seam, ...]:
+    """Return where channels are equalized; the same whatever is left out."""
+    if options.activations == "int8":
+        return find_seams(source.model, layers)
+    return find_seams(
+        source.model, layers, place(source.model, layers, source.plan, options.activations).tensors
+    )
 
 
 class _Job:

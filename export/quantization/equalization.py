@@ -11,7 +11,7 @@ convolution and what leaves the stage included, and all levels of an FPN. Nearly
 since each addition rounds anew what the whole network behind it reads.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -53,7 +53,7 @@ class Seam:
         makers: the layers that make them. Behind a residual connection there are several: what is added has one scale
             for each channel.
         readers: the layers that read them.
-        tensors: what readers read.
+        tensors: what is quantized of it: what readers read, and with ``uint8`` what is added.
     """
 
     makers: tuple[Layer, ...]
@@ -66,13 +66,19 @@ class Seam:
         return self.makers[0].weight
 
 
-def find_seams(model: onnx.ModelProto, layers: Layers) -> tuple[Seam, ...]:
-    """Return where channels may be scaled, in the graph's order."""
+def find_seams(model: onnx.ModelProto, layers: Layers, quantized: Collection[str] = ()) -> tuple[Seam, ...]:
+    """Return where channels may be scaled, in the graph's order.
+
+    Args:
+        model: float32.
+        layers: of it.
+        quantized: tensors that are quantized though no layer reads them.
+    """
     graph = Graph(model)
     outputs = {output.name for output in model.graph.output}
     indices = {node.name: i for i, node in enumerate(graph.nodes)}
     by_index = {indices[node]: layer for layer in layers.quantized for node in layer.nodes}
-    ways = _Ways(graph, by_index, indices)
+    ways = _Ways(graph, by_index, indices, quantized)
     seams: list[Seam] = []
     seen: set[str] = set()
     for layer in layers.quantized:
@@ -94,10 +100,18 @@ class _Ways:
         graph: the model's.
         by_index: the layer of each node that may be scaled.
         indices: of the nodes, by name.
+        quantized: see ``find_seams``.
     """
 
-    def __init__(self, graph: Graph, by_index: Mapping[int, Layer], indices: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        by_index: Mapping[int, Layer],
+        indices: Mapping[str, int],
+        quantized: Collection[str],
+    ) -> None:
         self._graph, self._by_index, self._indices = graph, by_index, indices
+        self._quantized = quantized
 
     def connected(self, start: str) -> set[str]:
         """Return the tensors whose channels have one size with this one's.
@@ -147,8 +161,8 @@ class _Ways:
                 readers[index] = tensor
         if not readers or not self._by_index.keys() >= {*makers, *readers}:
             return None
-        read = (readers[index] for index in sorted(readers))
-        return Seam(self._layers(makers), self._layers(readers), tuple(dict.fromkeys(read)))
+        measured = sorted(tensors & {*readers.values(), *self._quantized}, key=graph.producer.__getitem__)
+        return Seam(self._layers(makers), self._layers(readers), tuple(measured))
 
     def _layers(self, indices: Iterable[int]) -> tuple[Layer, ...]:
         found = (self._by_index[index] for index in sorted(indices))
@@ -227,7 +241,7 @@ def measure_channels(
     """Run images through a float model; return the channels' sizes at each seam, by its name.
 
     Returns:
-        (C,) float32 each: the largest absolute value, over all tensors that are read, its mean over the batches.
+        (C,) float32 each: the largest absolute value, over all tensors that are quantized, its mean over the batches.
 
     Raises:
         OSError, ValueError, RuntimeError: see ``export.quantization.calibration.calibrate``.

@@ -67,7 +67,7 @@ SHARED = {
                 "b0": (5,),
                 "w1": (5, 4, 1, 1),
                 "b1": (5,),
-                "w2": (3, 5, 3, 3),
+                "w2": (3, 5, 1, 1),
                 "b2": (3,),
             },
             **{"w3": (5, 3, 1, 1), "b3": (5,), "w4": (2, 5, 1, 1), "b4": (2,), "w5": (2, 5, 1, 1)},
@@ -186,6 +186,18 @@ def test_results_stay_and_channels_are_alike(name: str) -> None:
         used = before[weight] > 0
         assert used.any()
         assert np.ptp(np.log2(after[used])) < np.ptp(np.log2(before[weight][used]))
+
+
+def test_what_is_quantized_is_measured() -> None:
+    """Of a stage what layers read; with outputs of layers quantized too, these as well, in the graph's order."""
+    body, shapes, _ = SHARED["a stage of a ResNet"]
+    model = _model(body, shapes)
+    layers = find_layers(model, PrecisionPlan(()))
+    assert [seam.tensors for seam in find_seams(model, layers)] == [("i", "n"), ("k",)]
+    assert [seam.tensors for seam in find_seams(model, layers, ("f", "l", "x", "y"))] == [
+        ("f", "i", "l", "n"),
+        ("k",),
+    ]
 
 
 @pytest.mark.parametrize("name", OTHERS)
