@@ -224,9 +224,10 @@ def _parser() -> argparse.ArgumentParser:
         "--leave-out", nargs="+", default=(), metavar="LAYER", help="names of layers that stay float"
     )
     parser.add_argument(
-        "--equalize",
-        action="store_true",
-        help="make the channels between two layers alike in size first; float results stay the same to the bit",
+        "--no-equalize",
+        dest="equalize",
+        action="store_false",
+        help="leave the channels between layers as they are in size; by default they are made alike first",
     )
     parser.add_argument(
         "--reduce-range", action="store_true", help="weights of 7 bits, for x86 processors without VNNI"

@@ -25,14 +25,15 @@ class Quantization:
     Attributes:
         activations: ``int8`` (symmetric; outputs of layers stay float) or ``uint8`` (outputs too); ``as is`` where
             another tool has chosen them.
-        method: how the ranges of activations were found: ``minmax``, ``entropy`` or ``percentile``; ``as is`` likewise.
+        method: how the ranges of activations were found: ``average``, ``minmax``, ``entropy`` or
+            ``percentile``; ``as is`` likewise.
         num_layers: layers that are quantized: convolutions and fully connected layers, one for each weight.
         left_out: layers with weights that stay float, and why.
         num_images: that ranges were found on.
         images_sha256: of these images' bytes, in their order; None where none were needed.
         source_sha256: of the float model's file.
         reduce_range: weights have 7 bits.
-        equalized: layers whose channels were made of one size before.
+        equalized: places between layers where channels were made of one size before.
         percentile: of ``percentile``, else None.
         versions: package name -> version.
     """

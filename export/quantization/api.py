@@ -23,7 +23,7 @@ from export.quantization.calibration import Calibration, CalibrationRequest, cal
 from export.quantization.choices import ACTIVATIONS, DEFAULT_METHOD
 from export.quantization.equalization import MOST_IMAGES, Seam, equalized, find_seams, measure_channels
 from export.quantization.layers import ASKED, Layers, find_layers
-from export.quantization.placement import Placement, place, quantized_model
+from export.quantization.placement import Placement, Range, place, quantized_model
 from export.quantization.sensitivity import LayerFigures, rank_layers, with_agreement
 from runtime.backends import load_backend
 from runtime.comparison.average_precision import read_dataset
@@ -65,7 +65,7 @@ class QuantizeOptions:
 
     activations: str = "int8"
     reduce_range: bool = False
-    equalize: bool = False
+    equalize: bool = True
     leave_out: Sequence[str] = ()
     plan: Optional[Path] = None
     cache: Optional[Path] = None
@@ -165,7 +165,7 @@ def quantize_model(
     source = _open(path, options.plan)
     every_layer = find_layers(source.model, source.plan)
     layers = every_layer.without(options.leave_out, ASKED)
-    seams = find_seams(source.model, every_layer) if options.equalize else ()
+    seams = _seams(source, every_layer, options) if options.equalize else ()
     job = _Job(source, layers, seams, options, request)
     layers, trials = job.kept()
     made = job.build(layers)
@@ -216,6 +216,15 @@ def _quantized_weights(model: onnx.ModelProto) -> list[str]:
     return found
 
 
+def _seams(source: _Source, layers: Layers, options: QuantizeOptions) -> tuple[Seam, ...]:
+    """Return where channels are equalized; the same whatever is left out."""
+    if options.activations == "int8":
+        return find_seams(source.model, layers)
+    return find_seams(
+        source.model, layers, place(source.model, layers, source.plan, options.activations).tensors
+    )
+
+
 class _Job:
     """A calibrated model, of which variants are built.
 
@@ -240,15 +249,13 @@ class _Job:
         self.calibration = self._calibrated(placement)
         self.ranking = self._ranked()
 
-    def _placement(self, layers: Layers) -> Placement:
-        return place(self._source.model, layers, self._source.plan, self._options.activations)
+    def _placement(self, layers: Layers, ranges: Optional[Mapping[str, Range]] = None) -> Placement:
+        return place(self._source.model, layers, self._source.plan, self._options.activations, ranges)
 
     def _calibrated(self, placement: Placement) -> Calibration:
         source, cache, request = self._source, self._options.cache, self._request
         if cache is not None and self.from_cache:
-            found = load_cache(
-                cache, placement, request, source.sha256, [s.maker.weight for s in self._seams]
-            )
+            found = load_cache(cache, placement, request, source.sha256, [s.name for s in self._seams])
             self._equalize(found.channels)
             return found
         channels: dict[str, np.ndarray] = {}
@@ -271,7 +278,7 @@ class _Job:
         return quantized_model(
             self._source.model,
             layers,
-            self._placement(layers),
+            self._placement(layers, self.calibration.ranges),
             self.calibration.ranges,
             reduce_range=self._options.reduce_range,
         )

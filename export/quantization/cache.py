@@ -10,7 +10,7 @@ from export.quantization.calibration import Calibration, CalibrationRequest, ima
 from export.quantization.placement import Placement
 from runtime.console import write_json
 
-FORMAT = 2
+FORMAT = 3
 _REMEDY = "delete the file, or name another with --cache"
 _WORDS = {
     "source_sha256": "the model of SHA-256",
@@ -44,7 +44,7 @@ def load_cache(
     Args:
         path: of the file.
         placement, request, source_sha256: what it has to be of.
-        equalized: weights of the layers whose channels it has to have the sizes of.
+        equalized: names of the seams whose channels it has to have the sizes of.
 
     Raises:
         OSError, ValueError: it cannot be read, is no cache, or another's; names the first difference.
@@ -66,8 +66,8 @@ def load_cache(
             )
     if set(found.channels) != set(equalized):
         raise ValueError(
-            f"calibration cache {path}: expected channels of {len(equalized)} layers that are equalized, found "
-            f"{len(found.channels)}: it was made with another plan, or one of the two runs has --equalize; {_REMEDY}"
+            f"calibration cache {path}: expected channels of {len(equalized)} places that are equalized, found "
+            f"{len(found.channels)}: it was made with another plan, or one of the two runs has --no-equalize; {_REMEDY}"
         )
     missing = [tensor for tensor in placement.tensors if tensor not in found.ranges]
     if missing:

@@ -47,7 +47,8 @@ class Calibration:
         images_sha256: of their bytes, in order.
         num_detections: found in them.
         ranges: tensor -> least and greatest value.
-        channels: weight -> sizes of the channels that it makes, before they were equalized; empty where they were not.
+        channels: weight -> sizes of the channels that it makes, before they were equalized (where several layers make
+            them, the first one's weight); empty where they were not.
     """
 
     source_sha256: str

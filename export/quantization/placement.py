@@ -7,7 +7,8 @@
   FP32. The weight itself stays float in the file, as TensorRT 8 wants it.
 - Biases and the outputs of layers stay float. So do the logits of every head.
 - Of an addition that a convolution feeds, the other input (the shortcut of a residual block, the coarser level of an
-  FPN) comes out of a pair too: TensorRT runs convolution, addition and ReLU as one INT8 kernel then.
+  FPN) comes out of a pair too: TensorRT runs convolution, addition and ReLU as one INT8 kernel then. Where two
+  convolutions feed it, as in the first block of a ResNet's stage, that is the smaller one's output.
 - Who else reads such a tensor reads what comes out of the pair, so that one layer writes INT8 and nothing else.
 
 ``uint8``, with zero points, for onnxruntime on a CPU: weights are INT8 in the file, biases INT32; additions, ReLUs and
@@ -62,12 +63,27 @@ class Placement:
         return self.activations == "int8"
 
 
-def place(model: onnx.ModelProto, layers: Layers, plan: PrecisionPlan, activations: str) -> Placement:
-    """Return where a model is quantized; see the module."""
+def place(
+    model: onnx.ModelProto,
+    layers: Layers,
+    plan: PrecisionPlan,
+    activations: str,
+    ranges: Optional[Mapping[str, Range]] = None,
+) -> Placement:
+    """Return where a model is quantized; see the module.
+
+    Args:
+        model: float32.
+        layers: of it.
+        plan: what stays float in it.
+        activations: ``int8`` or ``uint8``.
+        ranges: least and greatest value of each tensor; None where they are to be found: of an addition of two
+            convolutions both inputs are among the tensors then.
+    """
     graph = Graph(model)
     if activations == "int8":
         nodes = [i for i, node in enumerate(graph.nodes) if node.name in layers.nodes]
-        chosen = {graph.nodes[i].input[0] for i in nodes} | _residuals(graph, layers)
+        chosen = {graph.nodes[i].input[0] for i in nodes} | _residuals(graph, layers, ranges)
     else:
         nodes = _integer_nodes(graph, layers, plan)
         tensors = (t for i in nodes for t in (*graph.inputs[i], *graph.nodes[i].output))
@@ -103,18 +119,24 @@ def _logits(graph: Graph) -> set[str]:
     }
 
 
-def _residuals(graph: Graph, layers: Layers) -> set[str]:
+def _residuals(graph: Graph, layers: Layers, ranges: Optional[Mapping[str, Range]]) -> set[str]:
     """Return the other inputs of additions that a quantized convolution feeds."""
     dense = dense_path(graph)
     found = set()
     for index, node in enumerate(graph.nodes):
-        if node.op_type != "Add" or index not in dense or len(graph.inputs[index]) != 2:
+        if node.op_type != "Add" or index not in dense or len(set(graph.inputs[index])) != 2:
             continue
         makers = {tensor: _convolution(graph, tensor) for tensor in graph.inputs[index]}
-        residual = _residual(graph, makers)
-        fed = any(m is not None and m.name in layers.nodes for t, m in makers.items() if t != residual)
-        if fed and residual not in graph.constants:
-            found.add(residual)
+        fed = [
+            residual
+            for residual in _candidates(makers)
+            if residual not in graph.constants
+            and any(m is not None and m.name in layers.nodes for t, m in makers.items() if t != residual)
+        ]
+        if ranges is not None and fed:
+            # Its rounding goes into the sum as it is: the smaller one's is the finer.
+            fed = [min(fed, key=lambda tensor: max(map(abs, ranges[tensor])))]
+        found.update(fed)
     return found
 
 
@@ -124,15 +146,13 @@ def _convolution(graph: Graph, tensor: str) -> Optional[onnx.NodeProto]:
     return node if node is not None and node.op_type == "Conv" else None
 
 
-def _residual(graph: Graph, makers: Mapping[str, Optional[onnx.NodeProto]]) -> str:
-    """Return the input that no convolution makes; of two convolutions' the one on the shortcut.
+def _candidates(makers: Mapping[str, Optional[onnx.NodeProto]]) -> list[str]:
+    """Return the inputs of an addition of which one is quantized: what no convolution makes, or of two both.
 
-    Which of the inputs that is does not depend on what is quantized: so the tensors of fewer layers are some of all.
+    Which they are does not depend on what is quantized: so the tensors of fewer layers are some of all.
     """
-    # What the shortcut reads starts the main branch too.
-    of_main = [t for t, m in makers.items() if m is not None and len(graph.readers[m.input[0]]) == 1]
-    others = [t for t, m in makers.items() if m is None] or [t for t in makers if t not in of_main]
-    return (others or list(makers))[-1]
+    others = [tensor for tensor, maker in makers.items() if maker is None]
+    return others[-1:] or list(makers)
 
 
 class _Quantizer(QDQQuantizer):

@@ -112,7 +112,7 @@ def test_a_cache_of_something_else_is_refused(
     content = json.loads(cache.read_text())
     for text, message in (
         ("{", "expected JSON"),
-        (json.dumps({**content, "format": 9}), "expected format 2, found 9"),
+        (json.dumps({**content, "format": 9}), "expected format 3, found 9"),
         (json.dumps({**content, "ranges": 3}), "expected all of its fields"),
         (json.dumps({**content, "ranges": {}}), "expected a range of"),
     ):
