@@ -109,14 +109,18 @@ def _integer_nodes(graph: Graph, layers: Layers, plan: PrecisionPlan) -> list[in
 
 
 def _logits(graph: Graph) -> set[str]:
-    """Return what layers make and no other layer uses: the outputs of the heads."""
+    """Return what comes out of layers and goes into no other, directly or through nodes between layers: the heads'.
+
+    A Softmax ends them too: some heads take its mean with a convolution.
+    """
     dense = dense_path(graph)
-    return {
-        tensor
-        for i in dense
-        for tensor in graph.nodes[i].output
-        if not any(reader in dense for reader in graph.readers.get(tensor, ()))
-    }
+    going_on: set[str] = set()
+    for i in sorted(dense, reverse=True):
+        node = graph.nodes[i]
+        goes_on = node.op_type != "Softmax" and any(tensor in going_on for tensor in node.output)
+        if node.op_type in DENSE or goes_on:
+            going_on.update(graph.inputs[i])
+    return {tensor for i in dense for tensor in graph.nodes[i].output} - going_on
 
 
 def _residuals(graph: Graph, layers: Layers, ranges: Optional[Mapping[str, Range]]) -> set[str]:

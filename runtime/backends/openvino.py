@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Union
 
 import numpy as np
 
-from runtime.backends.openvino_quantized import keep_concats_whole
+from runtime.backends.openvino_quantized import separate_quantizers
 from runtime.contract import (
     EXPORT_COMMAND,
     Tensor,
@@ -273,7 +273,7 @@ def _opened_ir(core: "openvino.Core", path: Path) -> _File:
     """
     try:
         model = core.read_model(path)
-        keep_concats_whole(model)
+        separate_quantizers(model)
         inputs, outputs = (
             {port.get_any_name(): _tensor(port) for port in ports} for ports in (model.inputs, model.outputs)
         )
@@ -545,7 +545,7 @@ def _read(core: "openvino.Core", model: "onnx.ModelProto") -> "openvino.Model":
     except Exception as error:  # onnx's own errors have no other base
         raise RuntimeError(said(error)) from error
     found = _read_whole(core, model)
-    keep_concats_whole(found)
+    separate_quantizers(found)
     return found
 
 

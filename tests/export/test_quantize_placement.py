@@ -236,6 +236,31 @@ def test_onnxruntime_fuses_uint8(uint8: onnx.ModelProto, tmp_path: Path) -> None
     assert sum(n.op_type == "QGemm" for n in found) == 4
 
 
+def test_logits_that_a_softmax_reads_stay_float() -> None:
+    """A head that takes the mean of a distribution by a convolution (DFL), its logits beside those of classes."""
+    weights = {"wf": (8, 3, 3, 3), "wa": (8, 8, 1, 1), "wc": (8, 8, 1, 1), "wm": (1, 8, 1, 1)}
+    values = [numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in weights.items()]
+    values.append(numpy_helper.from_array(np.array([8, 8]), "halves"))
+    node = onnx.helper.make_node
+    nodes = [
+        node("Conv", ["x", "wf"], ["features"], name="features", pads=[1, 1, 1, 1]),
+        node("Relu", ["features"], ["active"], name="active"),
+        node("Conv", ["active", "wa"], ["sides"], name="sides"),
+        node("Conv", ["active", "wc"], ["classes"], name="classes"),
+        node("Concat", ["sides", "classes"], ["joined"], name="joined", axis=1),
+        node("Split", ["joined", "halves"], ["own", "others"], name="split", axis=1),
+        node("Softmax", ["own"], ["shares"], name="shares", axis=1),
+        node("Conv", ["shares", "wm"], ["mean"], name="mean"),
+        node("Sigmoid", ["others"], ["scores"], name="scores"),
+    ]
+    inputs = [make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 8, 8])]
+    outputs = [make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("mean", "scores")]
+    graph = onnx.helper.make_graph(nodes, "head", inputs, outputs, values)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    placed = place(model, find_layers(model, PrecisionPlan(())), PrecisionPlan(()), "uint8")
+    assert set(placed.tensors) == {"x", "features", "active", "shares"}
+
+
 @pytest.mark.parametrize("activations", ["int8", "uint8"])
 def test_what_a_plan_names_stays_float(embedded: onnx.ModelProto, activations: str, tmp_path: Path) -> None:
     gone = ("/rpn_head/rpn_conv/Conv", "/neck/lateral_convs.0/conv/Conv", "/backbone/layer1/layer1.0/Add")

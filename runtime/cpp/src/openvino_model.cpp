@@ -6,7 +6,9 @@
 #include <future>
 #include <list>
 #include <mutex>
+#include <openvino/op/add.hpp>
 #include <openvino/op/concat.hpp>
+#include <openvino/op/convolution.hpp>
 #include <openvino/op/fake_quantize.hpp>
 #include <openvino/op/max_pool.hpp>
 #include <openvino/runtime/core.hpp>
@@ -51,14 +53,23 @@ void load_plugin(ov::Core& core) {
   std::async(std::launch::async, [&] { return core.get_property("CPU", ov::device::full_name); }).get();
 }
 
-// Puts a pooling of one pixel, which changes nothing, between each Concat and the operator that quantizes it: OpenVINO
-// quantizes the Concat's inputs instead, and gets other numbers.
-void keep_concats_whole(ov::Model& model) {
+// Whether it is a convolution of images, which have up to 4 channels, with a bias or without.
+bool convolves_images(ov::Output<ov::Node> output) {
+  if (ov::is_type<ov::op::v1::Add>(output.get_node_shared_ptr())) output = output.get_node()->input_value(0);
+  if (!ov::is_type<ov::op::v1::Convolution>(output.get_node_shared_ptr())) return false;
+  const ov::Dimension channels = output.get_node()->input_value(1).get_partial_shape()[1];
+  return channels.is_static() && channels.get_length() <= 4;
+}
+
+// Puts a pooling of one pixel, which changes nothing, before operators that quantize what OpenVINO then gets wrong: a
+// Concat, whose inputs it quantizes instead, and a convolution of images, fused with the quantization.
+void separate_quantizers(ov::Model& model) {
   for (const auto& node : model.get_ordered_ops()) {
     if (!ov::is_type<ov::op::v0::FakeQuantize>(node)) continue;
     const ov::Output<ov::Node> source = node->input_value(0);
     const ov::Rank rank = source.get_partial_shape().rank();
-    if (!ov::is_type<ov::op::v0::Concat>(source.get_node_shared_ptr()) || rank.is_dynamic() || rank != 4) continue;
+    if (rank.is_dynamic() || rank != 4) continue;
+    if (!ov::is_type<ov::op::v0::Concat>(source.get_node_shared_ptr()) && !convolves_images(source)) continue;
     const auto pooled = std::make_shared<ov::op::v1::MaxPool>(source, ov::Strides{1, 1}, ov::Shape{0, 0},
                                                               ov::Shape{0, 0}, ov::Shape{1, 1});
     node->input(0).replace_source_output(pooled->output(0));
@@ -232,7 +243,7 @@ OpenVINOModel::OpenVINOModel(const std::string& path, const Options& options, co
   if (options.precision == Precision::kBf16) check_bf16(core_);
   try {
     source_ = core_.read_model(path);
-    keep_concats_whole(*source_);
+    separate_quantizers(*source_);
     const auto start = Clock::now();
     any_ = compiled(source_);
     compile_seconds_ = seconds_since(start);
