@@ -194,6 +194,13 @@ def test_a_comparison_measures_them() -> None:
     assert compare_image(one, moved).violations(Tolerance(box_px=1.0))
 
 
+@pytest.mark.parametrize(("expected", "found"), [(0, 0), (0, 2), (2, 0)])
+def test_a_comparison_without_a_matched_pair(expected: int, found: int) -> None:
+    difference = compare_image(*(arrays_from_detections(detections(n)) for n in (expected, found)))
+    assert (difference.matched, difference.keypoint_px, difference.worst_keypoint) == (0, 0.0, "")
+    assert len(difference.missing) + len(difference.extra) == expected + found
+
+
 def truth(num_keypoints: int = 3) -> dict:
     points = detections().keypoints[0].astype(float)
     points[:, 2] = 2
