@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -71,6 +72,33 @@ def test_it_verifies_lowers_the_threshold_where_nothing_is_found_and_writes(
     with Detector(output, "onnxruntime") as detector:
         assert detector.metadata.classes == ("class_0", "class_1")
         assert detector.metadata.score_threshold == 0.999
+
+
+def test_a_dynamic_size_is_verified_at_several(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of images of one shape as well."""
+    whole = reference.decode
+    onnx.save(NETWORKS["scrfd"](Recipe(baked=False)), tmp_path / "network.onnx")
+    for name, shape in (("wide", (60, 90)), ("high", (90, 60))):
+        pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+        assert cv2.imwrite(str(tmp_path / f"{name}.png"), pixels)
+        sizes = set()
+
+        def seen(outputs: dict, head: object, size: tuple, sizes: set = sizes) -> reference.Found:
+            sizes.add(tuple(size))
+            return whole(outputs, head, size)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(reference, "decode", seen)
+            argv = [str(tmp_path / "network.onnx"), "--head", "scrfd", "--dynamic-size"]
+            images = ["--images", str(tmp_path / f"{name}.png")]
+            assert main([*argv, "-o", str(tmp_path / "out.onnx"), *images]) == 0
+        printed = capsys.readouterr().out
+        assert "size dynamic" in printed
+        assert f"half of {name}.png" in printed
+        # 3:2 and 3:1 in 640 px.
+        assert {(max(s), min(s)) for s in sizes} >= {(640, 448), (640, 224)}
 
 
 def test_a_file_that_differs_is_kept_under_another_name(
