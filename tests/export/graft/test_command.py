@@ -1,8 +1,10 @@
 """The command: proposals, refusals, names, a head of one's own, verification, and what it does not import."""
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import cv2
@@ -12,13 +14,15 @@ import pytest
 
 from export.graft import reference
 from export.graft.__main__ import main
-from export.graft.head import FOLDER, head_names, load_head
+from export.graft.forms import FORMS
+from export.graft.head import FOLDER, Head, ImageInput, head_names, load_head
 from export.graft.match import fitting, proposal
 from runtime import Detector
 from tests.export.graft.networks import NETWORKS, Recipe
 from tests.runtime.processes import SECONDS
 
 ROOT = Path(__file__).parents[3]
+LEFT_OUT = object()
 
 
 @pytest.fixture
@@ -170,6 +174,26 @@ def test_a_head_of_ones_own(tmp_path: Path) -> None:
         ({"input": None}, "input: expected an object"),
         ({"clip": 1}, "clip: expected true or false"),
         ({"skeleton": [[0, 9]]}, "skeleton"),
+        ({"title": ["x"]}, "title: expected a text"),
+        ({"decoding": {"form": ["x"]}}, "decoding.form: expected one of"),
+        (
+            {"decoding": {"form": "distances"}},
+            "decoding.strides: expected a list of whole px.*, found no such",
+        ),
+        ({"decoding": {"form": "distances", "strides": [8], "center": "0"}}, "center: expected a number"),
+        (
+            {"decoding": {"form": "rows", "strides": [8], "has_objectness": 1}},
+            "has_objectness: expected true",
+        ),
+        (
+            {"input": {"size": [64, 64], "divisor": 32, "mean": [0, 0, 0]}},
+            r"input.color_order: expected rgb or bgr, found no such field \(nor input.std\)",
+        ),
+        ({"names": ["score_8"]}, r"names: expected an object of lists by role \(scores, boxes, keypoints\)"),
+        ({"names": {"score": ["a", "b", "c"]}}, "names.score: expected one of the roles scores, boxes, key"),
+        ({"names": {"scores": ["a"]}}, "names.scores: expected 3 outputs"),
+        ({"names": {"scores": "a"}}, "names.scores: expected a list"),
+        ({"keypoints": [], "skeleton": [], "names": {"keypoints": []}}, "names.keypoints: expected one of"),
     ],
 )
 def test_a_bad_head_is_refused_with_the_place(change: dict, message: str, tmp_path: Path) -> None:
@@ -178,6 +202,70 @@ def test_a_bad_head_is_refused_with_the_place(change: dict, message: str, tmp_pa
     path.write_text(json.dumps(data))
     with pytest.raises(ValueError, match=message):
         load_head(str(path))
+
+
+@pytest.mark.parametrize("place", ["", "decoding", "input"])
+@pytest.mark.parametrize("name", ["scrfd", "retinaface", "centerface", "yolov8-seg", "yolov4-maps"])
+def test_any_field_left_out_or_of_another_type(name: str, place: str, tmp_path: Path) -> None:
+    """It is read, or the message has its name, what was expected and what was found."""
+    whole = json.loads((FOLDER / f"{name}.json").read_text())
+    path = tmp_path / "mine.json"
+    refused = 0
+    for key in whole[place] if place else whole:
+        for value in (LEFT_OUT, None, 1, 1.5, "x", [], [1], [[1]], {}, {"a": 1}, True):
+            data = json.loads(json.dumps(whole))
+            part = data[place] if place else data
+            part[key] = value
+            if value is LEFT_OUT:
+                del part[key]
+            path.write_text(json.dumps(data))
+            try:
+                load_head(str(path))
+            except ValueError as error:
+                refused += 1
+                said = str(error)
+                # Key points are those of the skeleton beside them.
+                assert key in said or (key == "keypoints" and "skeleton" in said), said
+                assert "expected" in said, said
+                assert "found" in said, said
+                assert "correct the file" in said, said
+    assert refused > 10
+
+
+@pytest.mark.parametrize("place", ["nothere.json", "heads/nothere", "NOTHERE.JSON"])
+def test_a_file_of_a_head_that_is_not_there(place: str) -> None:
+    with pytest.raises(ValueError, match=f"--head {place}: expected a JSON file, found no such file; check"):
+        load_head(place)
+
+
+def test_a_folder_is_no_head(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected a JSON file, found a folder"):
+        load_head(str(tmp_path))
+
+
+def test_the_documentation_has_every_field_and_its_default() -> None:
+    page = (ROOT / "docs" / "detectors.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (?:`(\w+)`|the file) \| `(\w+)` \| (?:`([^`]*)` )?\|", page, re.MULTILINE)
+    documented = {
+        (place, field): json.loads(default) if default else LEFT_OUT for place, field, default in rows
+    }
+    assert len(documented) == len(rows)
+    places = {"": Head, "input": ImageInput, **FORMS}
+    expected = {("", "decoding"): LEFT_OUT}
+    for place, kind in places.items():
+        for field in fields(kind):
+            if kind is Head and field.name in ("name", "form"):
+                continue  # of the file's name, and of "decoding"
+            value = LEFT_OUT if field.default is MISSING else field.default
+            value = value if field.default_factory is MISSING else field.default_factory()
+            expected[place, field.name] = list(value) if isinstance(value, tuple) else value
+    assert documented == expected
+
+
+def test_the_documented_head_is_one(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "detectors.md").read_text(encoding="utf-8")
+    (tmp_path / "mine.json").write_text(re.search(r"```json\n(.*?)```", page, re.DOTALL)[1])
+    assert load_head(str(tmp_path / "mine.json")).classes == ("bolt", "nut")
 
 
 def test_no_such_head() -> None:
