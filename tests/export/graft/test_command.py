@@ -138,6 +138,31 @@ def test_names_of_classes(network: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "--classes: expected 2 names, found 1" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("value", ["nothere.txt", "names/nothere", "NOTHERE.TXT"])
+def test_a_file_of_classes_that_is_not_there(
+    value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network of one class has it for a name otherwise."""
+    onnx.save(NETWORKS["yolov8"](Recipe(classes=1)), tmp_path / "network.onnx")
+    argv = [
+        str(tmp_path / "network.onnx"),
+        "--head",
+        "yolov8",
+        "--no-verify",
+        "-o",
+        str(tmp_path / "out.onnx"),
+    ]
+    assert main([*argv, "--classes", value]) == 2
+    said = capsys.readouterr().err
+    assert (
+        f"--classes {value}: expected a file with one name a line, found no such file; check the path" in said
+    )
+    assert not (tmp_path / "out.onnx").exists()
+    assert main([*argv, "--classes", str(tmp_path) + "/"]) == 2
+    assert "found a folder" in capsys.readouterr().err
+    assert main([*argv, "--classes", "bolt"]) == 0
+
+
 def test_names_in_a_file_are_data_and_never_run(network: Path, tmp_path: Path) -> None:
     model = onnx.load(network)
     onnx.helper.set_model_props(model, {"names": "__import__('os').abort()"})
