@@ -330,3 +330,30 @@ def test_infer_draws_what_a_graft_finds(network: Path, tmp_path: Path) -> None:
     assert infer(["--model", str(output), "--out", str(tmp_path / "seen"), "--score", "0.01"]) == 0
     rows = json.loads((tmp_path / "seen" / "results.json").read_text())
     assert np.isfinite([row["bbox"] for row in rows]).all()
+
+
+@pytest.mark.parametrize(("name", "noted"), [("scrfd", True), ("yolov8", False)])
+def test_what_has_no_place_for_key_points_says_so(
+    name: str, noted: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from export.convert.__main__ import main as convert
+    from runtime.infer import main as infer
+
+    onnx.save(NETWORKS[name](Recipe()), tmp_path / "network.onnx")
+    output = str(tmp_path / "out.onnx")
+    assert main([str(tmp_path / "network.onnx"), "--head", name, "-o", output, "--no-verify"]) == 0
+    commands = {
+        "deepstream": lambda: convert(
+            [output, "--for", "deepstream", "--input", "uint8", "-o", str(tmp_path / "ds")]
+        ),
+        "yolo": lambda: infer(["--model", output, "--out", str(tmp_path / "seen"), "--format", "yolo"]),
+        "labelme": lambda: infer(["--model", output, "--out", str(tmp_path / "seen"), "--format", "labelme"]),
+    }
+    for what, run in commands.items():
+        capsys.readouterr()
+        assert run() == 0
+        said = capsys.readouterr().err
+        left_out = [line for line in said.splitlines() if "5 key points are left out" in line]
+        assert len(left_out) == (noted and what != "labelme"), said
+        assert all(line.startswith("note: ") for line in left_out)
+    assert ("key points" in (tmp_path / "ds" / "README.md").read_text()) == noted
