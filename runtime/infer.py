@@ -72,9 +72,18 @@ def _images(paths: "Sequence[Source]", args: argparse.Namespace) -> int:
     check_outputs(args.out, inputs if args.annotations is None else [args.annotations, *inputs])
     options = _options(args)
     with held(), _detector(args) as detector:
+        _note_on_keypoints(detector, options)
         report = detect_and_write(paths, detector, options, own)
         print_report(report, options)
         return report.exit_status
+
+
+def _note_on_keypoints(detector: "Detector", options: "InferenceOptions") -> None:
+    """Say on standard error what YOLO's labels leave out."""
+    number = len(detector.metadata.keypoints)
+    if number and "yolo" in options.formats:
+        message = f"note: --format yolo: boxes, or outlines; the model's {number} key points are left out of its labels"
+        print(message, file=sys.stderr, flush=True)
 
 
 def _videos(sources: Sequence[str], args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ or differs.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional
@@ -67,7 +68,8 @@ def _print(made: "Conversion") -> None:
     if made.num_compared is not None:
         print(f"{made.num_compared} detections found again")
     print("\n".join(("", *made.made.commands)))
-    print("\n".join(("", *(f"note: {note}" for note in made.made.notes))))
+    for note in made.made.notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from export.convert.source import Made, Options, Source, word
+from export.convert.source import Made, Options, Source, notes_on_keypoints, word
 from export.convert.trtexec import lowered
 from export.graft.builder import FLOAT, Builder
 from runtime.files import write_whole
@@ -72,7 +72,7 @@ def _notes(metadata: ModelMetadata, size: tuple[int, int]) -> tuple[str, ...]:
             f"The test pipeline does not fit images into {size[0]}x{size[1]}, which nvinfer does: {step}; objects have "
             "another size than the model expects of them."
         )
-    return tuple(notes)
+    return (*notes, *notes_on_keypoints(metadata, "The parser gives nvinfer boxes, and masks"))
 
 
 def _resizes_to(step: Any, size: tuple[int, int]) -> bool:

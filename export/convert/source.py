@@ -125,3 +125,15 @@ def _ours(path: Path, metadata: Any) -> ModelMetadata:
             "metadata; export the model with one of them"
         )
     return metadata
+
+
+def notes_on_keypoints(metadata: ModelMetadata, what: str) -> tuple[str, ...]:
+    """Return the note that key points are left out; none for a model without.
+
+    Args:
+        metadata: of the model.
+        what: leaves them out.
+    """
+    if not metadata.keypoints:
+        return ()
+    return (f"{what}: the model's {len(metadata.keypoints)} key points are left out.",)

@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
-from export.convert.source import Made, Options, Source, word
+from export.convert.source import Made, Options, Source, notes_on_keypoints, word
 from runtime.contract import Tensor, contract_inputs, contract_outputs
 from runtime.engine.sidecar import sidecar_path
 from runtime.files import write_whole
 from runtime.graphs.inlining import inlined
 from runtime.graphs.load import save_model
+from runtime.metadata import ModelMetadata
 
 REPOSITORY = "models"
 MODEL_SOURCE = Path(__file__).with_name("triton_model.py")
@@ -43,10 +44,10 @@ def convert(source: Source, folder: Path, options: Options) -> Made:
         start,
         f"curl -s localhost:8000/v2/models/{images}/config",
     )
-    return Made(files, commands, _notes(images, is_engine, options))
+    return Made(files, commands, _notes(images, is_engine, options, source.metadata))
 
 
-def _notes(images: str, is_engine: bool, options: Options) -> tuple[str, ...]:
+def _notes(images: str, is_engine: bool, options: Options, metadata: ModelMetadata) -> tuple[str, ...]:
     notes = [
         f"`{options.name}` takes what `runtime.host.preprocess.prepare` makes; `{images}` takes image files. Each "
         "stands for itself: delete the folder of the one that you do not need.",
@@ -59,7 +60,7 @@ def _notes(images: str, is_engine: bool, options: Options) -> tuple[str, ...]:
             "TensorRT in the container. Triton itself has not been run with an engine.",
             f"`{images}` finds the library by `MASKRCNN_PLUGINS={options.plugins}` in Triton's environment.",
         ]
-    return tuple(notes)
+    return (*notes, *notes_on_keypoints(metadata, f"`{images}`, of image files"))
 
 
 def _tensors(source: Source, folder: Path, options: Options) -> dict[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
+from export.graft.arguments import looks_like_path
 from runtime.cli import EXIT_DIFFERENT, EXIT_OK, CommandParser, command, positive, run_as_program, score
 
 
@@ -88,10 +89,19 @@ def _summary(made: "object", path: Path) -> str:
 
 
 def _classes(value: Optional[str]) -> Optional[list[str]]:
-    """Return the names of a comma-separated list, or of a file with one a line."""
+    """Return the names of a comma-separated list, or of a file with one a line.
+
+    Raises:
+        ValueError: one value means a file, and there is none.
+    """
     if value is None:
         return None
     path = Path(value)
+    if not path.is_file() and "," not in value and looks_like_path(value, ".txt"):
+        found = "a folder" if path.is_dir() else "no such file"
+        raise ValueError(
+            f"--classes {value}: expected a file with one name a line, found {found}; check the path"
+        )
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else value.split(",")
     return [line.strip() for line in lines if line.strip()]
 

@@ -15,7 +15,7 @@ from export.graft.grid import Size
 from export.graft.head import Head, load_head
 from export.graft.match import Match, MismatchError, match, proposal
 from export.graft.pipeline import metadata_of
-from export.graft.proof import Network, check_batch, noise
+from export.graft.proof import Network, NetworkError, check_batch, noise
 from export.versions import installed_versions
 from runtime.files import sha256_of
 from runtime.graphs.operators import DOMAIN
@@ -68,7 +68,7 @@ def grafted(
         path: of the network's ONNX.
         head: one of ``head_names()``, the path of a JSON file, or a ``Head``.
         size: (height, width) of the input in px; None: the file's, or the head's where that is free.
-        dynamic_size: any height and width.
+        dynamic_size: any height and width; the network is run at two other sizes.
         classes: names; None: those in the file, or the head's.
         score_threshold, iou_threshold, max_per_img, pre_nms: in the place of the head's.
         resize_with: ``cv2`` or ``pillow``, in the place of the head's.
@@ -94,6 +94,8 @@ def grafted(
     network = freed(model, given, known, None if dynamic_size else target)
     matched = _matched(network, given, chosen, target, name)
     check_batch(network, given, noise(3, target, chosen), name)
+    if dynamic_size:
+        _check_sizes(network, given, chosen, target, name)
     names, notes = _class_names(original, chosen, matched.num_classes, classes)
     metadata = metadata_of(
         chosen,
@@ -161,6 +163,34 @@ def _matched(network: onnx.ModelProto, given: NetworkInput, head: Head, size: Si
         return match(head, shapes, size)
     except MismatchError as error:
         raise MismatchError(f"{name}: {error}; {proposal(shapes, size)}") from error
+
+
+def _check_sizes(network: onnx.ModelProto, given: NetworkInput, head: Head, known: Size, name: str) -> None:
+    """Run two sizes other than the known one, landscape and portrait, and match what comes out.
+
+    Both edges are longer, so that no level has as many cells as at the known size: constants of its cells fit none.
+    """
+    edge, step = max(known), head.input.divisor
+    exported = "" if None in given.size else f", {given.size[0]}x{given.size[1]}"
+    remedy = (
+        f"its cells are constants of the size that it was exported with{exported}: leave out --dynamic-size"
+    )
+    for size in ((edge + step, edge + 2 * step), (edge + 2 * step, edge + step)):
+        try:
+            match(head, _output_shapes(network, given, size, name), size)
+        except NetworkError as error:
+            raise ValueError(
+                _no_size(name, head, f"at {size[0]}x{size[1]} px {error.reason}; {remedy}")
+            ) from error
+        except MismatchError as error:
+            raise ValueError(_no_size(name, head, f"{error}; {remedy}")) from error
+
+
+def _no_size(name: str, head: Head, found: str) -> str:
+    return (
+        f"{name}: --dynamic-size: expected a network that runs at any multiple of {head.input.divisor} px, found "
+        f"{found}"
+    )
 
 
 def _class_names(

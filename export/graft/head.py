@@ -4,16 +4,37 @@ Those of ``heads/`` go by their names; a user's own is named by its path.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Optional
 
+from export.graft.arguments import looks_like_path
 from export.graft.forms import FORMS, Form
 from runtime.transforms import INTERPOLATIONS, ROUNDINGS
 
 FOLDER = Path(__file__).parent / "heads"
 PLACES = ("top_left", "center")
+# What a required field has, for whoever left it out.
+_EXPECTED = {
+    "title": "a text",
+    "source": "a text that says where the numbers come from",
+    "decoding": "an object",
+    "input": "an object",
+    "score_threshold": "0 to 1",
+    "iou_threshold": "0 to 1",
+    "size": "[height, width] in whole px",
+    "divisor": "whole px",
+    "color_order": "rgb or bgr",
+    "mean": "3 numbers",
+    "std": "3 numbers",
+    "stride": "whole px",
+    "strides": "a list of whole px, one for each level",
+    "anchors": "a list of anchors for each level",
+    "variances": "2 numbers",
+    "scales": "a number for each level",
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +67,8 @@ class ImageInput:
     def __post_init__(self) -> None:
         for name in ("size", "mean", "std", "pad"):
             value = getattr(self, name)
+            if not isinstance(value, (list, tuple)) and not (name == "pad" and value is None):
+                raise ValueError(f"{name}: expected a list of numbers, found {value!r}")
             object.__setattr__(self, name, None if value is None else tuple(value))
         _check_choice("color_order", self.color_order, ("rgb", "bgr"))
         _check_choice("resize", self.resize, ("fit", "stretch"))
@@ -88,7 +111,7 @@ class Head:
         class_agnostic: boxes of different classes suppress each other.
         clip: boxes are cut to the image.
         mask_threshold: probability above which a pixel belongs to the object.
-        names: outputs by role, in the order of the strides; for files whose shapes leave a choice.
+        names: outputs by role, all of a role in the order of the strides; for files whose shapes leave a choice.
     """
 
     name: str
@@ -109,10 +132,14 @@ class Head:
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("title", "source"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name}: expected a text, found {getattr(self, name)!r}")
         for name in ("classes", "keypoints"):
             object.__setattr__(self, name, _strings(name, getattr(self, name)))
         object.__setattr__(self, "skeleton", _skeleton(self.skeleton, len(self.keypoints)))
-        object.__setattr__(self, "names", {k: _strings(f"names.{k}", v) for k, v in self.names.items()})
+        roles = Counter(output.role for output in self.form.outputs(self.input.size, len(self.keypoints)))
+        object.__setattr__(self, "names", _names(self.names, roles))
         for name in ("score_threshold", "iou_threshold", "mask_threshold"):
             value = getattr(self, name)
             if not _is_number(value) or not 0 <= value <= 1:
@@ -150,12 +177,15 @@ def load_head(name: str) -> Head:
     if name in head_names():
         return _read(FOLDER / f"{name}.json")
     path = Path(name)
-    if not path.is_file():
-        raise ValueError(
-            f"--head: expected one of {', '.join(head_names())}, or a JSON file, found {name!r}; "
-            "docs/detectors.md says what a file has"
-        )
-    return _read(path)
+    if path.is_file():
+        return _read(path)
+    if looks_like_path(name, ".json"):
+        found = "a folder" if path.is_dir() else "no such file"
+        raise ValueError(f"--head {name}: expected a JSON file, found {found}; check the path")
+    raise ValueError(
+        f"--head: expected one of {', '.join(head_names())}, or a JSON file, found {name!r}; "
+        "docs/detectors.md says what a file has"
+    )
 
 
 def _read(path: Path) -> Head:
@@ -171,14 +201,15 @@ def _read(path: Path) -> Head:
 
 
 def _head(name: str, data: Mapping[str, Any]) -> Head:
-    _check_keys("", data, {f.name for f in fields(Head)} - {"name", "form"} | {"decoding"})
+    keys = {name: is_required for name, is_required in _keys(Head).items() if name not in ("name", "form")}
+    _check_keys("", data, {**keys, "decoding": True})
     decoding = dict(_object("decoding", data))
     kind = decoding.pop("form", None)
-    if kind not in FORMS:
+    if not isinstance(kind, str) or kind not in FORMS:
         raise ValueError(f"decoding.form: expected one of {', '.join(FORMS)}, found {kind!r}")
-    _check_keys("decoding.", decoding, {f.name for f in fields(FORMS[kind])})
+    _check_keys("decoding.", decoding, _keys(FORMS[kind]))
     given = _object("input", data)
-    _check_keys("input.", given, {f.name for f in fields(ImageInput)})
+    _check_keys("input.", given, _keys(ImageInput))
     rest = {k: v for k, v in data.items() if k not in ("decoding", "input")}
     return Head(name=name, form=FORMS[kind](**decoding), input=ImageInput(**given), **rest)
 
@@ -189,12 +220,39 @@ def _object(name: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
     return data[name]
 
 
-def _check_keys(place: str, data: Mapping[str, Any], known: set[str]) -> None:
-    unknown = sorted(set(data) - known)
+def _keys(kind: Any) -> dict[str, bool]:
+    """Return the fields of a dataclass, and whether each is required."""
+    return {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(kind)}
+
+
+def _check_keys(place: str, data: Mapping[str, Any], known: Mapping[str, bool]) -> None:
+    unknown = sorted(set(data) - set(known))
     if unknown:
         raise ValueError(
             f"{place}{unknown[0]}: expected one of {', '.join(sorted(known))}, found another field"
         )
+    missing = [name for name, is_required in known.items() if is_required and name not in data]
+    if missing:
+        others = f" (nor {', '.join(place + name for name in missing[1:])})" if missing[1:] else ""
+        raise ValueError(
+            f"{place}{missing[0]}: expected {_EXPECTED[missing[0]]}, found no such field{others}"
+        )
+
+
+def _names(names: Any, roles: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
+    """Return outputs by role; ``roles`` are those of the form, and how many outputs each has."""
+    if not isinstance(names, Mapping):
+        raise ValueError(f"names: expected an object of lists by role ({', '.join(roles)}), found {names!r}")
+    found = {}
+    for role, outputs in names.items():
+        if role not in roles:
+            raise ValueError(f"names.{role}: expected one of the roles {', '.join(roles)}, found another")
+        found[role] = _strings(f"names.{role}", outputs)
+        if len(found[role]) != roles[role]:
+            raise ValueError(
+                f"names.{role}: expected {roles[role]} outputs, in the order of the strides, found {len(found[role])}"
+            )
+    return found
 
 
 def _strings(name: str, values: Sequence[Any]) -> tuple[str, ...]:

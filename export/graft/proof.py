@@ -19,6 +19,18 @@ _REMEDY = (
 )
 
 
+class NetworkError(ValueError):
+    """onnxruntime refuses or fails in a network.
+
+    Attributes:
+        reason: its message, which names the node.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class Network:
     """A network in an onnxruntime session on the CPU."""
 
@@ -26,7 +38,7 @@ class Network:
         """Open it.
 
         Raises:
-            ValueError: onnxruntime refuses it.
+            NetworkError: onnxruntime refuses it.
         """
         self._given, self._name = given, name
         runtime = import_onnxruntime()
@@ -38,24 +50,26 @@ class Network:
                 model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except run_errors() as error:
-            raise ValueError(
+            raise NetworkError(
                 f"{name}: expected a graph that onnxruntime loads with its batch free{_at(model)}, found: "
-                f"{one_line(error)}; {_REMEDY}"
+                f"{one_line(error)}; {_REMEDY}",
+                one_line(error),
             ) from error
 
     def __call__(self, images: np.ndarray) -> Arrays:
         """Run (B, 3, H, W) float32 images.
 
         Raises:
-            ValueError: onnxruntime fails; its message names the node.
+            NetworkError: onnxruntime fails; its message names the node.
         """
         try:
             found = self._session.run(self.outputs, {self._given.name: self._given.array(images)})
         except run_errors() as error:
             batch, _, height, width = images.shape
-            raise ValueError(
+            raise NetworkError(
                 f"{self._name}: expected a graph that runs at batch {batch} and {height}x{width} px, found that "
-                f"onnxruntime fails: {one_line(error)}; {_REMEDY}"
+                f"onnxruntime fails: {one_line(error)}; {_REMEDY}",
+                one_line(error),
             ) from error
         return dict(zip(self.outputs, found))
 

@@ -70,6 +70,8 @@ class Verification:
 def verify(made: Grafted, path: Path, images: Sequence[Path]) -> Verification:
     """Compare a grafted file with the decoder in NumPy.
 
+    With a dynamic size half of the first image is one more, so that several sizes are run.
+
     Args:
         made: what was grafted.
         path: where it was written.
@@ -78,10 +80,14 @@ def verify(made: Grafted, path: Path, images: Sequence[Path]) -> Verification:
     Raises:
         OSError, ValueError: an image cannot be read.
     """
-    side = _Decoder(made, [read_image(image) for image in images])
+    pictures, names = [read_image(image) for image in images], [image.name for image in images]
+    if made.metadata.size is None:
+        pictures.append(_half(pictures[0]))
+        names.append(f"half of {names[0]}")
+    side = _Decoder(made, pictures)
     head, notes = made.head, []
-    if not any(len(side.found(index, side.alone(index)).boxes) for index in range(len(images))):
-        head = side.head = _lowered(side, len(images))
+    if not any(len(side.found(index, side.alone(index)).boxes) for index in range(len(pictures))):
+        head = side.head = _lowered(side, len(pictures))
         notes.append(
             f"nothing is found at {made.head.score_threshold:g} in these images; compared at "
             f"{head.score_threshold:.3g} instead. Name images with such objects: --images"
@@ -91,11 +97,17 @@ def verify(made: Grafted, path: Path, images: Sequence[Path]) -> Verification:
     for batch in BATCHES:
         with Detector(path, "onnxruntime", batch_size=batch) as detector:
             found = detector(side.pictures)
-        for index, (image, have) in enumerate(zip(images, found)):
-            case, words = _compared(image.name, batch, side.expected(index, batch), have)
+        for index, (name, have) in enumerate(zip(names, found)):
+            case, words = _compared(name, batch, side.expected(index, batch), have)
             cases.append(case)
-            differences += [f"{image.name} at batch {batch}: {w}" for w in words]
+            differences += [f"{name} at batch {batch}: {w}" for w in words]
     return Verification(tuple(cases), tuple(differences), head.score_threshold, tuple(notes))
+
+
+def _half(picture: np.ndarray) -> np.ndarray:
+    """Return the half whose aspect ratio is twice the picture's: the network's input is of another size."""
+    height, width = picture.shape[:2]
+    return picture[: (height + 1) // 2] if height <= width else picture[:, : (width + 1) // 2]
 
 
 class _Decoder:

@@ -21,6 +21,8 @@ from runtime.rle import load_pycocotools
 METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 # COCO's number of detections per image; those of the lowest scores beyond it do not count.
 _MAX_DETECTIONS = 100
+# Of each image and class, by which COCO measures key points.
+MAX_KEYPOINT_DETECTIONS = 20
 # COCO has measured how far annotators of its 17 joints are apart, in shares of the object's size; of other key points
 # this stands for that, which is between its eyes (0.025) and its wrists (0.062).
 KEYPOINT_SIGMA = 0.05
@@ -362,9 +364,8 @@ def _evaluated(problem: _Problem, iou_type: str, without: Collection[str], num_k
         evaluation = COCOeval(expected, found, iou_type)
         evaluation.params.imgIds = problem.chosen_numbers("images")
         evaluation.params.catIds = problem.chosen_numbers("categories")
-        if not num_keypoints:  # of key points COCO counts 20
-            evaluation.params.maxDets = [1, 10, _MAX_DETECTIONS]
-        elif num_keypoints != NUM_COCO_KEYPOINTS:
+        evaluation.params.maxDets = [MAX_KEYPOINT_DETECTIONS] if num_keypoints else [1, 10, _MAX_DETECTIONS]
+        if num_keypoints not in (0, NUM_COCO_KEYPOINTS):
             evaluation.params.kpt_oks_sigmas = np.full(num_keypoints, KEYPOINT_SIGMA)
         evaluation.evaluate()
         evaluation.accumulate()

@@ -222,7 +222,7 @@ def _keypoint_differences(
         return None
     left, right = [i for i, _ in pairs], [j for _, j in pairs]
     apart = np.abs(expected.keypoints[left, :, :2] - found.keypoints[right, :, :2])
-    return apart.reshape(len(pairs), -1).max(axis=1, initial=0.0)
+    return apart.max(axis=(1, 2), initial=0.0)
 
 
 def _worst_pair(

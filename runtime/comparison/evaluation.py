@@ -1,7 +1,8 @@
 """The average precision of a model, or of recorded results, on a dataset."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -9,6 +10,7 @@ from typing import Any, Optional, Union
 from runtime.comparison.annotations import Identity, read_results
 from runtime.comparison.average_precision import (
     KEYPOINT_SIGMA,
+    MAX_KEYPOINT_DETECTIONS,
     METRICS,
     NUM_COCO_KEYPOINTS,
     CocoDataset,
@@ -263,6 +265,8 @@ def _measured(
         notes.append(f"no AP of masks: {num_without} of {len(objects)} objects are annotated without one")
     if facts.num_keypoints:
         notes.append(_note_on_keypoints(facts.num_keypoints, other_points, len(objects)))
+    if facts.num_keypoints and not other_points:
+        notes += _notes_on_crowds(objects, [row for row in rows if row["category_id"] in shared])
     return _Measured(precision.overall, _by_name(precision, dataset), tuple(notes))
 
 
@@ -281,6 +285,24 @@ def _note_on_keypoints(num_keypoints: int, others: int, num_objects: int) -> str
     if num_keypoints == NUM_COCO_KEYPOINTS:
         return "AP of key points by COCO's own tolerances of 17 joints"
     return f"AP of key points with a tolerance of {KEYPOINT_SIGMA:g} of the object's size for each"
+
+
+def _notes_on_crowds(
+    objects: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """Say where AP of key points leaves detections out: it counts ``MAX_KEYPOINT_DETECTIONS`` of an image and class."""
+    annotated, found = _crowded(a for a in objects if a.get("num_keypoints")), _crowded(rows)
+    if annotated or found:
+        yield (
+            f"AP of key points counts the best {MAX_KEYPOINT_DETECTIONS} detections of an image and class, as COCO has "
+            f"it: {len(annotated)} of the images have more annotated objects of a class, {len(found)} more detections"
+        )
+
+
+def _crowded(rows: Iterable[Mapping[str, Any]]) -> set[Identity]:
+    """Return the images with more rows of a class than AP of key points counts."""
+    counts = Counter((row["image_id"], row["category_id"]) for row in rows)
+    return {image for (image, _), count in counts.items() if count > MAX_KEYPOINT_DETECTIONS}
 
 
 def _notes_on_classes(

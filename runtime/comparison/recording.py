@@ -302,7 +302,8 @@ def _split(
     for name in ("boxes", "scores", "keypoints"):
         if name not in arrays:
             continue
-        _check_rows(name, np.isfinite(arrays[name]).reshape(total, -1).all(axis=1), arrays, images)
+        finite = np.isfinite(arrays[name])
+        _check_rows(name, finite.all(axis=tuple(range(1, finite.ndim))), arrays, images)
     labels = arrays["labels"]
     _check_rows("labels", (labels >= 0) & (labels < len(metadata.classes)), arrays, images)
     masks = _split_masks(arrays, total) if metadata.masks != "none" else None

@@ -2,6 +2,7 @@
 
 A line is ``class x1 y1 x2 y2 ...``, an outline, where the model has masks, else ``class x y width height``, a box
 around its centre. An object has one outline: parts and holes are joined to it by seams (``runtime.polygons``).
+Key points have no place in it.
 """
 
 import json

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Optional
 
 import cv2
 import numpy as np
@@ -194,6 +195,13 @@ def test_a_comparison_measures_them() -> None:
     assert compare_image(one, moved).violations(Tolerance(box_px=1.0))
 
 
+@pytest.mark.parametrize(("expected", "found"), [(0, 0), (0, 2), (2, 0)])
+def test_a_comparison_without_a_matched_pair(expected: int, found: int) -> None:
+    difference = compare_image(*(arrays_from_detections(detections(n)) for n in (expected, found)))
+    assert (difference.matched, difference.keypoint_px, difference.worst_keypoint) == (0, 0.0, "")
+    assert len(difference.missing) + len(difference.extra) == expected + found
+
+
 def truth(num_keypoints: int = 3) -> dict:
     points = detections().keypoints[0].astype(float)
     points[:, 2] = 2
@@ -264,3 +272,40 @@ def test_evaluate_measures_a_recording(annotated: int, noted: str, tmp_path: Pat
     assert found.average_precision["box"]["AP"] == pytest.approx(1.0)
     assert ("keypoints" in found.average_precision) == (annotated == 3)
     assert any(note.startswith(noted) for note in found.notes), found.notes
+
+
+@pytest.mark.parametrize(
+    ("annotated", "found", "noted"),
+    [
+        (20, 20, None),
+        (21, 20, "1 of the images have more annotated objects of a class, 0 more detections"),
+        (20, 21, "0 of the images have more annotated objects of a class, 1 more detections"),
+    ],
+)
+def test_crowds_of_more_than_cocos_twenty_are_noted(
+    annotated: int, found: int, noted: Optional[str], tmp_path: Path
+) -> None:
+    """Every object is found where it is; AP of 21 with 20 counted is what recalls up to 20/21 give."""
+    content = truth()
+    first = content["annotations"][0]
+    content["images"][0].update(height=800, width=9000)
+
+    def moved(by: float) -> dict:
+        (x, y, width, height) = first["bbox"]
+        placed = np.array(first["keypoints"], float)
+        placed[0::3] += by
+        return {"bbox": [x + by, y, width, height], "keypoints": placed.tolist()}
+
+    content["annotations"] = [{**first, **moved(200.0 * n), "id": n + 1} for n in range(annotated)]
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    rows = [{**moved(200.0 * n), "image_id": 1, "category_id": 1, "score": 1 - n / 100} for n in range(found)]
+    (tmp_path / "results.json").write_text(json.dumps(rows))
+    measured = evaluate(tmp_path / "results.json", tmp_path / "annotations.json", None)
+    notes = [note for note in measured.notes if "the best 20 detections" in note]
+    assert [note.split(": ")[1] for note in notes] == ([noted] if noted else [])
+    # Of 101 recalls, those that 20 of the annotated reach.
+    reached = (np.linspace(0, 1, 101) <= min(20, found) / annotated).mean()
+    assert measured.average_precision["keypoints"]["AP"] == pytest.approx(reached)
+    assert measured.average_precision["box"]["AP"] == pytest.approx(
+        (np.linspace(0, 1, 101) <= min(found, annotated) / annotated).mean()
+    )

@@ -12,6 +12,7 @@ from export.graft.forms.form import (
     Candidates,
     Output,
     check_choice,
+    check_number,
     check_strides,
     check_whole,
 )
@@ -37,6 +38,7 @@ class Distances:
     def __post_init__(self) -> None:
         object.__setattr__(self, "strides", check_strides(self.strides))
         check_whole("per_cell", self.per_cell)
+        check_number("center", self.center)
         check_choice("activation", self.activation, ACTIVATIONS)
 
     def outputs(self, size: Size, num_keypoints: int) -> list[Output]:

@@ -120,6 +120,28 @@ def check_anchors(values: Any, num_levels: int) -> tuple[tuple[tuple[float, floa
     return tuple(levels)
 
 
+def check_flag(place: str, value: Any) -> bool:
+    """Return a flag.
+
+    Raises:
+        ValueError: neither true nor false.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{place}: expected true or false, found {value!r}")
+    return value
+
+
+def check_number(place: str, value: Any) -> float:
+    """Return a finite number.
+
+    Raises:
+        ValueError: something else.
+    """
+    if type(value) not in (int, float) or not abs(value) < float("inf"):
+        raise ValueError(f"{place}: expected a number, found {value!r}")
+    return value
+
+
 def check_choice(place: str, value: Any, choices: Sequence[str]) -> str:
     """Return one of the choices.
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from export.graft.builder import Builder
-from export.graft.forms.form import Candidates, Output, check_choice, check_strides, check_whole
+from export.graft.forms.form import Candidates, Output, check_choice, check_flag, check_strides, check_whole
 from export.graft.grid import Grid, Size, cells
 
 
@@ -44,6 +44,7 @@ class Rows:
         check_choice("layout", self.layout, ("rows", "columns", "pair"))
         check_choice("box", self.box, ("cxcywh", "xyxy"))
         check_choice("unit", self.unit, ("px", "share"))
+        check_flag("has_objectness", self.has_objectness)
         check_whole("coefficients", self.coefficients, 0)
         check_whole("prototype_stride", self.prototype_stride)
         if self.layout == "pair" and (self.has_objectness or self.coefficients):

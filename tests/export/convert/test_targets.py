@@ -14,11 +14,11 @@ import onnx
 import onnxruntime
 import pytest
 
-from export.convert import deepstream
+from export.convert import deepstream, triton
 from export.convert.__main__ import TARGETS as COMMANDS_TARGETS
 from export.convert.__main__ import main
 from export.convert.api import TARGETS
-from export.convert.source import Source
+from export.convert.source import Options, Source
 from runtime import Detector
 from runtime.backends import load_backend
 from runtime.engine.config import EngineConfig
@@ -283,6 +283,17 @@ def test_openvinos_ir_has_the_weights_and_finds_the_same(
         Detector(folder / "model.xml")
 
 
+@pytest.mark.parametrize("keypoints", [(), ("eye", "nose")])
+def test_key_points_that_a_target_leaves_out_are_noted(
+    keypoints: tuple[str, ...], embedded_path: Path
+) -> None:
+    facts = replace(metadata_of(load_onnx(embedded_path)), keypoints=keypoints)
+    notes = (*deepstream._notes(facts, (448, 640)), *triton._notes("m_images", False, Options(), facts))
+    left_out = [note for note in notes if "key points" in note]
+    assert len(left_out) == (2 if keypoints else 0)
+    assert all("the model's 2 key points are left out" in note for note in left_out)
+
+
 def test_nvinfers_configuration_and_graph(
     any_size_path: Path, photos: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -293,7 +304,7 @@ def test_nvinfers_configuration_and_graph(
     assert "net-scale-factor, offsets: expected one factor" in capsys.readouterr().err
     assert not (tmp_path / "d").exists()
     assert main([*words, "--size", "448x640", "--input", "uint8", "--tensorrt", "8.5.3"]) == 0
-    assert "The parser was not compiled here" in capsys.readouterr().out
+    assert "note: The parser was not compiled here" in capsys.readouterr().err
     config = configparser.ConfigParser(delimiters=("=",))
     config.read(tmp_path / "d" / "config_infer_primary_maskrcnn.txt")
     given = config["property"]

@@ -220,6 +220,46 @@ def test_a_size_between_cells_is_refused(tmp_path: Path) -> None:
         grafted(path, "scrfd", size=(96, 96), dynamic_size=True)
 
 
+def behind_rows(model: onnx.ModelProto, node: onnx.NodeProto) -> None:
+    """Append a node that makes ``output0`` of what it was, ``all``."""
+    for before in model.graph.node:
+        before.output[:] = ["all" if name == "output0" else name for name in before.output]
+    model.graph.node.append(node)
+
+
+@pytest.mark.parametrize("name", ["yolov8", "yolov8-seg"])
+@pytest.mark.parametrize("size", [(64, 96), (96, 64), (64, 64)])
+def test_cells_that_are_constants_make_no_dynamic_size(
+    name: str, size: tuple[int, int], tmp_path: Path
+) -> None:
+    """As YOLOv8 has them; of the size turned by 90 degrees there are as many."""
+    model = NETWORKS[name](Recipe(size=size))
+    cells = sum(size[0] * size[1] // stride**2 for stride in (8, 16, 32))
+    places = np.zeros((1, 1, cells), np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(places, "cells"))
+    behind_rows(model, helper.make_node("Add", ["all", "cells"], ["output0"], "/head/places"))
+    path = saved(model, tmp_path)
+    grafted(path, name)
+    with pytest.raises(ValueError, match="--dynamic-size: expected a network that runs at any") as refused:
+        grafted(path, name, dynamic_size=True)
+    said = str(refused.value)
+    assert "/head/places" in said
+    assert f"cells are constants of the size that it was exported with, {size[0]}x{size[1]}" in said
+    assert said.endswith("leave out --dynamic-size")
+
+
+def test_outputs_of_one_size_make_no_dynamic_size(tmp_path: Path) -> None:
+    """Nothing fails; there are as many rows at any size."""
+    model = NETWORKS["yolov8"](Recipe())
+    for key, value in (("start", [0]), ("stop", [126]), ("axis", [2])):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), key))
+    behind_rows(model, helper.make_node("Slice", ["all", "start", "stop", "axis"], ["output0"], "/head/cut"))
+    path = saved(model, tmp_path)
+    grafted(path, "yolov8")
+    with pytest.raises(ValueError, match="--dynamic-size: .* found output0 .*leave out --dynamic-size"):
+        grafted(path, "yolov8", dynamic_size=True)
+
+
 def test_what_is_no_network(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="expected an ONNX file, found nothing"):
         grafted(tmp_path / "none.onnx", "scrfd")

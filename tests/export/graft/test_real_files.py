@@ -170,6 +170,15 @@ def test_the_commands_work_unchanged(models: Path, grafts: dict[str, Path], tmp_
 
 
 @pytest.mark.parametrize("head", ["scrfd", "retinaface", "centerface"])
+def test_the_documentations_first_commands(
+    head: str, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without --images: those that come with the tool have no faces."""
+    assert graft([str(models / FILES[head]), "--head", head, "-o", str(tmp_path / "model.onnx")]) == 0
+    assert "Name images with such objects: --images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("head", ["scrfd", "retinaface", "centerface"])
 @pytest.mark.parametrize("options", [["--size", "480", "800"], ["--dynamic-size"]])
 def test_another_size(head: str, options: list[str], models: Path, tmp_path: Path) -> None:
     """SCRFD's Resize holds its sizes as constants, CenterFace declares 32x32."""
@@ -190,6 +199,21 @@ def test_a_size_that_constants_hold_is_refused_with_the_node(
     said = capsys.readouterr().err
     assert "expected a graph that onnxruntime loads with its batch free at an input of ?x3x480x480" in said
     assert "/model.22/" in said
+    assert not (tmp_path / "x.onnx").exists()
+
+
+def test_cells_that_are_constants_are_refused_with_a_dynamic_size(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = [str(models / FILES["yolov8-seg"]), "--head", "yolov8-seg", "-o", str(tmp_path / "x.onnx")]
+    assert graft([*argv, "--dynamic-size"]) == 2
+    said = capsys.readouterr().err
+    assert "--dynamic-size: expected a network that runs at any multiple of 32 px" in said
+    assert "at 672x704 px" in said
+    assert "/model.22/" in said
+    assert (
+        "cells are constants of the size that it was exported with, 640x640: leave out --dynamic-size" in said
+    )
     assert not (tmp_path / "x.onnx").exists()
 
 

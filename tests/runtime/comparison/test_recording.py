@@ -1,6 +1,7 @@
 """Recorded results: what is read is what was written, and everything else is refused by name."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,19 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.masks, expected.mask_source.masks)
         assert found.rle() == expected.rle()
         assert (found.image_size, found.classes) == (expected.image_size, fakes.CLASSES)
+
+
+@pytest.mark.parametrize("facts", [{}, {"masks": "none"}, {"keypoints": ("a", "b")}], ids=str)
+def test_a_recording_of_no_detection_at_all(facts: dict, tmp_path: Path) -> None:
+    nothing = RESULTS["none.jpg"]
+    if "keypoints" in facts:
+        points = np.zeros((0, 2, 3), np.float32)
+        nothing = replace(nothing, keypoints=points, keypoint_names=facts["keypoints"])
+    path = tmp_path / "r.npz"
+    with RecordingWriter(path, fakes.metadata(**facts), source="", made_with={}) as writer:
+        writer.add(_image(tmp_path, "none.jpg"), nothing)
+    (image,) = read_recording(path).images
+    assert len(read_recording(path).find(tmp_path / image.name)) == 0
 
 
 def test_a_model_without_masks(tmp_path: Path) -> None:
