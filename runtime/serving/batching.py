@@ -116,6 +116,7 @@ class Batcher(Closing):
         *,
         name: str = "model",
         observer: Observer = Observer(),
+        threads: Optional[int] = None,
     ) -> None:
         """Start the threads.
 
@@ -125,6 +126,7 @@ class Batcher(Closing):
             options: of the service.
             name: of the model, for messages and threads.
             observer: of the batches.
+            threads: that decode; None: as many as there are cores.
         """
         self._runner, self._metadata, self._options = runner, metadata, options
         self._name, self._observer = name, observer
@@ -135,7 +137,8 @@ class Batcher(Closing):
         self._num_staging, self._num_kept = 0, 0
         self._is_closing, self._is_hurried, self._seconds_per_image = False, False, 0.0
         self._num_failed = 0
-        self._stagers = ThreadPoolExecutor(num_cores(), f"stage-{name}", initializer=yield_to_answers)
+        threads = threads or num_cores()
+        self._stagers = ThreadPoolExecutor(threads, f"stage-{name}", initializer=yield_to_answers)
         self._worker = threading.Thread(target=self._run, daemon=True, name=f"batches-{name}")
         self._worker.start()
 
