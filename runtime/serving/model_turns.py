@@ -86,7 +86,8 @@ class Turns(Closing):
         self._thread.join()
 
     def _run(self) -> None:
-        yield_to_answers()
+        if self.runner.device_failure:  # this thread computes
+            yield_to_answers()
         under_way: deque[tuple[Work, Union[Pending, Exception]]] = deque()
         is_over = False
         while under_way or not is_over:
@@ -179,7 +180,6 @@ class Peer(Closing):
         self._connection.close()
 
     def _read(self) -> None:
-        yield_to_answers()
         try:
             while True:
                 self._take(self._connection.recv())
