@@ -15,7 +15,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Optional
@@ -58,13 +58,14 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _pipeline(args: argparse.Namespace, paths: Sequence[Path]) -> float:
     """Return images per second of a pipeline that is full: it is neither filled nor drained while it is timed."""
-    with Detector(args.model, args.backend, batch_size=args.batch) as detector:
-        with closing(detector.detect_files(cycle(paths), by_size=True)) as results:
-            if not _run_for(results, _WARM_SECONDS)[1]:
-                raise RuntimeError("expected detections in the images, found none")
-            start = time.monotonic()
-            num_images, _ = _run_for(results, args.seconds)
-            return num_images / (time.monotonic() - start)
+    with ExitStack() as stack:
+        detector = stack.enter_context(Detector(args.model, args.backend, batch_size=args.batch))
+        results = stack.enter_context(closing(detector.detect_files(cycle(paths), by_size=True)))
+        if not _run_for(results, _WARM_SECONDS)[1]:
+            raise RuntimeError("expected detections in the images, found none")
+        start = time.monotonic()
+        num_images, _ = _run_for(results, args.seconds)
+        return num_images / (time.monotonic() - start)
 
 
 def _run_for(results: Iterator[FileResult], seconds: float) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -89,7 +89,7 @@ class Observer:
         batch: with the number of its images and each stage's ms.
     """
 
-    batch: Callable[[int, dict[str, float]], None] = lambda size, timings: None
+    batch: Callable[[int, Mapping[str, float]], None] = lambda size, timings: None
 
 
 class Place:

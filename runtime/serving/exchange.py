@@ -83,13 +83,27 @@ class Ping:
 
 
 @dataclass(frozen=True)
+class Run:
+    """A batch as the model ran it: the number of its images, of whichever front ends, and each stage's ms."""
+
+    num_images: int
+    timings: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Answer:
-    """What came of a batch, as ``runtime.runner.Pending.result`` returns it."""
+    """What came of a batch, as ``runtime.runner.Pending.result`` returns it.
+
+    Attributes:
+        number: the batch's.
+        found, problems: of its images.
+        runs: that are to be counted with it; each is with one answer.
+    """
 
     number: int
     found: list[Detections]
-    timings: Mapping[str, float]
     problems: Mapping[int, str]
+    runs: tuple[Run, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,10 @@ class FrontEnds(Closing):
         self.url = url_of(reserved)
         self._options, self._reserved, self._target = options, reserved, target
         self._folder = Path(tempfile.mkdtemp(prefix="maskrcnn-metrics-"))
-        self._turns = {name: Turns(detector.runner, name) for name, detector in detectors.items()}
+        self._turns = {
+            name: Turns(detector.runner, detector.metadata, options.max_batch, name)
+            for name, detector in detectors.items()
+        }
         self._plans = self._planned(detectors, number)
         self._num_tries = [0] * number
         self._running: dict[int, _FrontEnd] = {}

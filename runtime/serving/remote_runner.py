@@ -144,6 +144,8 @@ class RemoteRunner:
         self._link, self._model, self._metadata = link, model, facts.metadata
         self.num_slots, self.largest_batch = facts.num_slots, facts.largest_batch
         self.device_failure = facts.device_failure
+        # Called with what the model ran, as `runtime.serving.batching.Observer.batch` is.
+        self.observe: Callable[[int, Mapping[str, float]], None] = lambda num_images, timings: None
 
     def stage(self, image: np.ndarray) -> StagedImage:
         """Copy an image into shared memory, having checked that it fits; see ``Runner.stage``."""
@@ -155,7 +157,8 @@ class RemoteRunner:
         self, staged: Sequence[StagedImage], min_score: float = 0.0, *, check_masks: bool = False
     ) -> "RemoteBatch":
         """Send a batch on its way; see ``Runner.submit``. What the model refuses, the result raises."""
-        return RemoteBatch(self._link.run(self._model, staged, min_score, check_masks=check_masks), staged)
+        answer = self._link.run(self._model, staged, min_score, check_masks=check_masks)
+        return RemoteBatch(answer, staged, lambda *run: self.observe(*run))
 
     def close(self) -> None:
         """Do nothing: the model is another process's."""
@@ -164,9 +167,14 @@ class RemoteRunner:
 class RemoteBatch:
     """A batch that another process runs; fulfils ``runtime.runner.Pending``."""
 
-    def __init__(self, answer: "Future[Answer]", staged: Sequence[StagedImage]) -> None:
+    def __init__(
+        self,
+        answer: "Future[Answer]",
+        staged: Sequence[StagedImage],
+        observe: Callable[[int, Mapping[str, float]], None],
+    ) -> None:
         # The images stay where they are until there is an answer.
-        self._answer, self._staged = answer, staged
+        self._answer, self._staged, self._observe = answer, staged, observe
 
     def result(self, timings: Timings = None, problems: Problems = None) -> list[Detections]:
         """Wait for the detections; see ``Pending.result``.
@@ -176,7 +184,9 @@ class RemoteBatch:
         """
         answer = self._answer.result()
         self._staged = ()
-        add_timings(timings, answer.timings)
+        for run in answer.runs:
+            add_timings(timings, run.timings)
+            self._observe(run.num_images, run.timings)
         if problems is None and answer.problems:
             raise RuntimeError(next(iter(answer.problems.values())))
         if problems is not None:

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from runtime.serving.remote_runner import Link
-from runtime.serving.service import Service
+from runtime.serving.batching import Observer
+from runtime.serving.remote_runner import Link, RemoteRunner
+from runtime.serving.service import OpenedModel, Service
 
 
 class RemoteService(Service):
@@ -28,3 +29,11 @@ class RemoteService(Service):
     def is_ready(self) -> bool:
         """Whether requests are taken; not while the models' process does not answer."""
         return self._link.is_answering and super().is_ready
+
+    def _observer(self, name: str, detector: OpenedModel) -> Observer:
+        """Count what the model ran, not what this queue made of it: there images of several queues run together."""
+        observer = super()._observer(name, detector)
+        if not isinstance(detector.runner, RemoteRunner):
+            return observer
+        detector.runner.observe = observer.batch
+        return Observer()

@@ -18,7 +18,7 @@ from runtime.metadata import ModelMetadata
 from runtime.pipeline import num_cores
 from runtime.rle import load_pycocotools
 from runtime.runner import Runner
-from runtime.serving.batching import Batcher, Found, Job, Place
+from runtime.serving.batching import Batcher, Found, Job, Observer, Place
 from runtime.serving.bodies import Memory, NamedImage, Receive
 from runtime.serving.metrics import Metrics
 from runtime.serving.options import ServingOptions
@@ -201,17 +201,21 @@ class Service(Closing):
         self._threads.shutdown()
 
     def _served(self, name: str, detector: OpenedModel) -> ServedModel:
-        # The gauge asks the queue, which does not exist yet.
-        observer = self.metrics.observer(name, lambda: self.models[name].batcher.num_queued)
         batcher = Batcher(
             detector.runner,
             detector.metadata,
             self.options,
             name=name,
-            observer=observer,
+            observer=self._observer(name, detector),
             threads=self._num_threads,
         )
         return ServedModel(name, detector, batcher)
+
+    def _observer(self, name: str, detector: OpenedModel) -> Observer:
+        """Return what a model's queue tells of its batches."""
+        del detector
+        # The gauge asks the queue, which does not exist yet.
+        return self.metrics.observer(name, lambda: self.models[name].batcher.num_queued)
 
 
 async def _left(receive: Receive) -> None:

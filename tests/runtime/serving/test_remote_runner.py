@@ -4,7 +4,8 @@ import multiprocessing
 import socket
 import threading
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, Callable
 
 import numpy as np
 import pytest
@@ -30,13 +31,15 @@ def pixels(value: int, height: int = 4, width: int = 6) -> np.ndarray:
 class Ends:
     """Both ends of a connection, and the model behind it."""
 
-    def __init__(self, model: Any, metadata: Any = PLAIN) -> None:
+    def __init__(self, model: Any, metadata: Any = PLAIN, max_batch: int = 4) -> None:
         ours, self._theirs = multiprocessing.Pipe()
         self.is_lost = threading.Event()
-        self.turns = Turns(model, "m")
+        self.turns = Turns(model, metadata, max_batch, "m")
         self.peer = Peer(ours, {"m": self.turns})
         self.link = Link(self._theirs, self.is_lost.set)
         self.runner = RemoteRunner(self.link, "m", ModelFacts(metadata, "onnxruntime", 2, None, ""))
+        self.observed: list[int] = []
+        self.runner.observe = lambda num_images, timings: self.observed.append(num_images)
 
     def submitted(self, *values: int, **options: Any) -> Any:
         return self.runner.submit([self.runner.stage(pixels(value)) for value in values], **options)
@@ -70,7 +73,8 @@ def test_results_are_those_of_the_model(ends: Ends, runner: FakeRunner) -> None:
     problems: dict[int, str] = {}
     pending = [ends.submitted(1, 2, 3), ends.submitted(4)]
     first, second = (one.result(timings, problems) for one in pending)
-    assert runner.batches == [[1, 2, 3], [4]]
+    assert sum(runner.batches, []) == [1, 2, 3, 4]
+    assert sum(ends.observed) == 4
     assert problems == {2: "NaN"}
     for detections, value in zip((*first, *second), (1, 2, 3, 4)):
         expected = found(pixels(value))
@@ -165,35 +169,112 @@ class CountingRunner(FakeRunner):
         return super().run(staged, problems)
 
 
-def test_batches_run_in_the_order_in_which_they_came_as_many_as_there_are_slots() -> None:
-    model = CountingRunner(num_slots=2)
+@contextmanager
+def two_front_ends(model: FakeRunner, max_batch: int) -> Iterator[Callable[..., Any]]:
+    """Yield what submits a batch by the one front end or the other; the model waits until it may run."""
     model.may_run.clear()
-    both = [Ends(model), Ends(model)]
+    both = [Ends(model, max_batch=max_batch) for _ in range(2)]
+    turns = both[0].turns
+    both[1].peer._turns["m"] = turns
+    num_waiting = 0
+
+    def submitted(index: int, *images: np.ndarray, **options: Any) -> Any:
+        nonlocal num_waiting
+        # The first batch is on its way at once, the others wait.
+        num_waiting += len(images) if model.num_submitted else 0
+        pending = both[index].runner.submit([both[index].runner.stage(image) for image in images], **options)
+        wait_until(lambda: model.num_submitted == 1 and turns.num_waiting == num_waiting)
+        return pending
+
+    submitted.observed = lambda: sorted(both[0].observed + both[1].observed)
     try:
-        first, second = both
-        second.peer._turns["m"] = first.turns  # one model, two front ends
-        pending = []
-        for value in range(1, 7):
-            pending.append((first, second)[value % 2].submitted(value))
-            wait_until(lambda: model.num_submitted + first.turns._work.qsize() == len(pending))
-        model.may_run.set()
-        assert [one.result({}, {})[0].boxes[0, 0] for one in pending] == [1, 2, 3, 4, 5, 6]
-        assert model.batches == [[1], [2], [3], [4], [5], [6]]
-        assert model.under_way == [1, 2, 2, 2, 2, 1]
+        yield submitted
     finally:
         model.may_run.set()
         for one in both:
             one.close()
 
 
+def values_of(pending: Any) -> list[float]:
+    """Return the first pixel of each image, by its results."""
+    return [detections.boxes[0, 0] for detections in pending.result({}, {})]
+
+
+@pytest.mark.parametrize(
+    ("num_slots", "max_batch", "batches", "under_way"),
+    [
+        (2, 1, [[1], [2], [3], [4], [5], [6], [7], [8]], [1, 2, 2, 2, 2, 2, 2, 1]),
+        # A third batch only where it is full.
+        (3, 2, [[1], [2, 3], [4, 5], [6, 7], [8]], [1, 3, 2, 2, 1]),
+        (2, 4, [[1], [2, 3, 4, 5], [6, 7, 8]], [1, 2, 1]),
+    ],
+)
+def test_images_run_in_the_order_in_which_they_came_as_many_as_there_is_room_for(
+    num_slots: int, max_batch: int, batches: list[list[int]], under_way: list[int]
+) -> None:
+    model = CountingRunner(num_slots)
+    with two_front_ends(model, max_batch) as submitted:
+        pending = [submitted(value % 2, pixels(value)) for value in range(1, 9)]
+        model.may_run.set()
+        assert [values_of(one) for one in pending] == [[value] for value in range(1, 9)]
+        assert submitted.observed() == sorted(map(len, batches))
+    assert model.batches == batches
+    assert model.under_way == under_way
+
+
+def test_batches_are_filled_with_the_images_of_others() -> None:
+    model = FakeRunner()
+    with two_front_ends(model, 4) as submitted:
+        groups = [(1, 2, 3), (4, 5, 6), (7, 8)]
+        first, second, third = (
+            submitted(index % 2, *map(pixels, values), min_score=0.5 if index == 1 else 0.0)
+            for index, values in enumerate(groups)
+        )
+        model.unclear = {5, 7}
+        model.may_run.set()
+        problems: dict[int, str] = {}
+        assert [len(detections) for detections in second.result({}, problems)] == [1, 1, 1]
+        assert problems == {1: "NaN"}
+        problems.clear()
+        assert [len(detections) for detections in third.result({}, problems)] == [2, 2]
+        assert problems == {0: "NaN"}
+        assert values_of(first) == [1, 2, 3]
+    assert model.batches == [[1, 2, 3], [4, 5, 6, 7], [8]]
+
+
+def test_one_front_end_does_not_spoil_the_batch_of_another() -> None:
+    model = FakeRunner()
+    with two_front_ends(model, 4) as submitted:
+        groups = [(1,), (4, 5, 6), (7, 8)]
+        _, second, third = (submitted(index % 2, *map(pixels, values)) for index, values in enumerate(groups))
+        model.spoilt[6] = RuntimeError("out of memory")
+        model.may_run.set()
+        with pytest.raises(RuntimeError, match="out of memory"):
+            second.result({}, {})
+        assert values_of(third) == [7, 8]
+    assert model.batches == [[1], [4, 5, 6, 7], [4, 5, 6], [7], [8]]
+
+
+def test_images_of_other_sizes_do_not_run_together() -> None:
+    model = FakeRunner()
+    with two_front_ends(model, 4) as submitted:
+        images = [pixels(1), pixels(2), pixels(3, 40, 40), pixels(4)]  # padded to 32x32, and to 64x64
+        pending = [submitted(index % 2, image) for index, image in enumerate(images)]
+        model.may_run.set()
+        assert [values_of(one) for one in pending] == [[1], [2], [3], [4]]
+    assert model.batches == [[1], [2, 4], [3]]
+
+
 def test_the_batches_of_a_front_end_that_is_gone_do_not_run(ends: Ends, runner: FakeRunner) -> None:
     runner.may_run.clear()
-    pending = [ends.submitted(value) for value in (1, 2, 3)]
-    wait_until(lambda: runner.num_submitted == 1 and ends.turns._work.qsize() == 2)
+    pending = [ends.submitted(1)]
+    wait_until(lambda: runner.num_submitted == 1)
+    pending += [ends.submitted(value) for value in (2, 3)]
+    wait_until(lambda: ends.turns.num_waiting == 2)
     ends.cut()
     wait_until(lambda: ends.peer.is_gone and not ends.peer._segments)
     runner.may_run.set()
-    wait_until(lambda: ends.turns._work.empty())
+    ends.turns.close()
     assert runner.num_submitted == 1
     for one in pending:
         with pytest.raises(
