@@ -319,9 +319,9 @@ def test_connections_are_spread_and_a_front_end_that_is_killed_comes_again(fake_
         wait_until(lambda: len(children(service.pid) - {victim}) == 2)
         load.join(SECONDS)
         (found,) = loads
-        # Those that were connected to it connect again.
+        # Those that were connected to it connect again; at that moment one may find it listening still.
         assert set(found.statuses) <= {0, 200}
-        assert found.statuses[0] <= 12
+        assert found.statuses[0] <= 2 * 12
         assert found.statuses[200] > 50
         assert max(found.milliseconds[200]) < 5000
 
