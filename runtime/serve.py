@@ -129,12 +129,10 @@ def _serve_from_processes(
 ) -> int:
     """Serve with front ends in processes of their own, until a signal comes."""
     with loading():
-        from runtime.serving.app import check_installed
         from runtime.serving.front_ends import FrontEnds, check_processes
         from runtime.serving.server import reserved_socket
 
     check_processes(args.processes)
-    check_installed()
     with held(), ExitStack() as stack:
         with released(PATIENCE_SECONDS):
             detectors = _opened(models, args, stack)

@@ -32,8 +32,9 @@ from runtime.serving.front_end import (
     share_of,
 )
 from runtime.serving.metrics import required
-from runtime.serving.model_turns import Peer, Turns
+from runtime.serving.model_turns import Turns
 from runtime.serving.options import ServingOptions
+from runtime.serving.peer import Peer
 from runtime.serving.server import url_of
 
 # A front end that does not begin to listen is not tried for ever.

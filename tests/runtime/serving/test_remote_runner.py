@@ -16,7 +16,8 @@ from runtime.masks import MaskSource
 from runtime.rle import RunLengthMasks
 from runtime.serving import remote_runner
 from runtime.serving.exchange import ModelFacts
-from runtime.serving.model_turns import Peer, Turns
+from runtime.serving.model_turns import Turns
+from runtime.serving.peer import Peer
 from runtime.serving.remote_runner import Link, RemoteRunner
 from tests.runtime import fakes
 from tests.runtime.serving.servers import SECONDS, FakeRunner, found, wait_until
