@@ -227,7 +227,8 @@ class Batcher(Closing):
         self._stagers.shutdown()
 
     def _forget(self, job: Job, future: "Future[Found]") -> None:
-        """Make room where nobody waits for an image."""
+        """Release an image that is answered; make room where nobody waits for one."""
+        job.staged = job.image = None  # at once: the future and the job refer to each other
         if not future.cancelled():
             return
         with self._changed:
@@ -258,6 +259,8 @@ class Batcher(Closing):
             if problem is None and not job.future.cancelled():
                 job.ready_at = time.monotonic()
                 self._ready.append(job)
+            else:
+                job.staged = job.image = None
             self._stage_more()
             self._changed.notify_all()
         if problem is not None:

@@ -4,14 +4,17 @@ The memory belongs to a file without a name, whose descriptor is passed on: the 
 have ended, however they ended. It does not count as ``/dev/shm``, of which containers have 64 MiB.
 """
 
+import ctypes
 import mmap
 import os
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Callable
+from functools import cache
+from typing import Any, Callable
 
 import numpy as np
 
@@ -19,6 +22,7 @@ from runtime.serving.exchange import SharedImage
 
 FILE_NAME = "maskrcnn-images"
 _LEAST_BYTES = 1 << 16
+_MAP_FAILED = ctypes.c_void_p(-1).value
 # A segment that was not used for so long is given back to the system.
 IDLE_SECONDS = 30.0
 
@@ -117,8 +121,33 @@ class SegmentPool:
 
 
 def mapped(descriptor: int, num_bytes: int) -> np.ndarray:
-    """Return the bytes of a shared file, (n,) uint8; the memory goes with the last array that shows it."""
-    return np.frombuffer(mmap.mmap(descriptor, num_bytes), np.uint8)
+    """Return the bytes of a shared file, (n,) uint8; the memory goes with the last array that shows it.
+
+    Not by ``mmap.mmap``, which before Python 3.13 keeps a descriptor for each: processes have a thousand.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    libc = _libc()
+    access = mmap.PROT_READ | mmap.PROT_WRITE
+    address = libc.mmap(None, num_bytes, access, mmap.MAP_SHARED, descriptor, 0)
+    if address == _MAP_FAILED:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    memory = (ctypes.c_uint8 * num_bytes).from_address(address)
+    weakref.finalize(memory, libc.munmap, address, num_bytes).atexit = False
+    return np.frombuffer(memoryview(memory), np.uint8)
+
+
+@cache
+def _libc() -> Any:
+    """Return the C library, of which ``mmap`` and ``munmap`` have their types."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    size, number = ctypes.c_size_t, ctypes.c_int
+    libc.mmap.argtypes = [ctypes.c_void_p, size, number, number, number, ctypes.c_long]
+    libc.mmap.restype = ctypes.c_void_p
+    libc.munmap.argtypes = [ctypes.c_void_p, size]
+    return libc
 
 
 def shown(image: SharedImage, segments: Mapping[int, np.ndarray]) -> np.ndarray:

@@ -288,7 +288,8 @@ def test_answers_are_those_of_one_process_and_the_model_is_in_one(models: dict[s
         for process in both:
             assert "cv2" in libraries(process)
             assert "onnxruntime" not in libraries(process)
-        assert shared_files(service.pid)
+        # Of one question after the other, of three images at most.
+        assert 1 <= len(shared_files(service.pid)) <= 2 * 3
         assert not {name for name in os.listdir("/dev/shm") if name not in before and SHARED in name}
         assert service.end() == []
     assert Counter(status for status, _ in expected.values())[200] > 20
