@@ -206,12 +206,19 @@ def test_the_queue_is_bounded_and_its_length_the_sum(service: Several) -> None:
     wait_until(lambda: service.metrics()['maskrcnn_queue_images{model="m"}'] == 0)
 
 
-def test_front_ends_that_do_not_start_end_the_service(capsys: pytest.CaptureFixture) -> None:
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own for what is temporary, in this process and in those that it starts."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_front_ends_that_do_not_start_end_the_service(temporary: Path, capsys: pytest.CaptureFixture) -> None:
     def started(target: Any) -> None:
         detectors = {"m": FakeDetector(FakeRunner())}
         FrontEnds(detectors, ServingOptions(), 2, reserved_socket("127.0.0.1", 0), target=target)
 
-    folders = set(Path("/tmp").glob("maskrcnn-metrics-*"))
     with pytest.raises(
         RuntimeError, match="front end: expected it to start, found that it ended with status 7, 3 t"
     ):
@@ -220,7 +227,7 @@ def test_front_ends_that_do_not_start_end_the_service(capsys: pytest.CaptureFixt
     with pytest.raises(RuntimeError, match=f"ended with status 7: {front_end_targets.REASON}$"):
         started(front_end_targets.cannot_begin)
     assert capsys.readouterr().err == ""
-    assert set(Path("/tmp").glob("maskrcnn-metrics-*")) == folders
+    assert not list(temporary.iterdir())
 
 
 # The command.
@@ -304,9 +311,10 @@ def test_answers_are_those_of_one_process_and_the_model_is_in_one(models: dict[s
     assert not any(is_running(process) for process in both)
 
 
-def test_connections_are_spread_and_a_front_end_that_is_killed_comes_again(fake_model: Path) -> None:
+def test_connections_are_spread_and_a_front_end_that_is_killed_comes_again(
+    fake_model: Path, temporary: Path
+) -> None:
     requests = requests_of([path.read_bytes() for path in IMAGES])
-    folders = set(Path("/tmp").glob("maskrcnn-metrics-*"))
     before = set(os.listdir("/dev/shm"))
     with command(fake_model) as (service, url):
         both = children(service.pid)
@@ -347,16 +355,15 @@ def test_connections_are_spread_and_a_front_end_that_is_killed_comes_again(fake_
         said = "".join(service._said)
     assert said.count("\n") == 1
     assert f"front end {victim} ended by SIGKILL; another one takes its place" in said
-    assert set(Path("/tmp").glob("maskrcnn-metrics-*")) == folders
+    assert not list(temporary.iterdir())
     assert not {name for name in os.listdir("/dev/shm") if name not in before and SHARED in name}
 
 
-def test_without_the_model_s_process_front_ends_end(fake_model: Path) -> None:
-    folders = set(Path("/tmp").glob("maskrcnn-metrics-*"))
+def test_without_the_model_s_process_front_ends_end(fake_model: Path, temporary: Path) -> None:
     with command(fake_model) as (service, url):
         both = children(service.pid)
         assert len(both) == 2
-        assert set(Path("/tmp").glob("maskrcnn-metrics-*")) > folders
+        assert len(list(temporary.glob("maskrcnn-metrics-*"))) == 1
         os.kill(service.pid, signal.SIGSTOP)
         ready = f"{url}/v2/health/ready"
         wait_until(lambda: httpx.get(ready, timeout=SECONDS).status_code == 503)
@@ -368,7 +375,7 @@ def test_without_the_model_s_process_front_ends_end(fake_model: Path) -> None:
         wait_until(lambda: not any(is_running(process) for process in both))
         wait_until(lambda: not listens(service.address))
         assert time.monotonic() - start < 10
-    assert set(Path("/tmp").glob("maskrcnn-metrics-*")) == folders
+    assert not list(temporary.iterdir())
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
