@@ -19,8 +19,8 @@ from runtime.serving.priority import yield_to_answers
 from runtime.transforms import Size
 
 Reply = Callable[[ToFrontEnd], None]
-# Batches under way from which on the next one waits until it is full: one that is run, and one behind it.
-_ENOUGH = 2
+# So many batches are put on their way at once, however small: one that is run, and one behind it.
+_LEAST_UNDER_WAY = 2
 
 
 class Work:
@@ -121,6 +121,8 @@ class Turns(Closing):
         """
         self.runner = runner
         self._metadata, self._max_batch = metadata, min(max_batch, runner.largest_batch or max_batch)
+        # The last slot is for a full batch: the device has enough to do while it gathers.
+        self._enough = max(_LEAST_UNDER_WAY, runner.num_slots - 1)
         self._changed = threading.Condition()
         self._waiting: list[Work] = []
         self._is_closing = False
@@ -180,7 +182,7 @@ class Turns(Closing):
                 self._waiting = [work for work in self._waiting if work.is_wanted()]
                 parts = self._parts() if num_under_way < self.runner.num_slots else []
                 is_full = sum(part.number for part in parts) == self._max_batch
-                if parts and (is_full or num_under_way < _ENOUGH):
+                if parts and (is_full or num_under_way < self._enough):
                     for part in parts:
                         part.work.num_taken += part.number
                     self._waiting = [work for work in self._waiting if work.num_taken < len(work.staged)]

@@ -205,9 +205,10 @@ def values_of(pending: Any) -> list[float]:
     ("num_slots", "max_batch", "batches", "under_way"),
     [
         (2, 1, [[1], [2], [3], [4], [5], [6], [7], [8]], [1, 2, 2, 2, 2, 2, 2, 1]),
-        # A third batch only where it is full.
+        # Of three, the last only where it is full; of six, it does not come to that.
         (3, 2, [[1], [2, 3], [4, 5], [6, 7], [8]], [1, 3, 2, 2, 1]),
         (2, 4, [[1], [2, 3, 4, 5], [6, 7, 8]], [1, 2, 1]),
+        (6, 2, [[1], [2, 3], [4, 5], [6, 7], [8]], [1, 4, 3, 2, 1]),
     ],
 )
 def test_images_run_in_the_order_in_which_they_came_as_many_as_there_is_room_for(
