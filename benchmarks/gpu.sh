@@ -68,7 +68,7 @@ run() {
     cpp) "$TRT_PYTHON" -m benchmarks.cpp_engine "$MODELS/r50_fp16.engine" --programs "$PROGRAMS" --images "$DATASET" \
       --out "$OUT/cpp_engine.json" ;;
     serve) "$TRT_PYTHON" -m benchmarks.serve_pipeline "$MODELS/r50_fp16.engine" "$DATASET" --backend tensorrt \
-      --seconds 6 --output "$OUT/serve_pipeline.json" ;;
+      --server-processes 4 --seconds 6 --output "$OUT/serve_pipeline.json" ;;
     grafts-fp16) grafts --precisions fp16 ;;
     grafts) grafts --precisions fp32 int8 --no-times ;;
     grafts-baseline) "$ORT_PYTHON" -m benchmarks.graft_baseline "$GRAFTS" "$GRAFTS" --output "$OUT/baseline.json" ;;

@@ -1,17 +1,22 @@
 """``python -m benchmarks.serve_pipeline MODEL IMAGES``: images per second over HTTP, next to the same model without.
 
-Without HTTP it is the runtime's pipeline, image files to COCO run lengths. Over HTTP it is ``runtime.serve`` in a
-process of its own, and clients in others, which send the files' bytes and read JSON with run lengths.
+Without HTTP it is the runtime's pipeline, image files to COCO run lengths, once it is full. Over HTTP it is
+``runtime.serve`` in a process of its own, or in several, and clients in others, which send the files' bytes and read
+JSON with run lengths. Both run images of one size in the network's input together.
 """
 
 import argparse
 import asyncio
 import json
 import multiprocessing
+import re
 import sys
 import time
+import urllib.request
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Optional
 
@@ -22,6 +27,7 @@ from runtime.cli import CommandParser, positive
 from runtime.console import say, write_json
 from runtime.detector import Detector
 from runtime.image_files import find_images
+from runtime.pipeline import FileResult
 
 _OK = 200
 _WARM_SECONDS = 3.0
@@ -39,6 +45,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         "batch": args.batch,
         "images": len(paths),
         "clients": [args.processes, args.connections],
+        "server_processes": args.server_processes,
         "pipeline_per_s": _pipeline(args, paths),
     }
     say(f"pipeline: {found['pipeline_per_s']:.1f} images/s")
@@ -50,32 +57,53 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _pipeline(args: argparse.Namespace, paths: Sequence[Path]) -> float:
-    with Detector(args.model, args.backend, batch_size=args.batch) as detector:
-
-        def run() -> int:
-            results = list(detector.detect_files(paths))
-            if any(result.detections is None for result in results):
-                raise RuntimeError(f"expected detections of every image, found {results[0].error}")
-            return sum(len(result.detections.rle()) for result in results)
-
-        if not run():
+    """Return images per second of a pipeline that is full: it is neither filled nor drained while it is timed."""
+    with ExitStack() as stack:
+        detector = stack.enter_context(Detector(args.model, args.backend, batch_size=args.batch))
+        results = stack.enter_context(closing(detector.detect_files(cycle(paths), by_size=True)))
+        if not _run_for(results, _WARM_SECONDS)[1]:
             raise RuntimeError("expected detections in the images, found none")
-        start, count = time.monotonic(), 0
-        while time.monotonic() - start < args.seconds:
-            run()
-            count += len(paths)
-        return count / (time.monotonic() - start)
+        start = time.monotonic()
+        num_images, _ = _run_for(results, args.seconds)
+        return num_images / (time.monotonic() - start)
+
+
+def _run_for(results: Iterator[FileResult], seconds: float) -> tuple[int, int]:
+    """Take results for so long; return how many images there were, and how many masks as run lengths."""
+    num_images = num_masks = 0
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        result = next(results)
+        if result.detections is None:
+            raise RuntimeError(f"expected detections of every image, found {result.error}")
+        num_images += 1
+        num_masks += len(result.detections.rle())
+    return num_images, num_masks
 
 
 def _over_http(args: argparse.Namespace, images: Sequence[bytes]) -> dict[str, Any]:
     options = ["--backend", args.backend, "--max-batch", args.batch, "--max-queue", args.queue]
+    options += ["--processes", args.server_processes]
     with ServiceProcess(args.model, *options) as service:
         _clients(service.address, images, args, _WARM_SECONDS)
         answers, rate = _clients(service.address, images, args, args.seconds)
+        mean_batch = _mean_batch(service.address)
         problems = service.end()
     if problems:
         raise RuntimeError(f"the service: {'; '.join(problems)}")
-    return {"http_per_s": rate, "answers": {str(status): number for status, number in answers.items()}}
+    numbers = {str(status): number for status, number in answers.items()}
+    return {"http_per_s": rate, "mean_batch": mean_batch, "answers": numbers}
+
+
+def _mean_batch(address: tuple[str, int]) -> float:
+    """Return how many images a batch of the service had."""
+    with urllib.request.urlopen("http://{}:{}/metrics".format(*address), timeout=_JOIN_SECONDS) as answer:
+        text = answer.read().decode()
+    total, number = (
+        float(re.search(rf"^maskrcnn_batch_images_{name}{{.*}} (\S+)", text, re.MULTILINE)[1])
+        for name in ("sum", "count")
+    )
+    return total / number
 
 
 def _clients(
@@ -111,6 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--backend", default="auto", help="default: %(default)s")
     parser.add_argument("--batch", type=positive, default=8, help="default: %(default)s")
     parser.add_argument("--queue", type=positive, default=256, help="of the service; default: %(default)s")
+    parser.add_argument(
+        "--server-processes", type=positive, default=1, help="of the service; default: %(default)s"
+    )
     parser.add_argument("--processes", type=positive, default=4, help="of clients; default: %(default)s")
     parser.add_argument("--connections", type=positive, default=16, help="of each; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=8.0, help="default: %(default)s")

@@ -11,6 +11,8 @@ MAX_BATCH = 1024
 MAX_SIZE = 1 << 16
 # A TiB, which no GPU has.
 MAX_WORKSPACE_MIB = 1 << 20
+# Of a service, each with an interpreter and its libraries: 100 MB.
+MAX_PROCESSES = 64
 MAX_DEVICE_INDEX = 255
 # Of a GPU: each has memory for an engine's largest batch, and kernels fill a GPU with few.
 MAX_STREAMS = 64

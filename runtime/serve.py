@@ -33,6 +33,7 @@ from runtime.cli import (
 )
 from runtime.engine.config import REBUILD
 from runtime.interrupts import PATIENCE_SECONDS, held, loading, received, released
+from runtime.ranges import MAX_PROCESSES
 from runtime.serving.options import LOGS, MIB, ServingOptions
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ _POLL_SECONDS = 0.1
 # A thread that computes in Python hands over to the one that answers after so long.
 _SWITCH_SECONDS = 0.001
 # What Ray's proxies do in their own way, and what is said to Ray alone.
-_NOT_OF_RAY = ("client_timeout_s", "max_connections", "drain_delay_s", "log")
+_NOT_OF_RAY = ("client_timeout_s", "max_connections", "drain_delay_s", "log", "processes")
 _OF_RAY = ("ray_address", "replicas", "max_replicas", "cpus", "gpus", "surge")
 
 
@@ -60,6 +61,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     models, options = named_models(args.models), _options(args)
     if args.ray:
         return _serve_in_ray(models, args, options)
+    if args.processes > 1:
+        return _serve_from_processes(models, args, options)
     # Only now: signals are handled, and the arguments are known to be good.
     with loading():
         from runtime.serving.app import create_app
@@ -71,10 +74,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             opened = stack.enter_context(opened_socket(args.address, args.port))
             log = stack.enter_context(LineLog(lambda line: print(line, flush=True)))
             app = create_app(detectors, options, log=log)
-        print(
-            f"{', '.join(models)} at {url_of(opened)} (API: {url_of(opened)}/docs); Ctrl-C ends it",
-            flush=True,
-        )
+        _say_where(models, url_of(opened))
         sys.setswitchinterval(_SWITCH_SECONDS)
         serve(app, opened, lambda: received() is not None)
     return EXIT_OK
@@ -110,11 +110,11 @@ def check_ray_options(args: argparse.Namespace) -> None:
     Raises:
         ValueError: names it.
     """
-    defaults = {**vars(_DEFAULTS), "log": _LOG}
+    defaults = {**vars(_DEFAULTS), "log": _LOG, "processes": 1}
     for name in _NOT_OF_RAY if args.ray else ():
         if getattr(args, name) != defaults[name]:
             raise ValueError(
-                f"--{name.replace('_', '-')}: expected an option of Ray's, found one of a service in one process; "
+                f"--{name.replace('_', '-')}: expected an option of Ray's, found one of a service without it; "
                 "leave it out, or leave --ray out"
             )
     for name in _OF_RAY if not args.ray else ():
@@ -122,6 +122,30 @@ def check_ray_options(args: argparse.Namespace) -> None:
             raise ValueError(
                 f"--{name.replace('_', '-')}: expected --ray with it, found none; add --ray, or leave it out"
             )
+
+
+def _serve_from_processes(
+    models: Mapping[str, Path], args: argparse.Namespace, options: ServingOptions
+) -> int:
+    """Serve with front ends in processes of their own, until a signal comes."""
+    with loading():
+        from runtime.serving.front_ends import FrontEnds, check_processes
+        from runtime.serving.server import reserved_socket
+
+    check_processes(args.processes)
+    with held(), ExitStack() as stack:
+        with released(PATIENCE_SECONDS):
+            detectors = _opened(models, args, stack)
+            reserved = stack.enter_context(reserved_socket(args.address, args.port))
+            front_ends = stack.enter_context(FrontEnds(detectors, options, args.processes, reserved))
+        _say_where(models, front_ends.url)
+        sys.setswitchinterval(_SWITCH_SECONDS)
+        front_ends.run(lambda: received() is not None)
+    return EXIT_OK
+
+
+def _say_where(models: Mapping[str, Path], url: str) -> None:
+    print(f"{', '.join(models)} at {url} (API: {url}/docs); Ctrl-C ends it", flush=True)
 
 
 def _serve_in_ray(models: Mapping[str, Path], args: argparse.Namespace, options: ServingOptions) -> int:
@@ -226,6 +250,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--port", type=count(_MAX_PORT, 0), default=8000, help="0: any that is free (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--processes",
+        type=count(MAX_PROCESSES),
+        default=1,
+        metavar="N",
+        help="that read requests, decode images and write answers, for the model in one (default: %(default)s)",
     )
     _add_limits(parser)
     parser.add_argument(

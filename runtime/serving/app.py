@@ -42,9 +42,23 @@ def create_app(
         ValueError: there is no model.
         RuntimeError: the extra ``serve`` is not installed.
     """
+    check_installed()
+    return app_of(Service(models, options or ServingOptions()), log=log)
+
+
+def check_installed() -> None:
+    """Refuse to begin without what the app needs.
+
+    Raises:
+        RuntimeError: the extra ``serve`` is not installed.
+    """
+    for name in ("fastapi_offline", "python_multipart"):
+        required(name)
+
+
+def app_of(service: Service, *, log: Optional[Callable[[str], None]] = None) -> Any:
+    """Return the app around a service; see ``create_app``."""
     offline = required("fastapi_offline").FastAPIOffline
-    required("python_multipart")
-    service = Service(models, options or ServingOptions())
 
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -89,7 +89,7 @@ class Observer:
         batch: with the number of its images and each stage's ms.
     """
 
-    batch: Callable[[int, dict[str, float]], None] = lambda size, timings: None
+    batch: Callable[[int, Mapping[str, float]], None] = lambda size, timings: None
 
 
 class Place:
@@ -116,6 +116,7 @@ class Batcher(Closing):
         *,
         name: str = "model",
         observer: Observer = Observer(),
+        threads: Optional[int] = None,
     ) -> None:
         """Start the threads.
 
@@ -125,6 +126,7 @@ class Batcher(Closing):
             options: of the service.
             name: of the model, for messages and threads.
             observer: of the batches.
+            threads: that decode; None: as many as there are cores.
         """
         self._runner, self._metadata, self._options = runner, metadata, options
         self._name, self._observer = name, observer
@@ -135,7 +137,8 @@ class Batcher(Closing):
         self._num_staging, self._num_kept = 0, 0
         self._is_closing, self._is_hurried, self._seconds_per_image = False, False, 0.0
         self._num_failed = 0
-        self._stagers = ThreadPoolExecutor(num_cores(), f"stage-{name}", initializer=yield_to_answers)
+        threads = threads or num_cores()
+        self._stagers = ThreadPoolExecutor(threads, f"stage-{name}", initializer=yield_to_answers)
         self._worker = threading.Thread(target=self._run, daemon=True, name=f"batches-{name}")
         self._worker.start()
 
@@ -224,7 +227,8 @@ class Batcher(Closing):
         self._stagers.shutdown()
 
     def _forget(self, job: Job, future: "Future[Found]") -> None:
-        """Make room where nobody waits for an image."""
+        """Release an image that is answered; make room where nobody waits for one."""
+        job.staged = job.image = None  # at once: the future and the job refer to each other
         if not future.cancelled():
             return
         with self._changed:
@@ -255,6 +259,8 @@ class Batcher(Closing):
             if problem is None and not job.future.cancelled():
                 job.ready_at = time.monotonic()
                 self._ready.append(job)
+            else:
+                job.staged = job.image = None
             self._stage_more()
             self._changed.notify_all()
         if problem is not None:

@@ -1,12 +1,16 @@
 """What Prometheus is told, of one service."""
 
 import importlib
+import os
 from collections.abc import Mapping
-from typing import Any, Callable
+from pathlib import Path
+from typing import Any, Callable, Optional
 
 from runtime.serving.batching import Observer
 
 EXTRA = "serve"
+# Where prometheus_client looks for a folder, once, when it is imported: each process has its figures in a file there.
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # From what a refusal takes to what nobody waits for.
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -30,11 +34,24 @@ def required(name: str) -> Any:
 class Metrics:
     """Counters and histograms with a registry of their own: two services in a process do not mix."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Optional[Path] = None) -> None:
+        """Begin to count.
+
+        Args:
+            folder: of ``FOLDER_VARIABLE``, where this is one process of several: ``text`` has the sums over all of
+                them, and ``process_…`` of the one that has started them. None: it is alone.
+        """
         client = required("prometheus_client")
         self._client, self.registry = client, client.CollectorRegistry()
-        client.ProcessCollector(registry=self.registry)
-        client.GCCollector(registry=self.registry)
+        # What each process counts is not what is told.
+        self._own: Any = self.registry if folder is None else None
+        self._shown: list[tuple[Any, Callable[[], float]]] = []
+        if folder is None:
+            client.ProcessCollector(registry=self.registry)
+            client.GCCollector(registry=self.registry)
+        else:
+            required("prometheus_client.multiprocess").MultiProcessCollector(self.registry, str(folder))
+            client.ProcessCollector(pid=os.getppid, registry=self.registry)
         self._requests = self._counter("requests", "Requests, by endpoint and status.", "endpoint", "status")
         self._refusals = self._counter("refusals", "Requests that got no detections, by reason.", "reason")
         self._images = self._counter("images", "Images that went through the model.", "model")
@@ -44,9 +61,15 @@ class Metrics:
         )
         self._sizes = self._histogram("batch_images", "Images of a batch.", _SIZES, "model")
         self._queued = client.Gauge(
-            "maskrcnn_queue_images", "Images that wait for the model.", ["model"], registry=self.registry
+            "maskrcnn_queue_images",
+            "Images that wait for the model.",
+            ["model"],
+            registry=self._own,
+            multiprocess_mode="livesum",
         )
-        self._ready = client.Gauge("maskrcnn_ready", "1 while requests are taken.", registry=self.registry)
+        self._ready = client.Gauge(
+            "maskrcnn_ready", "1 while requests are taken.", registry=self._own, multiprocess_mode="livemin"
+        )
 
     def add_request(self, endpoint: str, status: int, seconds: float) -> None:
         """Count an answer.
@@ -65,7 +88,7 @@ class Metrics:
 
     def observer(self, model: str, queued: Callable[[], float]) -> Observer:
         """Return what counts a model's batches; ``queued`` returns how many images wait."""
-        self._queued.labels(model).set_function(queued)
+        self._show(self._queued.labels(model), queued)
         images, sizes = self._images.labels(model), self._sizes.labels(model)
 
         def batch(size: int, timings: Mapping[str, float]) -> None:
@@ -78,16 +101,27 @@ class Metrics:
 
     def watch_ready(self, is_ready: Callable[[], bool]) -> None:
         """Report whether requests are taken."""
-        self._ready.set_function(lambda: float(is_ready()))
+        self._show(self._ready, lambda: float(is_ready()))
+
+    def refresh(self) -> None:
+        """Write down, for the other processes, what changes without being counted."""
+        for gauge, value in self._shown:
+            gauge.set(value())
+
+    def _show(self, gauge: Any, value: Callable[[], float]) -> None:
+        """Have a gauge show a value whenever it is asked for."""
+        if self._own is not None:
+            gauge.set_function(value)
+        else:
+            self._shown.append((gauge, value))
 
     def text(self) -> tuple[bytes, str]:
         """Return what Prometheus reads, and its content type."""
+        self.refresh()
         return self._client.generate_latest(self.registry), self._client.CONTENT_TYPE_LATEST
 
     def _counter(self, name: str, words: str, *labels: str) -> Any:
-        return self._client.Counter(f"maskrcnn_{name}", words, labels, registry=self.registry)
+        return self._client.Counter(f"maskrcnn_{name}", words, labels, registry=self._own)
 
     def _histogram(self, name: str, words: str, buckets: tuple[float, ...], *labels: str) -> Any:
-        return self._client.Histogram(
-            f"maskrcnn_{name}", words, labels, buckets=buckets, registry=self.registry
-        )
+        return self._client.Histogram(f"maskrcnn_{name}", words, labels, buckets=buckets, registry=self._own)

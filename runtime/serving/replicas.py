@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 from runtime.detector import Detector
 from runtime.ray_cluster import import_ray, last_line
@@ -190,7 +190,7 @@ class Health:
         for name, model in self._service.models.items():
             num_failed = model.batcher.num_failed
             if num_failed > self._forgiven[name]:
-                warm_up(model.detector)
+                warm_up(cast(Detector, model.detector))  # a replica has opened it itself
                 self._forgiven[name] = num_failed
 
 

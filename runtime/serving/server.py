@@ -41,6 +41,45 @@ def opened_socket(address: str, port: int) -> socket.socket:
     return opened
 
 
+def reserved_socket(address: str, port: int) -> socket.socket:
+    """Return a socket that does not listen, and keeps the port for those of ``shared_socket``.
+
+    Raises:
+        ValueError: no such address, the port is taken or not allowed, or the system has no such sockets.
+    """
+    with opened_socket(
+        address, port
+    ) as alone:  # among sockets that share it, nobody would say that it is taken
+        family, place = alone.family, alone.getsockname()
+    reserved = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if family == socket.AF_INET6:
+            reserved.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            reserved.setsockopt(socket.SOL_SOCKET, option, 1)
+        reserved.bind(place)
+    except OSError as error:
+        reserved.close()
+        raise ValueError(
+            f"--address {address} --port {port}: expected a free port, found: {error}"
+        ) from error
+    return reserved
+
+
+def shared_socket(family: int, place: tuple[Any, ...]) -> socket.socket:
+    """Return a socket that listens where others do: Linux gives each its part of the connections.
+
+    Args:
+        family, place: of ``reserved_socket``.
+
+    Raises:
+        OSError: it cannot listen there.
+    """
+    opened = socket.create_server(place, family=family, backlog=BACKLOG, reuse_port=True)
+    opened.setblocking(False)
+    return opened
+
+
 def url_of(opened: socket.socket) -> str:
     """Return where the socket is reached."""
     address, port = opened.getsockname()[:2]

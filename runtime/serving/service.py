@@ -7,16 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Protocol
 
 import numpy as np
 
 from runtime.closing import Closing
 from runtime.detector import Detector
 from runtime.messages import listed, said, shown
+from runtime.metadata import ModelMetadata
 from runtime.pipeline import num_cores
 from runtime.rle import load_pycocotools
-from runtime.serving.batching import Batcher, Found, Job, Place
+from runtime.runner import Runner
+from runtime.serving.batching import Batcher, Found, Job, Observer, Place
 from runtime.serving.bodies import Memory, NamedImage, Receive
 from runtime.serving.metrics import Metrics
 from runtime.serving.options import ServingOptions
@@ -25,12 +27,36 @@ from runtime.serving.refusals import CLIENT_GONE, EXPIRED, MODEL_FAILED, NOT_FOU
 _WARM_UP_EDGE = 64  # px
 
 
+class Named(Protocol):
+    """Something with a name."""
+
+    @property
+    def name(self) -> str:
+        """The name."""
+
+
+class OpenedModel(Protocol):
+    """What a service needs of a ``Detector``."""
+
+    @property
+    def metadata(self) -> ModelMetadata:
+        """The model's facts."""
+
+    @property
+    def runner(self) -> Runner:
+        """What takes its batches."""
+
+    @property
+    def backend(self) -> Named:
+        """What runs it."""
+
+
 @dataclass(frozen=True, eq=False)
 class ServedModel:
     """A model, its name, and its queue."""
 
     name: str
-    detector: Detector
+    detector: OpenedModel
     batcher: Batcher
 
     @property
@@ -59,12 +85,21 @@ class Wish:
 class Service(Closing):
     """Opened models and their queues. ``detect`` is for one event loop."""
 
-    def __init__(self, detectors: Mapping[str, Detector], options: ServingOptions) -> None:
+    def __init__(
+        self,
+        detectors: Mapping[str, OpenedModel],
+        options: ServingOptions,
+        *,
+        metrics: Optional[Metrics] = None,
+        threads: Optional[int] = None,
+    ) -> None:
         """Start the queues.
 
         Args:
             detectors: by name, one or more; closed by their owner, after this.
             options: of the service.
+            metrics: that it counts in; None: of its own.
+            threads: that decode images, of each model, and that write answers; None: as many as there are cores.
 
         Raises:
             ValueError: there is none.
@@ -72,11 +107,12 @@ class Service(Closing):
         """
         if not detectors:
             raise ValueError("models: expected one or more, found none")
-        self.options, self.metrics = options, Metrics()
+        self.options, self.metrics = options, metrics or Metrics()
+        self._num_threads = threads or num_cores()
         self.memory = Memory(options.max_memory_bytes)
         self._is_draining = False
         # For reading requests and writing answers, so that neither keeps the event loop.
-        self._threads = ThreadPoolExecutor(num_cores(), thread_name_prefix="answers")
+        self._threads = ThreadPoolExecutor(self._num_threads, thread_name_prefix="answers")
         self.models = {name: self._served(name, detector) for name, detector in detectors.items()}
         self.metrics.watch_ready(lambda: self.is_ready)
 
@@ -164,11 +200,22 @@ class Service(Closing):
             model.batcher.close()
         self._threads.shutdown()
 
-    def _served(self, name: str, detector: Detector) -> ServedModel:
-        # The gauge asks the queue, which does not exist yet.
-        observer = self.metrics.observer(name, lambda: self.models[name].batcher.num_queued)
-        batcher = Batcher(detector.runner, detector.metadata, self.options, name=name, observer=observer)
+    def _served(self, name: str, detector: OpenedModel) -> ServedModel:
+        batcher = Batcher(
+            detector.runner,
+            detector.metadata,
+            self.options,
+            name=name,
+            observer=self._observer(name, detector),
+            threads=self._num_threads,
+        )
         return ServedModel(name, detector, batcher)
+
+    def _observer(self, name: str, detector: OpenedModel) -> Observer:
+        """Return what a model's queue tells of its batches."""
+        del detector
+        # The gauge asks the queue, which does not exist yet.
+        return self.metrics.observer(name, lambda: self.models[name].batcher.num_queued)
 
 
 async def _left(receive: Receive) -> None:

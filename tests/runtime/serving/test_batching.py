@@ -1,7 +1,9 @@
 """The queue of a model, without HTTP."""
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
@@ -276,3 +278,47 @@ def test_a_place_is_kept_until_its_image_is_queued_or_given_up() -> None:
         with queue.place():
             pass
         queue.check_room()
+
+
+class Staged:
+    """An image as a runner keeps it; can be referred to weakly."""
+
+    def __init__(self, image: Any) -> None:
+        self.image = image
+
+
+class KeepingRunner(FakeRunner):
+    """Stages images as objects whose end can be seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.staged: list[weakref.ref] = []
+
+    def stage(self, image: Any) -> Any:
+        staged = Staged(image)
+        self.staged.append(weakref.ref(staged))
+        return staged
+
+    def submit(self, staged: Any, min_score: float = 0.0, **options: Any) -> Any:
+        return super().submit([one.image for one in staged], min_score, **options)
+
+
+def test_a_staged_image_is_released_with_its_answer_not_by_the_garbage_collector() -> None:
+    runner = KeepingRunner()
+    runner.spoilt[3] = RuntimeError("out of memory")
+    with batcher(runner, max_batch=4, max_delay_ms=0) as queue:
+        first = held_up(runner, queue)
+        jobs = [job(value) for value in (1, 2, 3, 4)]
+        gc.disable()
+        try:
+            for one in jobs:
+                queue.submit([one])
+            wait_until(lambda: len(queue._ready) == 4)
+            jobs[3].future.cancel()
+            runner.may_run.set()
+            assert values([first, *jobs[:2]]) == [255, 1, 2]
+            assert "out of memory" in error(jobs[2]).reason
+            assert len(runner.staged) == 5
+            wait_until(lambda: not any(staged() for staged in runner.staged))
+        finally:
+            gc.enable()

@@ -106,7 +106,17 @@ def test_nobody_reads_what_it_prints(fake_model: Path) -> None:
         (["m.onnx", "--timeout-s", "0"], "timeout_s: expected a number from 0.001, found 0"),
         (
             ["m.onnx", "--ray", "--log", "json"],
-            "--log: expected an option of Ray's, found one of a service in one",
+            "--log: expected an option of Ray's, found one of a service without it",
+        ),
+        (
+            ["m.onnx", "--ray", "--processes", "2"],
+            "--processes: expected an option of Ray's, found one of a ser",
+        ),
+        (["m.onnx", "--processes", "0"], "--processes: expected a whole number from 1 to 64, found '0'"),
+        (["none.onnx", "--processes", "2"], "none.onnx: expected"),
+        (
+            ["m.onnx", "--processes", "2", "--timeout-s", "0"],
+            "timeout_s: expected a number from 0.001, found 0",
         ),
         (["m.onnx", "--gpus", "1"], "--gpus: expected --ray with it, found none; add --ray"),
         (["m.onnx", "--surge"], "--surge: expected --ray with it"),
