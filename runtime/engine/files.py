@@ -18,7 +18,7 @@ from runtime.engine.plugins import PluginLibrary
 from runtime.engine.profiles import with_default_sizes
 from runtime.engine.progress import Monitor
 from runtime.engine.sidecar import Provenance, Sidecar, sidecar_path
-from runtime.files import file_identity, sha256_of, write_whole
+from runtime.files import file_identity, make_folder, sha256_of, write_whole
 from runtime.graphs.load import OnnxFile, declared_tensors, graph_errors, metadata_of
 from runtime.metadata import ModelMetadata
 from runtime.precision.choice import chosen_plan
@@ -368,7 +368,7 @@ def _relative(path: Path, folder: Path) -> str:
 @contextmanager
 def _locked(engine: Path, notify: Callable[[str], None]) -> Iterator[None]:
     """Hold the engine's lock file; another process that has it is waited for."""
-    engine.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(engine.parent)
     with open(f"{engine}.lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -233,6 +233,21 @@ def test_the_example_writes_cocos_results(
     assert len(printed.splitlines()) == len(results) > 20
 
 
+def test_the_example_refuses_a_file_that_cannot_be_written_before_it_opens_the_model(
+    installed: Installed, tmp_path: Path
+) -> None:
+    out = tmp_path / "missing" / "x.json"
+    program = installed.programs / "cpp" / "maskrcnn_detect"
+    done = subprocess.run(
+        [program, tmp_path / "none.onnx", "i.ppm", "--out", out], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"detect: error: {out}: expected a file that can be written, found: No such file or directory; name another, "
+        "in a folder that is there\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [("--batch", v) for v in ("abc", "", "2x", "0", "-1", "1.5")]

@@ -220,6 +220,7 @@ def test_scores_below_the_models_own_are_noted_once(
             "^error: TensorRT: expected the Python package tensorrt, found none that loads .*; `pip install tensorrt`",
         ),
         (["{images}", "--out", "{images}/0.png"], "error: .*0.png"),
+        (["{images}", "--out", "/proc/xx"], "cannot write, name another folder: .*: '/proc/xx'"),
     ],
 )
 def test_what_cannot_begin_exits_with_two(
