@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Callable, Optional, Union
+from typing import IO, Any, Callable, Optional, Union
 
 from runtime.contract import EXPORT_COMMAND, check_takes_floats
 from runtime.cuda.binding import Cuda
@@ -365,11 +365,19 @@ def _relative(path: Path, folder: Path) -> str:
     return path.name if path.parent == folder else str(path)
 
 
+def _lock_file(path: Path) -> IO[str]:
+    try:
+        return path.open("w")
+    except OSError as error:
+        reason = f"cannot write, name another folder: {error.strerror}"
+        raise OSError(error.errno, reason, str(path)) from error
+
+
 @contextmanager
 def _locked(engine: Path, notify: Callable[[str], None]) -> Iterator[None]:
     """Hold the engine's lock file; another process that has it is waited for."""
     make_folder(engine.parent)
-    with open(f"{engine}.lock", "w") as lock:
+    with _lock_file(Path(f"{engine}.lock")) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
