@@ -189,7 +189,9 @@ def _ranking_table(ranking: "Sequence[LayerFigures]") -> "Table":
 def _parser() -> argparse.ArgumentParser:
     description = "Quantize an exported model to INT8, with explicit Q/DQ pairs."
     parser = CommandParser(prog="python -m export.quantize", description=description)
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a float32 .onnx of export.maskrcnn")
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="a float32 .onnx of export.maskrcnn or export.graft"
+    )
     parser.add_argument(
         "--images",
         nargs="+",

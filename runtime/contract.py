@@ -10,6 +10,12 @@ import numpy as np
 from runtime.metadata import KEY, ModelMetadata
 
 EXPORT_COMMAND = "python -m export.maskrcnn"
+GRAFT_COMMAND = "python -m export.graft"
+# Of a model file without our metadata.
+NOT_OURS_REMEDY = (
+    f"export the checkpoint of a Mask R-CNN with `{EXPORT_COMMAND}`; of another finished detector, `{GRAFT_COMMAND}` "
+    "makes such a file"
+)
 
 
 # What NumPy computes in itself. Of ONNX's other types (bfloat16, float8, int4), onnxruntime makes no arrays, and
@@ -84,7 +90,7 @@ def check_model_file(model: Union[str, Path]) -> Path:
     if not path.is_file():
         found = "a folder" if path.is_dir() else "nothing"
         raise FileNotFoundError(
-            f"model {path}: expected a file, found {found}; make it with `{EXPORT_COMMAND}`, "
+            f"model {path}: expected a file, found {found}; make it with `{EXPORT_COMMAND}` or `{GRAFT_COMMAND}`, "
             "or name another with --model"
         )
     return path
@@ -99,8 +105,8 @@ def model_metadata(model: Union[str, Path], properties: Mapping[str, str]) -> Mo
     if KEY not in properties:
         keys = ", ".join(sorted(properties)) or "none"
         raise ValueError(
-            f"model {model}: expected the metadata key {KEY!r} that `{EXPORT_COMMAND}` writes, "
-            f"found the keys: {keys}; export the checkpoint with `{EXPORT_COMMAND}`"
+            f"model {model}: expected the metadata key {KEY!r} that `{EXPORT_COMMAND}` and `{GRAFT_COMMAND}` write, "
+            f"found the keys: {keys}; {NOT_OURS_REMEDY}"
         )
     try:
         return ModelMetadata.from_json(properties[KEY])

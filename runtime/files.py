@@ -80,6 +80,16 @@ def whole_file(path: PathLike, mode: str = "wb") -> Iterator[IO[Any]]:
         yield file
 
 
+def make_folder(path: PathLike) -> None:
+    """Make a folder, and those above it, where there is none.
+
+    Raises:
+        OSError: it cannot be made; names the folder and the remedy, ``errno`` is the system's.
+    """
+    with _errors_of(path, None):
+        Path(path).mkdir(parents=True, exist_ok=True)
+
+
 def withdraw(path: PathLike) -> None:
     """Remove the file that ``whole_file`` is about to replace; a link to it stays.
 
@@ -326,7 +336,7 @@ def _errors_of(path: PathLike, num_bytes: Optional[int], file: Optional[IO[Any]]
 def _said(error: OSError, num_bytes: Optional[int], file: Optional[IO[Any]]) -> str:
     text = os.strerror(error.errno)
     if error.errno not in _FULL:
-        return f"cannot write: {text}"
+        return f"cannot write, name another folder: {text}"
     return f"{text}: expected room for {_size(num_bytes, file)}; free some, or name another folder"
 
 

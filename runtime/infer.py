@@ -53,6 +53,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         from runtime.inference.sources import listed_sources, select_sources
 
     names = [*args.sources, *(listed_sources(args.list) if args.list else ())]
+    if not names:
+        _note(f"no source is named; the images that come with the package are taken, {DEFAULT_IMAGES}")
     sources = select_sources(names or [str(DEFAULT_IMAGES)], recursive=args.recursive)
     for line in sources.ignored:
         print(printable(line), file=sys.stderr, flush=True)
@@ -73,6 +75,7 @@ def _images(paths: "Sequence[Source]", args: argparse.Namespace) -> int:
     options = _options(args)
     with held(), _detector(args) as detector:
         _note_on_keypoints(detector, options)
+        _note_score(detector, ("score", "json_score"), args)
         report = detect_and_write(paths, detector, options, own)
         print_report(report, options)
         return report.exit_status
@@ -95,6 +98,7 @@ def _videos(sources: Sequence[str], args: argparse.Namespace) -> int:
     check_outputs(args.out, [args.model, *map(Path, sources)])
     options = _options(args)
     with held(), _detector(args) as detector:
+        _note_score(detector, ("score", "json_score"), args)
         report = detect_videos(sources, detector, options)
         print_video_report(report, options)
         return report.exit_status
@@ -109,6 +113,7 @@ def _answer(args: argparse.Namespace) -> int:
     if sys.stdin is None:
         raise ValueError("sources: expected JSON lines on standard input, found it closed; pipe them in")
     with held(), _detector(args) as detector:
+        _note_score(detector, ("json_score",), args)
         return answer_requests(sys.stdin.buffer, detector, _options(args)).exit_status
 
 
@@ -119,6 +124,24 @@ def _refuse(args: argparse.Namespace, names: Sequence[str], expected: str, found
         raise ValueError(
             f"--{given.replace('_', '-')}: expected {expected} as sources, found {found}; leave it out"
         )
+
+
+def _note_score(detector: "Detector", names: Sequence[str], args: argparse.Namespace) -> None:
+    """Say that scores of these options are less than the least that the model's file gives."""
+    least = detector.metadata.score_threshold
+    lower = [
+        f"--{name.replace('_', '-')} {getattr(args, name):g}" for name in names if getattr(args, name) < least
+    ]
+    if lower:
+        _note(
+            f"{', '.join(lower)}: the model itself leaves out what is at or below {least:g}; for more, make its file "
+            "again with a lower threshold: `python -m export.graft` with --score, `python -m export.maskrcnn` with "
+            "score_thr in the config's test_cfg"
+        )
+
+
+def _note(text: str) -> None:
+    print(printable(f"note: {text}"), file=sys.stderr, flush=True)
 
 
 def _with_own_ids(
@@ -134,7 +157,7 @@ def _with_own_ids(
     dataset = read_own_dataset(annotations)
     matched = match_images(dataset, paths)
     for note in matched.notes:
-        print(printable(f"note: {note}"), file=sys.stderr, flush=True)
+        _note(note)
     return matched.paths, Own(dataset, matched.entries)
 
 

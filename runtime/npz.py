@@ -142,7 +142,10 @@ def _array(file: IO[bytes], file_bytes: int, expected: Optional[Expected]) -> np
     shape, is_fortran, dtype = _header(file)
     if expected is None:
         if dtype.hasobject or min(shape, default=0) < 0:
-            raise ValueError(f"expected numbers, found {dtype} {shape}; save plain arrays")
+            found = "Python objects" if dtype.hasobject else f"{dtype} {shape}"
+            raise ValueError(
+                f"expected numbers or strings, found {found}; save plain arrays: array.astype('float32')"
+            )
     elif is_fortran and len(shape) > 1:
         raise ValueError("expected arrays row by row, found one column by column")
     elif not expected.agrees(dtype, shape):

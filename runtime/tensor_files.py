@@ -65,9 +65,10 @@ def _loaded(path: Path, most: int) -> Union[np.ndarray, dict[str, np.ndarray]]:
     try:
         return read_any(path, most, f"if that is meant, set {LIMIT_VARIABLE} to as much as all inputs take")
     except ValueError as error:
-        raise ValueError(
-            f"--input {path}: expected an .npy or .npz file without objects, found {error}"
-        ) from error
+        text = str(error)
+        # Else NumPy's or zipfile's words, of a file that is none.
+        reason = text if "expected " in text else f"expected an .npy or .npz file, found none ({text})"
+        raise ValueError(f"--input {path}: {reason}") from error
 
 
 def made_feeds(
@@ -87,13 +88,18 @@ def made_feeds(
         seed: None makes nothing up.
 
     Raises:
-        ValueError: an input is missing, or a shape does not fit.
+        ValueError: an input is missing or unknown, or a shape does not fit.
     """
     wanted = dict(_shape_option(text) for text in shapes)
     unknown = sorted(wanted.keys() - inputs.keys())
     if unknown:
         raise ValueError(
             f"--shape: expected names of inputs ({', '.join(inputs)}), found {', '.join(unknown)}"
+        )
+    others = [name for name in given if name not in inputs]
+    if others:
+        raise ValueError(
+            f"--input: expected names of the model's inputs ({', '.join(inputs) or 'none'}), found {', '.join(others)}"
         )
     missing = {name: tensor for name, tensor in inputs.items() if name not in given}
     if missing and seed is None:
@@ -106,7 +112,7 @@ def made_feeds(
     feeds = dict(given)
     for name, tensor in missing.items():
         feeds[name] = _made_up(name, tensor, wanted.get(name), rng)
-    return {name: feeds[name] for name in (*inputs, *(n for n in feeds if n not in inputs))}
+    return {name: feeds[name] for name in inputs}
 
 
 def _shape_option(text: str) -> tuple[str, tuple[int, ...]]:

@@ -27,7 +27,8 @@ constexpr const char* kUsage =
 struct Arguments {
   std::string model, json;
   std::vector<std::string> images;
-  int batch = 8, runs = 20, threads = 0, calls = 0, detectors = 0;
+  int batch = 8, runs = 20, threads = 0;
+  int calls = 0, detectors = 0;  // 0: not asked for
 };
 
 struct Latency {
@@ -61,6 +62,7 @@ std::string parse(int count, char** texts, Arguments& arguments) {
     if (value != nullptr && i + 1 < count) {
       const std::string given = texts[++i];
       if (!read_number(given, *value)) return text + ": expected a whole number, found \"" + given + "\"";
+      if (*value < 1) return text + ": expected at least 1, found " + given;
     } else if (text == "--json" && i + 1 < count) {
       arguments.json = texts[++i];
     } else if (text.rfind("--", 0) == 0) {
@@ -71,10 +73,7 @@ std::string parse(int count, char** texts, Arguments& arguments) {
       arguments.images.push_back(text);
     }
   }
-  if (arguments.images.empty()) return kUsage;
-  if (arguments.batch < 1 || arguments.runs < 1) return "--batch, --runs: expected at least 1";
-  if (arguments.calls < 0 || arguments.detectors < 0) return "--calls, --detectors: expected at least 0";
-  return "";
+  return arguments.images.empty() ? kUsage : "";
 }
 
 double milliseconds_since(std::chrono::steady_clock::time_point start) {

@@ -3,8 +3,10 @@
 //   detect MODEL IMAGE... [--out results.json] [--min-score 0.3] [--batch 4]
 #include <maskrcnn/detector.h>
 
+#include <cerrno>
 #include <charconv>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <iomanip>
 #include <limits>
@@ -110,12 +112,19 @@ void print(const maskrcnn::Detections& found, const std::string& path) {
   }
 }
 
+std::string not_written(const std::string& path) {
+  return path + ": expected a file that can be written, found: " + std::strerror(errno) +
+         "; name another, in a folder that is there";
+}
+
 }  // namespace
 
 int main(int count, char** texts) {
   Arguments arguments;
   const std::string unusable = parse(count, texts, arguments);
   if (!unusable.empty()) return fail(unusable);
+  // Before anything is detected; what an earlier run wrote stays until there is something else.
+  if (!arguments.out.empty() && !std::ofstream(arguments.out, std::ios::app)) return fail(not_written(arguments.out));
   maskrcnn::Options options;
   options.batch_size = arguments.batch;
   auto opened = maskrcnn::Detector::open(arguments.model, options);
@@ -144,5 +153,5 @@ int main(int count, char** texts) {
   }
   out << "\n]\n";
   out.close();
-  return out ? 0 : fail(arguments.out + ": expected to write it, found no room or no permission");
+  return out ? 0 : fail(not_written(arguments.out));
 }

@@ -22,6 +22,10 @@ PARSER_SOURCE = Path(__file__).with_name("deepstream_parser.cpp")
 MASK_PARSER, BOX_PARSER = "NvDsInferParseCustomMaskRCNN", "NvDsInferParseCustomMaskRCNNBoxes"
 _COLOR_FORMATS = {"rgb": 0, "bgr": 1}
 _PREFIX = "deepstream"
+_MASK_REMEDIES = {
+    "full": "export it with `--masks crop`",
+    "grid": "those of a Mask R-CNN alone lie so; for masks on a grid over the whole input take --for triton",
+}
 
 
 def convert(source: Source, folder: Path, options: Options) -> Made:
@@ -89,8 +93,8 @@ def _checked(source: Source, options: Options) -> tuple[int, int]:
     metadata = source.metadata
     if metadata.masks not in ("crop", "none"):
         raise ValueError(
-            f"model {source.path}: expected masks in their boxes for nvinfer (`--masks crop`) or none, found masks "
-            f"{metadata.masks}; export it so"
+            f"model {source.path}: expected masks in their boxes for nvinfer or none, found masks {metadata.masks}; "
+            + _MASK_REMEDIES[metadata.masks]
         )
     if metadata.channels != 3:
         raise ValueError(f"model {source.path}: expected 3 channels for nvinfer, found {metadata.channels}")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
-from runtime.contract import EXPORT_COMMAND, Tensor, check_model_file
+from runtime.contract import EXPORT_COMMAND, GRAFT_COMMAND, NOT_OURS_REMEDY, Tensor, check_model_file
 from runtime.engine.config import Range
 from runtime.engine.sidecar import Sidecar
 from runtime.graphs.load import graph_inputs, graph_outputs, load_onnx, metadata_of
@@ -121,8 +121,8 @@ def word(value: Union[str, Path]) -> str:
 def _ours(path: Path, metadata: Any) -> ModelMetadata:
     if metadata is None:
         raise ValueError(
-            f"model {path}: expected one that `{EXPORT_COMMAND}` or `python -m export.graft` wrote, found none of its "
-            "metadata; export the model with one of them"
+            f"model {path}: expected one that `{EXPORT_COMMAND}` or `{GRAFT_COMMAND}` wrote, found none of its "
+            f"metadata; {NOT_OURS_REMEDY}"
         )
     return metadata
 

@@ -7,7 +7,7 @@ from typing import Optional
 
 import onnx
 
-from runtime.comparison.average_precision import CocoDataset
+from runtime.comparison.average_precision import CocoDataset, read_dataset
 from runtime.comparison.detections import Progress, no_progress
 from runtime.comparison.evaluation import Evaluation, evaluate_artifact
 from runtime.comparison.sources import open_artifact
@@ -125,6 +125,23 @@ def _said(trial: Trial) -> str:
 def dataset_files(path: Path) -> tuple[Path, Path]:
     """Return annotations and images' folder of ``--dataset``: a JSON file beside its images, or their folder."""
     return (path / "annotations.json", path) if path.is_dir() else (path, path.parent)
+
+
+def ap_dataset(path: Path, limit: Optional[int]) -> CocoDataset:
+    """Read the data set of ``--dataset``; see ``dataset_files`` and ``read_dataset``.
+
+    Raises:
+        OSError, ValueError: see ``read_dataset``. Where images are missing it says what helps here, as ``--images``
+            are those for calibration.
+    """
+    annotations, folder = dataset_files(path)
+    return read_dataset(
+        annotations,
+        folder,
+        limit,
+        remedy=f"--dataset takes a file of annotations that lies beside its images: copy or link {annotations.name} "
+        "into their folder, or write their paths, absolute or from there, into file_name",
+    )
 
 
 def shared_images(dataset: CocoDataset, images: Sequence[Path]) -> list[Path]:

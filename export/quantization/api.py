@@ -14,7 +14,7 @@ from export.quantization.accuracy import (
     REASON,
     AccuracyRequest,
     Trial,
-    dataset_files,
+    ap_dataset,
     fewest_left_out,
     shared_images,
 )
@@ -26,9 +26,8 @@ from export.quantization.layers import ASKED, Layers, find_layers
 from export.quantization.placement import Placement, Range, place, quantized_model
 from export.quantization.sensitivity import LayerFigures, rank_layers, with_agreement
 from runtime.backends import load_backend
-from runtime.comparison.average_precision import read_dataset
 from runtime.comparison.detections import Progress, no_progress
-from runtime.contract import EXPORT_COMMAND, check_takes_floats
+from runtime.contract import EXPORT_COMMAND, GRAFT_COMMAND, NOT_OURS_REMEDY, check_takes_floats
 from runtime.files import refuse_inputs, write_whole
 from runtime.graphs.load import OnnxFile, metadata_of, save_model
 from runtime.graphs.operators import DENSE
@@ -302,7 +301,7 @@ class _Job:
         options = self._options
         if options.ap_drop is None or options.dataset is None:
             return self._layers, ()
-        dataset = read_dataset(*dataset_files(options.dataset), options.limit)
+        dataset = ap_dataset(options.dataset, options.limit)
         shared = shared_images(dataset, self._request.images)
         if shared:
             raise ValueError(
@@ -345,8 +344,8 @@ def _open(path: Path, plan: Optional[Path], *, quantized: bool = False) -> _Sour
     metadata = metadata_of(model, path)
     if metadata is None:
         raise ValueError(
-            f"model {path}: expected one that `{EXPORT_COMMAND}` wrote, found none of its metadata; export the "
-            f"checkpoint with `{EXPORT_COMMAND}`"
+            f"model {path}: expected one that `{EXPORT_COMMAND}` or `{GRAFT_COMMAND}` wrote, found none of its "
+            f"metadata; {NOT_OURS_REMEDY}"
         )
     check_takes_floats(path, metadata, "calibration")
     if is_quantized(model) != quantized:

@@ -4,7 +4,9 @@ Of a model of any size OpenVINO fuses less than of one whose height and width it
 often get a network of their own.
 """
 
+import errno
 import importlib.util
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -426,12 +428,27 @@ def _checked_options(options: OpenVINOOptions) -> OpenVINOOptions:
             f"precision: expected one of {', '.join(CPU_PRECISIONS)}, found {options.precision!r}"
         )
     threads = options.threads
+    if options.cache is not None:
+        _check_cache(Path(options.cache))
     return replace(
         options,
         threads=None if threads is None else checked_count("threads", threads, MAX_THREADS),
         streams=checked_count("streams", options.streams, MAX_THREADS),
         sizes=checked_count("sizes", options.sizes, _MAX_TIMED, least=0),
     )
+
+
+def _check_cache(folder: Path) -> None:
+    """Make the folder: OpenVINO says of one that it cannot write to what reads as if the model were at fault."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = "" if os.access(folder, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+    except OSError as error:
+        found = error.strerror or said(error)
+    if found:
+        raise ValueError(
+            f"cache: expected a folder that can be made and written to, found {folder}: {found}; name another, or none"
+        )
 
 
 def _core(options: OpenVINOOptions) -> "openvino.Core":

@@ -23,6 +23,7 @@ METRICS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 _MAX_DETECTIONS = 100
 # Of each image and class, by which COCO measures key points.
 MAX_KEYPOINT_DETECTIONS = 20
+_REMEDY = "name their folder with --images"
 # COCO has measured how far annotators of its 17 joints are apart, in shares of the object's size; of other key points
 # this stands for that, which is between its eyes (0.025) and its wrists (0.062).
 KEYPOINT_SIGMA = 0.05
@@ -71,13 +72,16 @@ class CocoDataset:
         return [a for a in self.truth["annotations"] if a["category_id"] in categories]
 
 
-def read_dataset(annotations: Path, folder: Optional[Path], limit: Optional[int] = None) -> CocoDataset:
+def read_dataset(
+    annotations: Path, folder: Optional[Path], limit: Optional[int] = None, *, remedy: str = _REMEDY
+) -> CocoDataset:
     """Read annotations and find their images.
 
     Args:
         annotations: JSON in COCO's format; see ``runtime.comparison.annotations`` for what it may leave out.
         folder: where the ``file_name`` of its images lie; None: nowhere, results are there already.
         limit: take the first so many images only.
+        remedy: of images that are missing, for the message.
 
     Raises:
         FileNotFoundError: no such file, or images are missing; names them.
@@ -93,7 +97,7 @@ def read_dataset(annotations: Path, folder: Optional[Path], limit: Optional[int]
     entries = truth["images"][:limit]
     if folder is None:
         return _without_images(annotations, truth, entries)
-    paths, notes = _image_files(annotations, folder, [entry["file_name"] for entry in entries])
+    paths, notes = _image_files(annotations, folder, [entry["file_name"] for entry in entries], remedy)
     with_segmentation = {a["image_id"] for a in truth["annotations"] if a["segmentation"] not in (None, [])}
     images = tuple(
         DatasetImage(
@@ -142,7 +146,7 @@ def category_ids(classes: Sequence[str], dataset: CocoDataset) -> tuple[Optional
     if not set(ids) & set(classes):
         raise ValueError(
             f"classes: expected categories of the model's names in {dataset.path}, found none of {listed(classes)}, "
-            f"but {listed(names)}; evaluate on a dataset of the model's classes"
+            f"but {listed(names)}; give annotations of the model's classes, or a model of theirs"
         )
     return tuple(ids.get(name) for name in classes)
 
@@ -167,7 +171,9 @@ def _plain(name: str) -> str:
     return "".join(c for c in name.casefold() if c.isalnum()) or name
 
 
-def _image_files(annotations: Path, folder: Path, names: Sequence[str]) -> tuple[list[Path], tuple[str, ...]]:
+def _image_files(
+    annotations: Path, folder: Path, names: Sequence[str], remedy: str
+) -> tuple[list[Path], tuple[str, ...]]:
     """Return the images' files, and what is worth saying about how they were found."""
     paths = [_existing((folder / name, folder / name.replace("\\", "/"))) for name in names]
     absent = [index for index, path in enumerate(paths) if path is None]
@@ -182,7 +188,7 @@ def _image_files(annotations: Path, folder: Path, names: Sequence[str]) -> tuple
     if missing:
         raise FileNotFoundError(
             f"{annotations}: expected its {len(names)} images in {folder}, "
-            f"found {len(missing)} missing: {listed(missing)}; name their folder with --images"
+            f"found {len(missing)} missing: {listed(missing)}; {remedy}"
         )
     return paths, (
         f"{annotations}: {len(absent)} of {len(names)} images were found in {folder} by their bare names, as "

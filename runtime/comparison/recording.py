@@ -29,7 +29,7 @@ import numpy as np
 
 from runtime.detections import Detections
 from runtime.documents import parsed
-from runtime.files import sha256_of, whole_file
+from runtime.files import make_folder, sha256_of, whole_file
 from runtime.messages import listed, said, shown
 from runtime.metadata import ModelMetadata
 from runtime.npz import Expected, read_arrays
@@ -134,7 +134,7 @@ class RecordingWriter:
         if path.suffix.lower() != SUFFIX:
             raise ValueError(f"recording {path}: expected a name ending in {SUFFIX}, found {path.suffix!r}")
         load_pycocotools()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         self._path = path
         self._header = {
             "format": FORMAT,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Callable, Optional, Union
+from typing import IO, Any, Callable, Optional, Union
 
 from runtime.contract import EXPORT_COMMAND, check_takes_floats
 from runtime.cuda.binding import Cuda
@@ -18,7 +18,7 @@ from runtime.engine.plugins import PluginLibrary
 from runtime.engine.profiles import with_default_sizes
 from runtime.engine.progress import Monitor
 from runtime.engine.sidecar import Provenance, Sidecar, sidecar_path
-from runtime.files import file_identity, sha256_of, write_whole
+from runtime.files import file_identity, make_folder, sha256_of, write_whole
 from runtime.graphs.load import OnnxFile, declared_tensors, graph_errors, metadata_of
 from runtime.metadata import ModelMetadata
 from runtime.precision.choice import chosen_plan
@@ -365,11 +365,19 @@ def _relative(path: Path, folder: Path) -> str:
     return path.name if path.parent == folder else str(path)
 
 
+def _lock_file(path: Path) -> IO[str]:
+    try:
+        return path.open("w")
+    except OSError as error:
+        reason = f"cannot write, name another folder: {error.strerror}"
+        raise OSError(error.errno, reason, str(path)) from error
+
+
 @contextmanager
 def _locked(engine: Path, notify: Callable[[str], None]) -> Iterator[None]:
     """Hold the engine's lock file; another process that has it is waited for."""
-    engine.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{engine}.lock", "w") as lock:
+    make_folder(engine.parent)
+    with _lock_file(Path(f"{engine}.lock")) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -15,7 +15,7 @@ from runtime.coco_writer import IMAGES, RESULTS, Identity, ResultsWriter, coco_r
 from runtime.console import tracked
 from runtime.detections import Detections
 from runtime.detector import Detector
-from runtime.files import locked, refuse_inputs, remove_abandoned
+from runtime.files import locked, make_folder, refuse_inputs, remove_abandoned
 from runtime.inference.json_lines import LINES, JsonLinesWriter
 from runtime.inference.label_files import label_files
 from runtime.inference.options import Chosen, InferenceOptions, chosen_labels
@@ -86,7 +86,7 @@ def detect_and_write(
             or the earlier run is another one.
     """
     run = _Run(paths, detector, options, own)
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out)
     remove_abandoned(options.out)
     report, start = Report(len(paths)), time.perf_counter()
     with held():

@@ -14,7 +14,7 @@ from runtime.console import say, status
 from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.draw import draw_detections
-from runtime.files import refuse_inputs, remove_abandoned, whole_file
+from runtime.files import make_folder, refuse_inputs, remove_abandoned, whole_file
 from runtime.inference.json_lines import LINES, JsonLinesWriter
 from runtime.inference.options import InferenceOptions, chosen_labels
 from runtime.inference.overlays import numbered_names
@@ -80,7 +80,7 @@ def detect_videos(sources: Sequence[str], detector: Detector, options: Inference
         OSError, ValueError, RuntimeError: nothing could be done: no such video, PyAV or trackers not installed.
     """
     run = _Run(sources, detector, options)
-    options.out.mkdir(parents=True, exist_ok=True)
+    make_folder(options.out)
     remove_abandoned(options.out)
     start = time.perf_counter()
     with held():

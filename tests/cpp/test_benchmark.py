@@ -129,6 +129,16 @@ def test_a_number_that_is_none_is_refused(installed: Installed, option: str, val
     assert done.stderr == f'benchmark: error: --{option}: expected a whole number, found "{value}"\n'
 
 
+@pytest.mark.parametrize("option", ["batch", "runs", "threads", "calls", "detectors"])
+def test_a_number_below_one_is_refused(installed: Installed, option: str) -> None:
+    program = installed.programs / "cpp" / "maskrcnn_benchmark"
+    done = subprocess.run(
+        [str(program), "m.onnx", "i.ppm", f"--{option}", "0"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"benchmark: error: --{option}: expected at least 1, found 0\n"
+
+
 def test_a_part_that_fails_is_said_and_the_others_run(installed: Installed, tmp_path: Path) -> None:
     model = fakes.save(tmp_path / "m.onnx")
     out = tmp_path / "out.json"

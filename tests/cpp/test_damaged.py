@@ -128,7 +128,20 @@ def test_other_suffixes(library: Library, tmp_path: Path) -> None:
     [
         ({"threads": -1}, "threads: expected a whole number from 0 to 1024, found -1"),
         ({"streams": -2}, "streams: expected a whole number from 1 to 1024, found -2"),
-        ({"sizes": -2}, "sizes: expected a whole number from 0 to 1024, found -2"),
+        ({"sizes": -2}, "sizes: expected a whole number from 0 to 256, found -2"),
+        ({"sizes": 257}, "sizes: expected a whole number from 0 to 256, found 257"),
+        (
+            {"cache": b"/proc/version/cache"},
+            "cache: expected a folder that can be made and written to, found /proc/version/",
+        ),
+        (
+            {"plugins": b"x.so"},
+            "plugins: expected an option of openvino, found one of another backend ('x.so'); leave",
+        ),
+        (
+            {"device_index": 1},
+            "device_index: expected an option of openvino, found one of another backend (1); leave",
+        ),
         ({"batch_size": 5000}, "batch_size: expected a whole number from 1 to 1024, or 0, found 5000"),
     ],
 )
@@ -212,7 +225,8 @@ def test_null_pointers(library: Library, model: Path) -> None:
         assert getattr(library, read)(null) is None
     assert library.class_name(null, 0) is None
     assert not library.boxes(null, 0)
-    assert library.error_message(null)
+    assert library.error_message(null) == b""
+    assert library.error_code(null) == 0
 
 
 def test_out_of_range(library: Library, model: Path) -> None:

@@ -1,6 +1,7 @@
 """The C++ library finds what Python's ``Detector(..., backend="openvino")`` finds, in the same pixels."""
 
 import json
+import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from runtime.graphs.inlining import inlined
 from runtime.images import read_image
 from tests.cpp import library as cpp
 from tests.cpp.agreement import BOX_PX, SCORE, assert_same
-from tests.cpp.conftest import Installed, run
+from tests.cpp.conftest import ROOT, Installed, run
 from tests.cpp.library import Library
 from tests.export.test_graph import export_loaded
 from tests.runtime import fakes
@@ -233,6 +234,21 @@ def test_the_example_writes_cocos_results(
     assert len(printed.splitlines()) == len(results) > 20
 
 
+def test_the_example_refuses_a_file_that_cannot_be_written_before_it_opens_the_model(
+    installed: Installed, tmp_path: Path
+) -> None:
+    out = tmp_path / "missing" / "x.json"
+    program = installed.programs / "cpp" / "maskrcnn_detect"
+    done = subprocess.run(
+        [program, tmp_path / "none.onnx", "i.ppm", "--out", out], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"detect: error: {out}: expected a file that can be written, found: No such file or directory; name another, "
+        "in a folder that is there\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [("--batch", v) for v in ("abc", "", "2x", "0", "-1", "1.5")]
@@ -271,6 +287,21 @@ def test_from_c(installed: Installed, tmp_path: Path) -> None:
     assert done.stderr.startswith(
         f"1 model {tmp_path}/none.onnx: expected a file, found nothing; make it with"
     )
+
+
+def test_an_interpreter_that_is_not_there_is_said(tmp_path: Path) -> None:
+    if shutil.which("cmake") is None:
+        pytest.skip("no cmake")
+    python = tmp_path / "none" / "python"
+    done = subprocess.run(
+        ["cmake", "-S", ROOT, "-B", tmp_path / "build", f"-DPython_EXECUTABLE={python}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    said = " ".join(done.stderr.split())
+    assert f"-DPython_EXECUTABLE: expected an interpreter, found no file {python}." in said
 
 
 def test_memory_does_not_grow(installed: Installed, tmp_path: Path) -> None:

@@ -96,9 +96,15 @@ def test_batches_under_way_and_one_that_nobody_waits_for(both: Library, tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"bf16": 1}, "precision: expected fp32 with onnxruntime, found bf16"),
-        ({"streams": 2}, "streams: expected 1 with onnxruntime, found 2"),
-        ({"cache": b"/tmp"}, "cache: expected none with onnxruntime, found /tmp"),
+        (
+            {"bf16": 1},
+            r"precision: expected an option of onnxruntime, found one of another backend \('bf16'\)",
+        ),
+        ({"streams": 2}, r"streams: expected an option of onnxruntime, found one of another backend \(2\)"),
+        (
+            {"cache": b"/tmp"},
+            r"cache: expected an option of onnxruntime, found one of another backend \('/tmp'\)",
+        ),
         ({"threads": -1}, "threads: expected a whole number from 0 to 1024, found -1"),
     ],
 )

@@ -145,7 +145,7 @@ REFUSALS: dict[str, tuple[Callable[[Path, Path], list], str]] = {
     ),
     "another's model": (
         lambda model, folder: [folder / "foreign.onnx", "--images", folder / "black.png"],
-        "expected one that `python -m export.maskrcnn` wrote, found none of its metadata",
+        "expected one that `python -m export.maskrcnn` or `python -m export.graft` wrote, found none of its metadata",
     ),
     "no layers": (
         lambda model, folder: [folder / "fake.onnx", "--images", folder / "black.png"],

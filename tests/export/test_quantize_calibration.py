@@ -1,5 +1,6 @@
 """Ranges against those of every activation, taken by NumPy; what the layers' figures say; leaving layers out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,19 @@ def test_ap_drop(
     assert [(t.num_left_out, t.within) for t in result.trials] == [(0, True)]
     assert set(result.trials[0].drops) == {"box", "mask"}
     assert len(result.ranking) == 41
+    elsewhere = tmp_path / "elsewhere" / dataset.path.name
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(dataset.path.read_bytes())
+    with pytest.raises(
+        FileNotFoundError, match="missing: .*; --dataset takes a file of annotations that lies beside"
+    ):
+        quantize_model(
+            embedded_path,
+            tmp_path / "q.onnx",
+            calibration_images[:1],
+            options=replace(options, dataset=elsewhere),
+            threads=1,
+        )
     with pytest.raises(ValueError, match="expected images that are not calibration images"):
         quantize_model(
             embedded_path, tmp_path / "q.onnx", [dataset.images[0].path], options=options, threads=1

@@ -170,7 +170,34 @@ def test_the_embedded_images_are_the_default(
     assert infer.DEFAULT_IMAGES == ROOT / "examples" / "images"
     monkeypatch.setattr(infer, "DEFAULT_IMAGES", images)
     assert _run("--model", fake_model, "--out", tmp_path / "out") == 0
-    assert "in 5 images" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "in 5 images" in printed.out
+    assert (
+        printed.err
+        == f"note: no source is named; the images that come with the package are taken, {images}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ((), ""),
+        (("--score", 0.05, "--json-score", 0.05), ""),
+        (("--score", 0.01), "--score 0.01"),
+        (("--score", 0, "--json-score", 0.01), "--score 0, --json-score 0.01"),
+    ],
+)
+def test_scores_below_the_models_own_are_noted_once(
+    options: tuple, named: str, images: Path, fake_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert _run(images, "--model", fake_model, "--out", tmp_path / "out", *options) == 0
+    said = capsys.readouterr().err
+    if not named:
+        assert said == ""
+        return
+    assert said.startswith(f"note: {named}: the model itself leaves out what is at or below 0.05; ")
+    assert said.count("\n") == 1
+    assert "`python -m export.graft` with --score" in said
 
 
 @pytest.mark.parametrize(
@@ -193,6 +220,7 @@ def test_the_embedded_images_are_the_default(
             "^error: TensorRT: expected the Python package tensorrt, found none that loads .*; `pip install tensorrt`",
         ),
         (["{images}", "--out", "{images}/0.png"], "error: .*0.png"),
+        (["{images}", "--out", "/proc/xx"], "cannot write, name another folder: .*: '/proc/xx'"),
     ],
 )
 def test_what_cannot_begin_exits_with_two(

@@ -180,7 +180,10 @@ def test_folders_tell_images_of_one_name_apart(own: Path, fake_model: Path, tmp_
             "expected one image for .*1.png, found the ids 1, 2; write their folders into file_name",
         ),
         ({"categories": [{"id": 1, "name": "Circle"}]}, "letter for letter, found 'Circle' for 'circle'"),
-        ({"categories": [{"id": 1, "name": "dog"}]}, "expected categories of the model's names in"),
+        (
+            {"categories": [{"id": 1, "name": "dog"}]},
+            "expected categories of the model's names in .*; give annotations of the model's classes",
+        ),
         (
             {"categories": [{"id": 1.5, "name": "circle"}]},
             r"categories\[0\].id: expected a whole number or a string",

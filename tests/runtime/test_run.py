@@ -76,12 +76,19 @@ def test_inputs_come_from_one_file_or_are_made_up(model: Path, tmp_path: Path) -
         (["--input", "x=none.npy"], r"--input none.npy: expected an .npy or .npz file, found no file"),
         (["--input", "x={x}", "--input", "x={x}"], "--input: expected each input once, found x again"),
         (["--input", "{x}"], "expected NAME=FILE.npy or FILE.npz, found a file of one array"),
-        (["--input", "x={text}"], r"--input .*text\.npy: expected an .npy or .npz file without objects"),
+        (["--input", "x={text}"], r"--input .*text\.npy: expected an .npy or .npz file, found none \("),
         (
             ["--input", "x={objects}"],
-            r"--input .*objects\.npy: expected an .npy or .npz file without objects",
+            r"--input .*objects\.npy: expected numbers or strings, found Python objects; save plain arrays",
         ),
-        (["--input", "z={x}", "--random", "1"], "expected the inputs 'x': .*, found 'x', 'y', 'z'"),
+        (
+            ["--input", "z={x}", "--random", "1"],
+            r"--input: expected names of the model's inputs \(x, y\), found z",
+        ),
+        (
+            ["--input", "x={x}", "--input", "z={x}"],
+            r"--input: expected names of the model's .*\(x, y\), found z",
+        ),
         (["--random", "1", "--shape", "x=2x4"], r"--shape x: expected one like float32 \(\?, 3\), found 2x4"),
         (["--random", "1", "--shape", "z=2x4"], r"--shape: expected names of inputs \(x, y\), found z"),
         (["--random", "1", "--shape", "x"], "--shape: expected NAME=1x3x640x640, found 'x'"),

@@ -34,25 +34,27 @@ namespace {
 using maskrcnn::Error;
 using maskrcnn::ErrorCode;
 
-const char* const kNoMemory = "memory: expected more, found too little";
+// Made beforehand, as there is no memory for another; never freed.
+maskrcnn_error no_memory_error{{ErrorCode::kFailed, "memory: expected more, found too little"}};
+
+int no_memory(maskrcnn_error** error) noexcept {
+  if (error != nullptr) *error = &no_memory_error;
+  return MASKRCNN_FAILED;
+}
 
 int report(Error problem, maskrcnn_error** error) noexcept {
   const int code = static_cast<int>(problem.code);
-  if (error != nullptr) *error = new (std::nothrow) maskrcnn_error{std::move(problem)};
-  return code;
+  if (error == nullptr) return code;
+  *error = new (std::nothrow) maskrcnn_error{std::move(problem)};
+  return *error == nullptr ? no_memory(error) : code;
 }
 
 int refuse(const char* message, maskrcnn_error** error) noexcept {
   try {
     return report({ErrorCode::kInvalid, message}, error);
   } catch (...) {
-    return MASKRCNN_FAILED;
+    return no_memory(error);
   }
-}
-
-int no_memory(maskrcnn_error** error) noexcept {
-  if (error != nullptr) *error = nullptr;
-  return MASKRCNN_FAILED;
 }
 
 maskrcnn::Options options_from(const maskrcnn_options* given) {
@@ -253,14 +255,16 @@ void maskrcnn_results_free(maskrcnn_results* results) { delete results; }
 void maskrcnn_string_free(char* text) { std::free(text); }
 
 int maskrcnn_error_code(const maskrcnn_error* error) {
-  return error == nullptr ? static_cast<int>(MASKRCNN_FAILED) : static_cast<int>(error->error.code);
+  return error == nullptr ? static_cast<int>(MASKRCNN_OK) : static_cast<int>(error->error.code);
 }
 
 const char* maskrcnn_error_message(const maskrcnn_error* error) {
-  return error == nullptr ? kNoMemory : error->error.message.c_str();
+  return error == nullptr ? "" : error->error.message.c_str();
 }
 
-void maskrcnn_error_free(maskrcnn_error* error) { delete error; }
+void maskrcnn_error_free(maskrcnn_error* error) {
+  if (error != &no_memory_error) delete error;
+}
 
 const char* maskrcnn_version(void) { return maskrcnn::version(); }
 const char* maskrcnn_backends(void) { return maskrcnn::backends(); }

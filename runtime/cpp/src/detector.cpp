@@ -37,6 +37,25 @@ constexpr BackendEntry kBackends[] = {
 #endif
 };
 
+// Refuses what only another backend has, as Python does.
+void check_own_options(const std::string& backend, const Options& options) {
+  const Options none;
+  const bool is_openvino = backend == "openvino", is_tensorrt = backend == "tensorrt";
+  const auto check = [&](bool has_it, const char* name, bool is_asked, const auto& value) {
+    if (has_it || !is_asked) return;
+    invalid(name, ": expected an option of ", backend, ", found one of another backend (", value,
+            "); leave it out, or name the backend");
+  };
+  check(!is_tensorrt, "threads", options.threads != none.threads, options.threads);
+  check(is_openvino, "precision", options.precision != none.precision, "'bf16'");
+  check(is_openvino, "streams", options.streams != none.streams, options.streams);
+  check(is_openvino, "cache", options.cache != none.cache, "'" + options.cache + "'");
+  check(is_openvino, "sizes", options.sizes != none.sizes, options.sizes);
+  check(is_tensorrt, "device_index", options.device_index != none.device_index, options.device_index);
+  check(is_tensorrt, "plugins", options.plugins != none.plugins, "'" + options.plugins + "'");
+  check(is_tensorrt, "cuda_graphs", options.cuda_graphs != none.cuda_graphs, "False");
+}
+
 std::shared_ptr<const Model> opened(const std::string& path, const Options& options) {
   if (options.batch_size < 0 || options.batch_size > kMaxBatch) {
     invalid("batch_size: expected a whole number from 1 to ", kMaxBatch, ", or 0, found ", options.batch_size);
@@ -46,7 +65,10 @@ std::shared_ptr<const Model> opened(const std::string& path, const Options& opti
   const char* missing = nullptr;
   for (const BackendEntry& backend : kBackends) {
     if (!backend.reads(suffix) || (!options.backend.empty() && options.backend != backend.name)) continue;
-    if (backend.open != nullptr) return backend.open(path, options);
+    if (backend.open != nullptr) {
+      check_own_options(backend.name, options);
+      return backend.open(path, options);
+    }
     if (missing == nullptr) missing = backend.name;
   }
   if (missing != nullptr) {

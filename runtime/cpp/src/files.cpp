@@ -45,7 +45,7 @@ void check_model_file(const std::string& path) {
             !is_there                ? "nothing"
             : S_ISDIR(found.st_mode) ? "a folder"
                                      : "no regular file",
-            "; make it with `python -m export.maskrcnn`");
+            "; make it with `python -m export.maskrcnn` or `python -m export.graft`");
 }
 
 std::string bytes_of(const std::string& path, std::int64_t most) {

@@ -183,24 +183,10 @@ std::vector<Detections> OnnxRuntimeModel::run(Batch& batch) const {
   }
 }
 
-// Of OpenVINO's options, those that ask something that onnxruntime has not got.
-void check_options(const Options& options) {
-  check_range("threads", options.threads, 0, kMaxThreads);
-  if (options.precision != Precision::kFp32) {
-    invalid("precision: expected fp32 with onnxruntime, found bf16, which is OpenVINO's; leave it out");
-  }
-  if (options.streams != 1) {
-    invalid("streams: expected 1 with onnxruntime, found ", options.streams, ", which is OpenVINO's; leave it out");
-  }
-  if (!options.cache.empty()) {
-    invalid("cache: expected none with onnxruntime, found ", options.cache, ", which is OpenVINO's; leave it out");
-  }
-}
-
 }  // namespace
 
 std::shared_ptr<const Model> open_onnxruntime(const std::string& path, const Options& options) {
-  check_options(options);
+  check_range("threads", options.threads, 0, kMaxThreads);
   auto [file, metadata] = read_model(path);
   metadata.info.backend = joined("onnxruntime ", onnxruntime_version());
   return std::make_shared<const OnnxRuntimeModel>(path, options, file, std::move(metadata));

@@ -1,7 +1,9 @@
 // OpenVINO on a CPU: runtime/backends/openvino.py in C++, with the same defaults.
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <chrono>
+#include <filesystem>
 #include <fstream>
 #include <future>
 #include <list>
@@ -14,6 +16,9 @@
 #include <openvino/runtime/core.hpp>
 #include <openvino/runtime/intel_cpu/properties.hpp>
 #include <sstream>
+#include <system_error>
+
+#include <unistd.h>
 
 #include "errors.h"
 #include "model.h"
@@ -346,6 +351,17 @@ std::vector<Detections> OpenVINOModel::results(ov::InferRequest& request, const 
   return detections_from(outputs, geometry, shared_metadata(), min_score);
 }
 
+// Makes the folder: OpenVINO says of one that it cannot write to what reads as if the model were at fault.
+void check_cache(const std::string& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (!error && ::access(folder.c_str(), W_OK | X_OK) != 0) error = {errno, std::generic_category()};
+  if (error) {
+    invalid("cache: expected a folder that can be made and written to, found ", folder, ": ", error.message(),
+            "; name another, or none");
+  }
+}
+
 void check_no_functions(const std::string& path, const OnnxFile& file) {
   if (file.functions.empty()) return;
   std::string listed;
@@ -354,8 +370,8 @@ void check_no_functions(const std::string& path, const OnnxFile& file) {
   }
   if (file.functions.size() > kNumListed) listed += joined(" and ", file.functions.size() - kNumListed, " more");
   invalid("model ", path, ": expected standard operators alone, found the local functions ", listed,
-          ", which OpenVINO does not survive; export the model with `python -m export.maskrcnn CONFIG CHECKPOINT --for "
-          "openvino`, or inline them with onnx.inliner.inline_local_functions");
+          ", which OpenVINO does not survive; write one without them with `python -m export.convert MODEL --for onnx`, or "
+          "export it with `python -m export.maskrcnn CONFIG CHECKPOINT --for openvino`");
 }
 
 }  // namespace
@@ -363,7 +379,8 @@ void check_no_functions(const std::string& path, const OnnxFile& file) {
 std::shared_ptr<const Model> open_openvino(const std::string& path, const Options& options) {
   check_range("threads", options.threads, 0, kMaxThreads);
   check_range("streams", options.streams, 1, kMaxThreads);
-  check_range("sizes", options.sizes, 0, kMaxThreads);
+  check_range("sizes", options.sizes, 0, static_cast<int>(kMaxTimed));
+  if (!options.cache.empty()) check_cache(options.cache);
   auto [file, metadata] = read_model(path);
   check_no_functions(path, file);
   metadata.info.backend = "OpenVINO " + openvino_version();

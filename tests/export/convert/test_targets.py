@@ -346,8 +346,14 @@ def test_a_factor_is_given_where_it_is_exact(embedded_path: Path) -> None:
     assert deepstream.scaling(replace(facts, mean=(1.5, 2.0, 3.0), std=(4.0,) * 3)) == (0.25, (1.5, 2.0, 3.0))
     with pytest.raises(ValueError, match="none to the last bit; give --input uint8"):
         deepstream.scaling(replace(facts, mean=(0.0,) * 3, std=(255.0,) * 3))
-    with pytest.raises(ValueError, match=r"expected masks in their boxes for nvinfer"):
-        deepstream._checked(Source(embedded_path, replace(facts, masks="full")), None)
+    for masks, remedy in (
+        ("full", "export it with `--masks crop`"),
+        ("grid", "of a Mask R-CNN alone lie so"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"expected masks in their boxes for nvinfer .*found masks {masks}; .*{remedy}"
+        ):
+            deepstream._checked(Source(embedded_path, replace(facts, masks=masks)), None)
 
 
 def test_the_parser_of_nvinfer(tmp_path: Path) -> None:

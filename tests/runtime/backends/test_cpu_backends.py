@@ -119,7 +119,8 @@ def test_an_operator_that_it_does_not_know_is_named(opened: Open, tmp_path: Path
 def test_an_onnx_without_our_metadata_is_refused(opened: Open, tmp_path: Path) -> None:
     path = fakes.save(tmp_path / "m.onnx", with_metadata=False)
     message = (
-        "expected the metadata key 'maskrcnn' that `python -m export.maskrcnn` writes, found the keys: none"
+        "expected the metadata key 'maskrcnn' that `python -m export.maskrcnn` and `python -m export.graft` write, "
+        "found the keys: none; .*of another finished detector, `python -m export.graft` makes such a file"
     )
     with pytest.raises(ValueError, match=message):
         opened(path)

@@ -384,6 +384,13 @@ def test_a_failure_is_openvinos_and_says_what_to_do(
         backend.run(np.zeros((1, 3, 64, 96), np.float32), np.full((1, 2), 64, np.float32))
 
 
+@pytest.mark.parametrize("folder", ["/proc/version/cache", "/proc/cache"])
+def test_a_cache_that_cannot_be_made_is_refused(folder: str, tmp_path: Path) -> None:
+    model = fakes.save(tmp_path / "m.onnx")
+    with pytest.raises(ValueError, match=f"^cache: expected a folder that can be made .*, found {folder}: "):
+        load_backend(model, "openvino", cache=folder)
+
+
 def test_a_cached_model_is_not_taken_for_a_changed_one(tmp_path: Path) -> None:
     """One weight differs, in its last place."""
     model, cache = tmp_path / "m.onnx", tmp_path / "cache"

@@ -200,7 +200,10 @@ def test_refusals(tiny_path: Path, images: list[Path], tmp_path: Path, capsys: p
         (["plan", "gone.onnx"], "model gone.onnx: expected a file, found nothing"),
         (["plan", tmp_path / "noise.onnx"], "noise.onnx: expected an ONNX file, found something else"),
         (["plan", tmp_path / "empty.onnx"], "empty.onnx: expected an ONNX file, found one without nodes"),
-        (["plan", tiny_path, "-o", tmp_path / "noise.onnx" / "p.json"], "cannot write: "),
+        (
+            ["plan", tiny_path, "-o", tmp_path / "noise.onnx" / "p.json"],
+            "cannot write, name another folder: ",
+        ),
         (
             ["convert", tiny_path, "--plan", tmp_path / "bad.json"],
             "bad.json: precision plan: expected an object",

@@ -91,8 +91,8 @@ MASKRCNN_API int maskrcnn_mask(const maskrcnn_results* results, size_t image, si
 MASKRCNN_API void maskrcnn_results_free(maskrcnn_results* results);
 MASKRCNN_API void maskrcnn_string_free(char* text);
 
-MASKRCNN_API int maskrcnn_error_code(const maskrcnn_error* error);
-MASKRCNN_API const char* maskrcnn_error_message(const maskrcnn_error* error); /* never NULL */
+MASKRCNN_API int maskrcnn_error_code(const maskrcnn_error* error); /* MASKRCNN_OK of NULL */
+MASKRCNN_API const char* maskrcnn_error_message(const maskrcnn_error* error); /* never NULL; empty of NULL */
 MASKRCNN_API void maskrcnn_error_free(maskrcnn_error* error);
 
 MASKRCNN_API const char* maskrcnn_version(void);

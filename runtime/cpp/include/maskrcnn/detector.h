@@ -158,12 +158,12 @@ struct Options {
   // "openvino", "onnxruntime" or "tensorrt"; empty: the first of those in the library that reads the file.
   std::string backend;
 
-  // OpenVINO; of onnxruntime `threads` alone. What a file has in INT8 runs so in either precision.
+  // What another backend than the one that runs has is refused. OpenVINO; of onnxruntime `threads` alone. What a file has in INT8 runs so in either precision.
   int threads = 0;  // in all; 0: one per physical core
   Precision precision = Precision::kFp32;
   int streams = 1;    // batches that run at once; the threads are divided among them
   std::string cache;  // a folder for compiled models; empty: none
-  int sizes = 4;      // of a model of any size, how many frequent sizes get a network of their own
+  int sizes = 4;      // of a model of any size, how many frequent sizes get a network of their own, up to 256
 
   // TensorRT.
   int device_index = 0;
