@@ -86,7 +86,7 @@ def _descendants(process: int) -> Iterator[int]:
 
 def _named(process: int, name: str) -> bool:
     try:
-        return name in Path(f"/proc/{process}/cmdline").read_text()
+        return name.encode() in Path(f"/proc/{process}/cmdline").read_bytes()
     except OSError:
         return False
 

@@ -48,7 +48,7 @@ def children(process: int) -> set[int]:
     found = set()
     for entry in Path("/proc").iterdir():
         try:
-            if not entry.name.isdigit() or "spawn_main" not in (entry / "cmdline").read_text():
+            if not entry.name.isdigit() or b"spawn_main" not in (entry / "cmdline").read_bytes():
                 continue
             if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == process:
                 found.add(int(entry.name))

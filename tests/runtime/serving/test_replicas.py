@@ -73,7 +73,7 @@ def replica_processes() -> set[int]:
     found = set()
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and "ServeReplica" in (entry / "cmdline").read_text():
+            if entry.name.isdigit() and b"ServeReplica" in (entry / "cmdline").read_bytes():
                 found.add(int(entry.name))
         except OSError:
             continue
