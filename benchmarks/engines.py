@@ -13,15 +13,14 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
-from itertools import cycle
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 import numpy as np
 
 from benchmarks.latency.measure import spread
+from benchmarks.throughput import full_pipeline
 from runtime import build
 from runtime.backends.tensorrt import TensorRTBackend
 from runtime.cli import CommandParser
@@ -247,24 +246,11 @@ def _throughput(engine: Path, dataset: CocoDataset, streams: int = 1) -> dict[st
     """Measure image files to COCO run lengths through the runtime's pipeline, images per second, while it is full."""
     paths = [image.path for image in dataset.images]
     with Detector(engine, "tensorrt", batch_size=MAX_BATCH, streams=streams) as detector:
-        results = detector.detect_files(cycle(paths), by_size=True)
-
-        def run(seconds: float) -> tuple[int, int, float]:
-            start, num_images, num_found = time.monotonic(), 0, 0
-            while time.monotonic() - start < seconds:
-                detections = next(results).detections
-                if detections is None:
-                    raise RuntimeError("expected detections of every image, found an image without")
-                num_images, num_found = num_images + 1, num_found + len(detections.rle())
-            return num_images, num_found, time.monotonic() - start
-
-        with closing(results):
-            run(WARM_SECONDS)
-            num_images, num_found, seconds = run(THROUGHPUT_SECONDS)
+        found = full_pipeline(detector, paths, THROUGHPUT_SECONDS, WARM_SECONDS)
         return {
-            "images_per_s": num_images / seconds,
-            "images": num_images,
-            "detections": num_found,
+            "images_per_s": found.images_per_s,
+            "images": found.images,
+            "detections": found.detections,
             "device_failure": detector.device_failure,
         }
 

@@ -11,23 +11,20 @@ import json
 import multiprocessing
 import re
 import sys
-import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
-from itertools import cycle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional
 
 from benchmarks.cpu_case import RESULTS, processor
 from benchmarks.serve_load import closed_loop, requests_of
 from benchmarks.serve_process import ServiceProcess
+from benchmarks.throughput import full_pipeline
 from runtime.cli import CommandParser, positive
 from runtime.console import say, write_json
 from runtime.detector import Detector
 from runtime.image_files import find_images
-from runtime.pipeline import FileResult
 
 _OK = 200
 _WARM_SECONDS = 3.0
@@ -58,27 +55,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def _pipeline(args: argparse.Namespace, paths: Sequence[Path]) -> float:
     """Return images per second of a pipeline that is full: it is neither filled nor drained while it is timed."""
-    with ExitStack() as stack:
-        detector = stack.enter_context(Detector(args.model, args.backend, batch_size=args.batch))
-        results = stack.enter_context(closing(detector.detect_files(cycle(paths), by_size=True)))
-        if not _run_for(results, _WARM_SECONDS)[1]:
-            raise RuntimeError("expected detections in the images, found none")
-        start = time.monotonic()
-        num_images, _ = _run_for(results, args.seconds)
-        return num_images / (time.monotonic() - start)
-
-
-def _run_for(results: Iterator[FileResult], seconds: float) -> tuple[int, int]:
-    """Take results for so long; return how many images there were, and how many masks as run lengths."""
-    num_images = num_masks = 0
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        result = next(results)
-        if result.detections is None:
-            raise RuntimeError(f"expected detections of every image, found {result.error}")
-        num_images += 1
-        num_masks += len(result.detections.rle())
-    return num_images, num_masks
+    with Detector(args.model, args.backend, batch_size=args.batch) as detector:
+        return full_pipeline(detector, paths, args.seconds, _WARM_SECONDS).images_per_s
 
 
 def _over_http(args: argparse.Namespace, images: Sequence[bytes]) -> dict[str, Any]:
