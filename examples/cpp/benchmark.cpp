@@ -5,17 +5,16 @@
 #include <maskrcnn/detector.h>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <fstream>
 #include <sstream>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "endurance.h"
 #include "images.h"
+#include "numbers.h"
 
 namespace {
 
@@ -40,13 +39,6 @@ struct Latency {
 int fail(const std::string& message) {
   std::fprintf(stderr, "benchmark: error: %s\n", message.c_str());
   return 2;
-}
-
-// Whether all of a text is a number.
-bool read_number(const std::string& text, int& value) {
-  const char* end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, value);
-  return error == std::errc() && stop == end;
 }
 
 // Returns why not, or nothing.

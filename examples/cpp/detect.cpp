@@ -4,7 +4,6 @@
 #include <maskrcnn/detector.h>
 
 #include <cerrno>
-#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -14,6 +13,7 @@
 #include <vector>
 
 #include "images.h"
+#include "numbers.h"
 
 namespace {
 
@@ -31,14 +31,6 @@ int fail(const std::string& message) {
 }
 
 const char* const kUsage = "expected MODEL IMAGE... [--out FILE] [--min-score S] [--batch N]";
-
-// Whether all of a text is a number of such a type.
-template <typename Number>
-bool read_number(const std::string& text, Number& value) {
-  const char* end = text.data() + text.size();
-  const auto [stop, error] = std::from_chars(text.data(), end, value);
-  return error == std::errc() && stop == end;
-}
 
 // Returns why not, or nothing.
 std::string parse(int count, char** texts, Arguments& arguments) {
