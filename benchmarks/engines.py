@@ -63,7 +63,7 @@ BATCHES = (1, 2, 8)
 MAX_BATCH = 8
 # Launches between two events; pauses before each with them, and how long there are none without.
 LAUNCHES, PAUSES, PAUSE_SECONDS, WARM_SECONDS, SUSTAINED_SECONDS = 20, 15, 0.05, 1.5, 3.0
-THROUGHPUT_SECONDS = 3.0
+THROUGHPUT_SECONDS = 5.0
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -85,6 +85,15 @@ def num_cores() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
+def num_readers() -> int:
+    """Return how many threads read and decode files where nobody says: of eight cores one is left to the caller.
+
+    With all 16 cores of a machine decoding, a GPU waited for the thread that feeds it: 1225 instead of 1245 images/s.
+    """
+    cores = num_cores()
+    return cores - cores // 8
+
+
 def detect_files(
     runner: Runner,
     paths: Iterable[Union[str, Source]],
@@ -109,7 +118,7 @@ def detect_files(
         load: how files are decoded.
         batch_size: images that run at once; the last batch may be smaller.
         min_score: detections below it are left out.
-        threads: that read and decode; None: as many as there are cores.
+        threads: that read and decode; None: ``num_readers()``.
         keep_images: return the pixels with the results.
         check_outputs: an image for which the model's output is not a result, NaN in a mask's probabilities included,
             has no detections and says so in ``problem``.
@@ -122,7 +131,7 @@ def detect_files(
         ValueError: an unusable argument.
         ValueError, RuntimeError: see ``Runner.submit`` and ``Pending.result``.
     """
-    threads = num_cores() if threads is None else checked_count("threads", threads, MAX_THREADS)
+    threads = num_readers() if threads is None else checked_count("threads", threads, MAX_THREADS)
     batch_size = checked_count("batch_size", batch_size, MAX_BATCH)
     # As many as the threads are at, and a batch that waits while another is collected.
     files = in_threads(

@@ -14,7 +14,7 @@ from runtime.detections import Detections
 from runtime.detector import Detector
 from runtime.host.preprocess import check_fits
 from runtime.images import decode_image
-from runtime.pipeline import in_threads, num_cores
+from runtime.pipeline import in_threads, num_readers
 from runtime.transforms import Size
 
 # Batches of images in memory at once, where a block holds the files themselves.
@@ -38,7 +38,7 @@ class Task:
     backend: str = "auto"
     batch_size: int = 1
     min_score: float = 0.0
-    threads: int = field(default_factory=num_cores)
+    threads: int = field(default_factory=num_readers)
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

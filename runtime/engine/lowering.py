@@ -7,6 +7,7 @@ import numpy as np
 
 from runtime.engine.blocks import read_images_in_blocks
 from runtime.engine.compat import TensorRT
+from runtime.engine.every_level import align_on_every_level
 from runtime.engine.quantized_rois import ROI_ALIGN, SCALES, quantize_rois
 from runtime.graphs.inlining import inlined
 from runtime.graphs.load import import_onnx, name_nodes
@@ -27,9 +28,10 @@ def engine_model(
     """Return a copy of the model that TensorRT's parser reads.
 
     The bodies of operators that a plugin provides are dropped, so that their nodes reach the plugin; all others are
-    inlined. Outputs of type uint8, which TensorRT 8 does not have, are float32 there, and int8 where a plugin
-    writes them. The first convolution of images of any size reads them in blocks (``runtime.engine.blocks``). RoI
-    features of INT8 maps are quantized by a plugin that can (``runtime.engine.quantized_rois``).
+    inlined, MultiLevelRoiAlign in shapes that TensorRT knows (``runtime.engine.every_level``). Outputs of type uint8,
+    which TensorRT 8 does not have, are float32 there, and int8 where a plugin writes them. The first convolution of
+    images of any size reads them in blocks (``runtime.engine.blocks``). RoI features of INT8 maps are quantized by a
+    plugin that can (``runtime.engine.quantized_rois``).
 
     Args:
         model: an ``onnx.ModelProto``.
@@ -47,6 +49,8 @@ def engine_model(
     dropped = [f for f in copy.functions if f.name in plugin_ops]
     for function in dropped:
         copy.functions.remove(function)
+    for function in copy.functions:
+        align_on_every_level(function)
     if copy.functions:
         copy = inlined(copy)
     name_nodes(copy)
