@@ -9,6 +9,7 @@
 #   kernel-times     benchmarks.kernels                                  TORCH_PYTHON, MASKRCNN_KERNELS
 #   plugins          every operator inside TensorRT                      TRT_PYTHON, MASKRCNN_PLUGINS
 #   fp16 int8 any-size    benchmarks.engines                             TRT_PYTHON, MODELS, DATASET, REFERENCE
+#   pipeline         benchmarks.pipeline_parts                           TRT_PYTHON, engines of fp16 and int8, DATASET
 #   cpp              the C++ library beside Python's                     TRT_PYTHON, PROGRAMS, an engine of step fp16
 #   serve            HTTP beside the pipeline                            TRT_PYTHON, an engine of step fp16, DATASET
 #   grafts-fp16 grafts    other detectors in TensorRT                    TRT_PYTHON, GRAFTS
@@ -67,6 +68,12 @@ run() {
     any-size) engines fp16_any_size ;;
     cpp) "$TRT_PYTHON" -m benchmarks.cpp_engine "$MODELS/r50_fp16.engine" --programs "$PROGRAMS" --images "$DATASET" \
       --out "$OUT/cpp_engine.json" ;;
+    pipeline)
+      for name in fp16 int8; do
+        "$TRT_PYTHON" -m benchmarks.pipeline_parts "$MODELS/r50_$name.engine" "$DATASET" \
+          --output "$OUT/pipeline_$name.json" || return
+      done
+      ;;
     serve) "$TRT_PYTHON" -m benchmarks.serve_pipeline "$MODELS/r50_fp16.engine" "$DATASET" --backend tensorrt \
       --server-processes 4 --seconds 6 --output "$OUT/serve_pipeline.json" ;;
     grafts-fp16) grafts --precisions fp16 ;;

@@ -479,7 +479,8 @@ def profiles() -> str:
     for row in data["rows"]:
         times = [f"{row['graph_ms'][size]:.2f}" for size in ("1", "2", "8")]
         sustained = row.get("sustained_ms", {}).get("8")
-        rate, precision = row.get("images_per_s"), row.get("average_precision") or {}
+        rates = [row[key] for key in ("images_per_s", "images_per_s_2_streams") if row.get(key) is not None]
+        precision, cold = row.get("average_precision") or {}, row.get("cold_build_seconds")
         if row["note"]:
             notes.append(f"[{len(notes) + 1}] {row['note']}")
         rows.append(
@@ -487,10 +488,10 @@ def profiles() -> str:
                 row["words"] + (f" [{len(notes)}]" if row["note"] else ""),
                 *times,
                 "" if sustained is None else f"{sustained:.2f}",
-                "" if rate is None else f"{rate:.0f} ({rate * sustained / 80:.0f} %)",
+                "; ".join(f"{rate:.0f} ({rate * sustained / 80:.0f} %)" for rate in rates),
                 ", ".join(f"{value:.3f}" for value in precision.values()),
                 f"{100 * row['build']['dense_flops_share'].get('int8', 0):.0f} %",
-                f"{row['build']['seconds']:.0f}",
+                f"{row['build']['seconds']:.0f}" + ("" if cold is None else f", {cold:.0f}"),
             ]
         )
     heading = [
@@ -499,15 +500,38 @@ def profiles() -> str:
         "2",
         "8",
         "8, sustained",
-        "images/s (of the engine's)",
+        "images/s (of the engine's); 2 streams",
         "box, mask AP",
         "INT8",
-        "build, s",
+        "build, s: with a timing cache, cold",
     ]
     times = {row["words"]: row["graph_ms"] for row in data["rows"]}
     more = {size: times["FP16, any size"][size] / times["FP16"][size] - 1 for size in ("1", "8")}
     any_size = f"Any size takes {more['1']:.1%} longer at batch 1 and {more['8']:.1%} at batch 8."
     return "\n".join([_table(heading, rows), *notes, "", any_size, ""])
+
+
+def pipeline_parts() -> str:
+    """What limits images per second: reading, the engine, threads and streams."""
+    data = json.loads((RESULTS / "pipeline_parts_h200.json").read_text())
+    precisions = tuple(data["engines"])
+    cells: dict[tuple[str, object, object], dict[str, float]] = {}
+    for precision, rows in data["engines"].items():
+        for row in rows:
+            key = row["part"], row.get("streams", ""), row.get("threads", "")
+            cells.setdefault(key, {})[precision] = row
+    table = [
+        [
+            *key,
+            *(f"{found[name]['images_per_s']:.0f}" for name in ("fp16", "int8")),
+            f"{found['int8']['cores_busy']:.1f}",
+        ]
+        for key, found in sorted(cells.items(), key=lambda item: tuple(map(str, item[0])))
+        if {"fp16", "int8"} <= found.keys()
+    ]
+    return _table(
+        ["images/s", "streams", "threads that read", *map(str.upper, precisions), "cores busy, INT8"], table
+    )
 
 
 def kernel_profiles() -> str:
@@ -778,6 +802,7 @@ TABLES = {
     "latency_more": latency_more,
     "fused": fused,
     "profiles": profiles,
+    "pipeline_parts": pipeline_parts,
     "grafts": grafts,
     "kernel_profiles": kernel_profiles,
     "cpp_engine": cpp_engine,

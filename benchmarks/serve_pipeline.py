@@ -11,9 +11,10 @@ import json
 import multiprocessing
 import re
 import sys
+import time
 import urllib.request
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
@@ -87,11 +88,11 @@ def _mean_batch(address: tuple[str, int]) -> float:
 def _clients(
     address: tuple[str, int], images: Sequence[bytes], args: argparse.Namespace, seconds: float
 ) -> tuple[Counter, float]:
-    """Return what became of requests of many clients, and answers per second."""
+    """Return what became of requests of many clients, and answers per second, of all of them together."""
     context = multiprocessing.get_context("spawn")
-    results = context.Queue()
+    results, together = context.Queue(), context.Barrier(args.processes)
     parts = [
-        context.Process(target=_client, args=(address, images, args.connections, seconds, results))
+        context.Process(target=_client, args=(address, images, args.connections, seconds, together, results))
         for _ in range(args.processes)
     ]
     for part in parts:
@@ -100,14 +101,28 @@ def _clients(
     for part in parts:
         part.join(_JOIN_SECONDS)
     statuses: Counter = sum((statuses for statuses, _ in found), Counter())
-    return statuses, sum(statuses[_OK] / spent for statuses, spent in found)
+    return statuses, statuses[_OK] / in_all(times for _, times in found)
+
+
+def in_all(times: Iterable[tuple[float, float]]) -> float:
+    """Return the seconds from the first begin to the last end; rates of parts that overlap do not add up."""
+    begins, ends = zip(*times)
+    return max(ends) - min(begins)
 
 
 def _client(
-    address: tuple[str, int], images: Sequence[bytes], connections: int, seconds: float, results: Any
+    address: tuple[str, int],
+    images: Sequence[bytes],
+    connections: int,
+    seconds: float,
+    together: Any,
+    results: Any,
 ) -> None:
-    load = asyncio.run(closed_loop(address, requests_of(images), connections, seconds=seconds))
-    results.put((load.statuses, load.seconds))
+    requests = requests_of(images)
+    together.wait(_JOIN_SECONDS)
+    begin = time.monotonic()
+    load = asyncio.run(closed_loop(address, requests, connections, seconds=seconds))
+    results.put((load.statuses, (begin, time.monotonic())))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 from runtime.detector import Detector
 
@@ -25,7 +26,7 @@ class Throughput:
 
 
 def full_pipeline(
-    detector: Detector, paths: Sequence[Path], seconds: float, warm_seconds: float
+    detector: Detector, paths: Sequence[Path], seconds: float, warm_seconds: float, **options: Any
 ) -> Throughput:
     """Run image files to COCO run lengths, again and again, images of one size together.
 
@@ -34,11 +35,12 @@ def full_pipeline(
         paths: of the images.
         seconds: that are timed.
         warm_seconds: before these.
+        options: more of ``Detector.detect_files``.
 
     Raises:
         RuntimeError: an image has no result, or nothing is found in any.
     """
-    results = detector.detect_files(cycle(paths), by_size=True)
+    results = detector.detect_files(cycle(paths), by_size=True, **options)
 
     def run(for_seconds: float) -> Throughput:
         start, num_images, num_found = time.monotonic(), 0, 0
