@@ -20,6 +20,7 @@ from typing import Any, Optional
 from rich.console import Console
 
 from benchmarks.cpu_case import RESULTS, processor
+from benchmarks.renders import SIZES
 from examples import CHECKPOINT_PATH, CONFIG_PATH
 from examples.shapes import IMAGE_SIZES, write_coco
 from export import export_model, quantize_model
@@ -35,13 +36,6 @@ from runtime.image_files import find_images
 PACKAGES = ("onnxruntime", "openvino", "onnx", "torch")
 NUM_RENDERS, RENDER_SEED = 200, 20001  # those of examples/metrics.json
 NUM_CALIBRATION, CALIBRATION_SEED = 24, 40001
-R50_SIZES = (
-    (800, 1216),
-    (480, 640),
-    (600, 800),
-    (768, 512),
-    (1080, 1920),
-)  # (height, width) px, of shapes_val
 MAX_DROP = 0.003
 
 
@@ -104,7 +98,7 @@ def _r50(work: Path, args: argparse.Namespace) -> Subject:
     folder = args.data / "datasets" / "shapes_val"
     checkpoint = args.data / "checkpoints" / "mask-rcnn_r50_fpn_shapes.pth"
     dataset = read_dataset(folder / ANNOTATIONS, folder, args.limit)
-    return Subject("mask-rcnn_r50_fpn_2x_coco", "mask-rcnn_r50_fpn_2x_coco", checkpoint, dataset, R50_SIZES)
+    return Subject("mask-rcnn_r50_fpn_2x_coco", "mask-rcnn_r50_fpn_2x_coco", checkpoint, dataset, SIZES)
 
 
 def _rows(

@@ -10,6 +10,7 @@
 #   plugins          every operator inside TensorRT                      TRT_PYTHON, MASKRCNN_PLUGINS
 #   fp16 int8 any-size    benchmarks.engines                             TRT_PYTHON, MODELS, DATASET, REFERENCE
 #   pipeline         benchmarks.pipeline_parts                           TRT_PYTHON, engines of fp16 and int8, DATASET
+#   renders          benchmarks.renders                                  TRT_PYTHON, engines of fp16 and int8
 #   cpp              the C++ library beside Python's                     TRT_PYTHON, PROGRAMS, an engine of step fp16
 #   serve            HTTP beside the pipeline                            TRT_PYTHON, an engine of step fp16, DATASET
 #   grafts-fp16 grafts    other detectors in TensorRT                    TRT_PYTHON, GRAFTS
@@ -74,6 +75,8 @@ run() {
           --output "$OUT/pipeline_$name.json" || return
       done
       ;;
+    renders) "$TRT_PYTHON" -m benchmarks.renders "fp16=$MODELS/r50_fp16.engine" "int8=$MODELS/r50_int8.engine" \
+      --backend tensorrt --batch 8 --output "$OUT/renders.json" ;;
     serve) "$TRT_PYTHON" -m benchmarks.serve_pipeline "$MODELS/r50_fp16.engine" "$DATASET" --backend tensorrt \
       --server-processes 4 --seconds 6 --output "$OUT/serve_pipeline.json" ;;
     grafts-fp16) grafts --precisions fp16 ;;

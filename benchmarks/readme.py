@@ -78,8 +78,20 @@ def cpu_accuracy() -> str:
     calibration = models[0]["calibration"]["images"]
     return (
         f"{_table(heading, cells)}\n{images} images, none of which is among the {calibration} renders that ranges are "
-        f"found on; {data['cpu']}{_flags(data)} (`python -m benchmarks.cpu_accuracy DATA`).\n"
+        f"found on; {data['cpu']}{_flags(data)} (`python -m benchmarks.cpu_accuracy DATA`).\n\n{_renders()}\n"
     )
+
+
+def _renders() -> str:
+    """INT8 on so many renders that chance is small."""
+    sentences = []
+    for name, data in json.loads((RESULTS / "renders.json").read_text()).items():
+        floating, quantized = (data["models"][key]["average_precision"] for key in ("fp32", "int8"))
+        changes = (f"{kind} {ap:.4f} ({quantized[kind] - ap:+.4f})" for kind, ap in floating.items())
+        sentences.append(
+            f"{_PACKAGES[name]} on {data['images']} renders, {data['model']}: {', '.join(changes)}."
+        )
+    return f"Of 60 images the third decimal is chance. `python -m benchmarks.renders`: {' '.join(sentences)}"
 
 
 def cpu_profile() -> str:
