@@ -13,13 +13,14 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 import numpy as np
 
-from benchmarks.latency.measure import spread
+from benchmarks.latency.measure import gpu_state, spread
 from benchmarks.throughput import full_pipeline
 from runtime import build
 from runtime.backends.tensorrt import TensorRTBackend
@@ -228,11 +229,18 @@ def _launches(engine: Path, dataset: CocoDataset, size: int, metadata: ModelMeta
                 milliseconds(2)  # the clock is up again
                 rested.append(milliseconds(2))
             _until(WARM_SECONDS, lambda: milliseconds(LAUNCHES))
-            sustained = _until(SUSTAINED_SECONDS, lambda: milliseconds(LAUNCHES))
+            with ThreadPoolExecutor(1) as pool:
+                state = pool.submit(gpu_state)  # of a GPU that has no pause
+                sustained = _until(SUSTAINED_SECONDS, lambda: milliseconds(LAUNCHES))
             cuda.free_event(begin)
             cuda.free_event(end)
         failure = session.cuda_graph_failure
-    return {"rested": spread(rested), "sustained": spread(sustained), "cuda_graph_failure": failure}
+    return {
+        "rested": spread(rested),
+        "sustained": spread(sustained),
+        "sustained_state": state.result(),
+        "cuda_graph_failure": failure,
+    }
 
 
 def _until(seconds: float, run: Callable[[], float]) -> list[float]:

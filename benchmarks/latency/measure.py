@@ -12,7 +12,15 @@ import numpy as np
 
 # Fewer repetitions have no spread.
 LEAST_REPETITIONS = 3
-_STATE = ("clocks.sm", "clocks.max.sm", "clocks.mem", "power.draw", "temperature.gpu", "utilization.gpu")
+_STATE = (
+    "clocks.sm",
+    "clocks.max.sm",
+    "clocks.mem",
+    "power.draw",
+    "power.limit",
+    "temperature.gpu",
+    "utilization.gpu",
+)
 _SAMPLE_MS = 100
 _SMI_SECONDS = 20
 
