@@ -2,6 +2,7 @@
 #pragma once
 
 #include <exception>
+#include <locale>
 #include <new>
 #include <sstream>
 #include <string>
@@ -16,9 +17,11 @@ struct Failure {
   std::string message;
 };
 
+// In Python's words, whatever locale the process has chosen: 1048576, not 1.048.576.
 template <typename... Parts>
 std::string joined(const Parts&... parts) {
   std::ostringstream out;
+  out.imbue(std::locale::classic());
   (out << ... << parts);
   return out.str();
 }
