@@ -378,6 +378,14 @@ def test_a_forked_process_is_refused_and_ends(
     ]
 
 
+def test_without_memory_there_is_an_error(installed: Installed, tmp_path: Path) -> None:
+    """Neither an exception that crosses the boundary, nor the end of the process."""
+    rows = run(installed.programs / "consumer" / "memory", fakes.save(tmp_path / "m.onnx")).splitlines()
+    counts = {name: int(words.split()[0]) for name, words in (row.split(": ") for row in rows)}
+    assert len(counts) == 10
+    assert min(counts.values()) > 0
+
+
 def test_messages_have_pythons_numbers_whatever_the_locale(installed: Installed, tmp_path: Path) -> None:
     printed = run(installed.programs / "consumer" / "words", fakes.save(tmp_path / "m.onnx"))
     assert printed.splitlines() == [

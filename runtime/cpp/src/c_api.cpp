@@ -45,11 +45,14 @@ int no_memory(maskrcnn_error** error) noexcept {
   return MASKRCNN_FAILED;
 }
 
-int report(Error problem, maskrcnn_error** error) noexcept {
-  const int code = static_cast<int>(problem.code);
-  if (error == nullptr) return code;
-  *error = new (std::nothrow) maskrcnn_error{std::move(problem)};
-  return *error == nullptr ? no_memory(error) : code;
+int report(const Error& problem, maskrcnn_error** error) noexcept {
+  if (error == nullptr) return static_cast<int>(problem.code);
+  try {
+    *error = new maskrcnn_error{problem};
+    return static_cast<int>(problem.code);
+  } catch (...) {
+    return no_memory(error);
+  }
 }
 
 // An argument that cannot be taken; `parts` are the message.
