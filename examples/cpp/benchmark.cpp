@@ -15,6 +15,7 @@
 #include "endurance.h"
 #include "images.h"
 #include "numbers.h"
+#include "written.h"
 
 namespace {
 
@@ -198,6 +199,8 @@ int main(int count, char** texts) {
   Arguments arguments;
   const std::string unusable = parse(count, texts, arguments);
   if (!unusable.empty()) return fail(unusable);
+  // Before anything is measured.
+  if (!arguments.json.empty() && !can_write(arguments.json)) return fail(not_written(arguments.json));
   maskrcnn::Options options;
   options.threads = arguments.threads;
   std::vector<Pixels> pixels;
@@ -211,5 +214,5 @@ int main(int count, char** texts) {
   std::ofstream out(arguments.json);
   out << json;
   out.close();
-  return out ? 0 : fail(arguments.json + ": expected to write it, found no room or no permission");
+  return out ? 0 : fail(not_written(arguments.json));
 }

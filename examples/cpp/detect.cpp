@@ -14,6 +14,7 @@
 
 #include "images.h"
 #include "numbers.h"
+#include "written.h"
 
 namespace {
 
@@ -104,19 +105,14 @@ void print(const maskrcnn::Detections& found, const std::string& path) {
   }
 }
 
-std::string not_written(const std::string& path) {
-  return path + ": expected a file that can be written, found: " + std::strerror(errno) +
-         "; name another, in a folder that is there";
-}
-
 }  // namespace
 
 int main(int count, char** texts) {
   Arguments arguments;
   const std::string unusable = parse(count, texts, arguments);
   if (!unusable.empty()) return fail(unusable);
-  // Before anything is detected; what an earlier run wrote stays until there is something else.
-  if (!arguments.out.empty() && !std::ofstream(arguments.out, std::ios::app)) return fail(not_written(arguments.out));
+  // Before anything is detected.
+  if (!arguments.out.empty() && !can_write(arguments.out)) return fail(not_written(arguments.out));
   maskrcnn::Options options;
   options.batch_size = arguments.batch;
   auto opened = maskrcnn::Detector::open(arguments.model, options);
@@ -133,6 +129,9 @@ int main(int count, char** texts) {
   const auto detected = detector.detect(images.data(), images.size(), run);
   if (!detected) return fail(detected.error().message);
   for (std::size_t i = 0; i < images.size(); ++i) print(detected.value()[i], arguments.images[i]);
+  if (std::fflush(stdout) != 0) {
+    return fail(std::string("standard output: expected to write to it, found: ") + std::strerror(errno));
+  }
   if (arguments.out.empty()) return 0;
 
   std::ofstream out(arguments.out);

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cctype>
 #include <fstream>
-#include <iterator>
 #include <utility>
 
 #if defined(MASKRCNN_HAS_STB)
@@ -73,8 +72,14 @@ bool read_other(const std::string&, Pixels&, std::string& problem) {
 // Returns whether it was read; else why not is in `problem`.
 bool read_image(const std::string& path, Pixels& image, std::string& problem) {
   std::ifstream file(path, std::ios::binary);
-  const std::string data((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file) {
+  const bool is_open = file.is_open();
+  std::string data;
+  // By read, which takes what a folder throws for the end; an iterator does not.
+  std::vector<char> block(1 << 16);
+  while (is_open && (file.read(block.data(), static_cast<std::streamsize>(block.size())) || file.gcount() > 0)) {
+    data.append(block.data(), static_cast<std::size_t>(file.gcount()));
+  }
+  if (!is_open || file.bad()) {
     problem = "expected a file that can be read, found none";
     return false;
   }

@@ -78,9 +78,31 @@ DESCRIBED: dict[str, Any] = {
     "skeleton": {"keypoints": ["a", "b"], "skeleton": [[0, 2]]},
     "clip": {"clip": 1},
     "huge": {"max_per_img": 10**30},
+    "number": "1.5",
+    "text": '"mask"',
+    "classes_text": {"classes": "abc"},
+    "classes_null": {"classes": None},
+    "classes_numbers": {"classes": ["a", 1]},
+    "keypoints_object": {"keypoints": {"a": 1}},
+    "keypoints_numbers": {"keypoints": [1.5]},
+    "skeleton_number": {"skeleton": 3},
+    "skeleton_line": {"keypoints": ["a", "b"], "skeleton": [[0, 1], 1]},
+    "skeleton_long": {"keypoints": ["a", "b"], "skeleton": [[0, 1, 1]]},
+    "mean_number": {"mean": 5},
+    "mean_empty": {"mean": []},
+    "mean_text": {"mean": [1, "x", 3]},
+    "mean_large": {"mean": [1, 1e39, 3]},
+    "std_flag": {"std": True},
+    "std_flags": {"std": [1, True, 1]},
+    "size_text": {"size": "64x96"},
+    "size_number": {"size": 64},
+    "steps_object": {"steps": {"step": "fit"}},
+    "steps_null": {"steps": None},
+    "input": {"input": "float16"},
+    "input_null": {"input": None},
 }
 # A JSON library's words for what is not JSON, and for numbers of thirty digits, are its own.
-OWN_WORDS = ("no_json", "list", "huge")
+OWN_WORDS = ("no_json", "huge")
 
 
 @pytest.mark.parametrize("name", DESCRIBED)
@@ -91,6 +113,97 @@ def test_metadata_is_refused_in_pythons_words(library: Library, tmp_path: Path, 
     assert f"model {tmp_path}/m.onnx: model metadata" in str(found)
     if name not in OWN_WORDS:
         assert str(found) == python_refusal(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("layout", ["uint8", "uint8_nhwc"])
+def test_a_graph_that_takes_pixels_is_refused_by_name(library: Library, tmp_path: Path, layout: str) -> None:
+    """Python runs it; here it is not the file that is at fault."""
+    shape = "B, 3, 64, 96" if layout == "uint8" else "B, 64, 96, 3"
+    path = fakes.save(tmp_path / "m.onnx", fakes.metadata(input=layout), images=f"uint8[{shape}]")
+    assert str(refusal(library, path)) == (
+        f"model {path}: model metadata, input: expected float32, found {layout!r}: the C++ runtime does not fill it; "
+        "take the file that it was converted from, or run it from Python"
+    )
+
+
+@pytest.mark.parametrize("version", [-1, 10_001, 2**31, 2**62])
+def test_operator_sets_that_do_not_exist(installed: Installed, tmp_path: Path, version: int) -> None:
+    """OpenVINO counts down from them, for hours."""
+    proto = fakes.model()
+    proto.opset_import[0].version = version
+    onnx.save(proto, tmp_path / "m.onnx")
+    assert ended(installed, tmp_path / "m.onnx", "openvino") == python_refusal(tmp_path / "m.onnx")
+
+
+DIVISIONS = {
+    "least": ("Div", np.array([np.iinfo(np.int64).min], np.int64), np.array([-1], np.int64), ""),
+    "least_int32": ("Div", np.array([5, np.iinfo(np.int32).min], np.int32), np.array(-1, np.int32), ""),
+    "zero": ("Mod", np.array([7], np.int64), np.array([3, 0], np.int64), ""),
+    "zero_uint8": ("Div", np.array([7], np.uint8), np.array([0], np.uint8), ""),
+    "constants": ("Div", np.array([7], np.int32), np.array([0], np.int32), "value"),
+    "constant_ints": ("Mod", np.array([7], np.int64), np.array([1, 0], np.int64), "value_ints"),
+    "inside": ("Div", np.array([7], np.int64), np.array([0], np.int64), "if"),
+}
+
+
+def save_division(path: Path, name: str) -> None:
+    """Write the fake with a division added to it, named or not, of initializers or constants, in the graph or an If."""
+    operator, dividend, divisor, kind = DIVISIONS[name]
+    proto = fakes.model()
+    division = onnx.helper.make_node(operator, ["of", "by"], ["quotient"], name="" if kind else "halved")
+    nodes, weights = [division], []
+    for each, values in (("of", dividend), ("by", divisor)):
+        if kind.startswith("value"):
+            value = onnx.numpy_helper.from_array(values) if kind == "value" else values.tolist()
+            nodes.insert(0, onnx.helper.make_node("Constant", [], [each], **{kind: value}))
+        elif name == "least_int32":  # in the field for numbers, not in raw bytes
+            weights.append(
+                onnx.helper.make_tensor(each, onnx.TensorProto.INT32, values.shape, values.ravel().tolist())
+            )
+        else:
+            weights.append(onnx.numpy_helper.from_array(values, each))
+    proto.graph.initializer.extend(weights)
+    if kind == "if":
+        quotient = onnx.helper.make_tensor_value_info("quotient", onnx.TensorProto.INT64, None)
+        branch = onnx.helper.make_graph(nodes, "branch", [], [quotient])
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "whether"))
+        nodes = [onnx.helper.make_node("If", ["whether"], ["chosen"], then_branch=branch, else_branch=branch)]
+    proto.graph.node.extend(nodes)
+    onnx.save(proto, path)
+
+
+@pytest.mark.parametrize("name", DIVISIONS)
+def test_divisions_that_end_the_process(installed: Installed, tmp_path: Path, name: str) -> None:
+    save_division(tmp_path / "m.onnx", name)
+    assert ended(installed, tmp_path / "m.onnx", "openvino") == python_refusal(tmp_path / "m.onnx")
+
+
+def test_divisions_that_do_not(library: Library, tmp_path: Path) -> None:
+    """By -1 of others than the least, by what is computed, and of floats."""
+    proto = fakes.model()
+    for index, (dividend, divisor) in enumerate(
+        (
+            (np.array([5, -5], np.int64), np.array([-1, 2], np.int64)),
+            (np.array([np.iinfo(np.int32).min], np.int32), np.array([1], np.int32)),
+            (np.array([1], np.float32), np.array([0], np.float32)),
+        )
+    ):
+        names = [f"of{index}", f"by{index}"]
+        proto.graph.initializer.extend(
+            onnx.numpy_helper.from_array(values, name) for name, values in zip(names, (dividend, divisor))
+        )
+        proto.graph.node.append(onnx.helper.make_node("Div", names, [f"quotient{index}"]))
+    onnx.save(proto, tmp_path / "m.onnx")
+    assert _open(library, tmp_path / "m.onnx")
+
+
+def test_a_path_that_cannot_be_looked_at_is_not_a_missing_file(library: Library, tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 300 + ".onnx")
+    found = refusal(library, path)
+    assert str(found) == (
+        f"model {path}: expected to read it, found: File name too long; check the path, and who may read it"
+    )
+    assert found.code == "failed"
 
 
 def test_other_files_are_refused_in_pythons_words(library: Library, tmp_path: Path) -> None:
@@ -110,6 +223,7 @@ def test_local_functions_are_refused(library: Library, embedded_path: Path) -> N
     found = refusal(library, embedded_path)
     assert "expected standard operators alone, found the local functions" in str(found)
     assert "--for openvino" in str(found)
+    assert "`python -m export.convert MODEL --for onnx -o DIR`" in str(found)  # without -o it does not run
 
 
 def test_other_suffixes(library: Library, tmp_path: Path) -> None:
@@ -155,7 +269,7 @@ IMAGES: dict[str, tuple[dict[str, int], str]] = {
     "negative": ({"width": -5}, "expected a height and a width of at least 1 px, found 10x-5"),
     "two_channels": ({"channels": 2}, r"expected 3 (blue, green, red) channels of uint8, found 2"),
     "many_channels": ({"channels": 2**31 - 1}, "found 2147483647; convert the image"),
-    "pitch": ({"row_pitch": 59}, "expected rows at least 60 bytes apart, found a row_pitch of 59"),
+    "pitch": ({"row_pitch": 59}, "expected rows at least 60 bytes apart, found a row_pitch of 59; it is"),
     "negative_pitch": ({"row_pitch": -60}, "expected rows at least 60 bytes apart"),
     "short": ({"num_bytes": 599}, "expected a buffer of at least 600 bytes"),
     "huge": ({"height": 2**31 - 1, "width": 2**31 - 1}, "expected edges of up to 1048576 px"),
@@ -239,7 +353,7 @@ def test_out_of_range(library: Library, model: Path) -> None:
         assert not library.scores(results, 1)
         counts = c_void_p()
         for image, row, message in (
-            (1, 0, "image: expected"),
+            (1, 0, "image: expected an index below 1, found 1"),
             (0, 3, "masks: expected an index below 3, found 3"),
         ):
             with pytest.raises(cpp.LibraryError, match=message):
@@ -250,8 +364,10 @@ def test_out_of_range(library: Library, model: Path) -> None:
         assert library.class_name(detector._pointer, 3) is None
         with pytest.raises(cpp.LibraryError, match="min_score: expected a number, found NaN"):
             detector([fakes.random_image(20, 30)], float("nan"))
-        with pytest.raises(cpp.LibraryError, match="stream: expected none"):
+        with pytest.raises(cpp.LibraryError, match=r"stream: expected none.*, found one; leave it out"):
             library.call("detect", detector._pointer, images, 1, 0.0, 1, byref(results))
+        with pytest.raises(cpp.LibraryError, match=f"num_images: expected up to {2**31}, found {2**31 + 1}"):
+            library.call("detect", detector._pointer, images, 2**31 + 1, 0.0, None, byref(results))
 
 
 def test_no_masks(library: Library, tmp_path: Path) -> None:
@@ -277,6 +393,28 @@ def test_damaged_files(installed: Installed, model: Path, tmp_path: Path) -> Non
     assert num_cut > 500
     assert num_changed > 200
     assert num_opened < num_changed  # a letter of a class name may be another
+
+
+def ended(installed: Installed, path: Path, backend: str) -> str:
+    """Open a file in a process of its own; return what the library says of it."""
+    code = "import sys; from tests.cpp.test_damaged import refused; refused(*sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(installed.library), str(path), backend],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=30,
+    )
+    assert done.returncode == 0, (done.returncode, done.stderr[-3000:])
+    return done.stdout
+
+
+def refused(library_path: str, path: str, backend: str) -> None:
+    """Print a refusal."""
+    try:
+        cpp.Detector(Library(Path(library_path)), Path(path), threads=1, backend=backend.encode()).close()
+    except cpp.LibraryError as error:
+        print(error, end="")
 
 
 def _open(library: Library, path: Path) -> bool:

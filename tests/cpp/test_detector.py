@@ -234,18 +234,52 @@ def test_the_example_writes_cocos_results(
     assert len(printed.splitlines()) == len(results) > 20
 
 
-def test_the_example_refuses_a_file_that_cannot_be_written_before_it_opens_the_model(
-    installed: Installed, tmp_path: Path
+@pytest.mark.parametrize(("example", "option"), [("detect", "--out"), ("benchmark", "--json")])
+def test_the_examples_refuse_a_file_that_cannot_be_written_before_they_open_the_model(
+    installed: Installed, tmp_path: Path, example: str, option: str
 ) -> None:
     out = tmp_path / "missing" / "x.json"
-    program = installed.programs / "cpp" / "maskrcnn_detect"
+    program = installed.programs / "cpp" / f"maskrcnn_{example}"
     done = subprocess.run(
-        [program, tmp_path / "none.onnx", "i.ppm", "--out", out], capture_output=True, text=True, timeout=60
+        [program, tmp_path / "none.onnx", "i.ppm", option, out], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2
     assert done.stderr == (
-        f"detect: error: {out}: expected a file that can be written, found: No such file or directory; name another, "
-        "in a folder that is there\n"
+        f"{example}: error: {out}: expected a file that can be written, found: No such file or directory; name "
+        "another, in a folder that is there\n"
+    )
+
+
+@pytest.mark.parametrize("program", ["detect", "benchmark"])
+def test_the_examples_refuse_a_folder_as_an_image(installed: Installed, tmp_path: Path, program: str) -> None:
+    done = subprocess.run(
+        [installed.programs / "cpp" / f"maskrcnn_{program}", fakes.save(tmp_path / "m.onnx"), tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == f"{program}: error: {tmp_path}: expected a file that can be read, found none\n"
+
+
+def test_the_example_says_that_its_output_was_not_written(
+    installed: Installed, fixed: Path, photos: list[np.ndarray], tmp_path: Path
+) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [
+                installed.programs / "cpp" / "maskrcnn_detect",
+                fixed,
+                save_ppm(tmp_path / "a.ppm", photos[0]),
+            ],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "detect: error: standard output: expected to write to it, found: No space left"
     )
 
 
@@ -319,7 +353,46 @@ def test_signals_are_handled_after_detectors_that_went_in_the_order_they_came(
     """Of OpenVINO's stack for signal handlers nothing stays in the thread that opened them."""
     model = fakes.save(tmp_path / "m.onnx")
     printed = run(installed.programs / "consumer" / "signals", model)
-    assert printed == f"stack as before\nhandled {signal.SIGTERM.value}\n"
+    assert (
+        printed == f"stack as before\nthreads that ended with another's 0\nhandled {signal.SIGTERM.value}\n"
+    )
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_a_forked_process_is_refused_and_ends(
+    installed: Installed, library: Library, tmp_path: Path, backend: str
+) -> None:
+    """It has none of the threads: without a refusal, what waits for them waits without end."""
+    if backend.encode() not in library.backends().split():
+        pytest.skip(f"built without {backend}")
+    model = fakes.save(tmp_path / "m.onnx")
+    rows = run(installed.programs / "consumer" / "forked", model, backend).splitlines()
+    words = ": expected to be used in the process that made it, found one forked off it; open the model there"
+    assert rows == [
+        f"detect: detector{words}",
+        f"submit: detector{words}",
+        f"wait: pending{words}",
+        "opened there: 3 found",
+        "ended 0",
+        "here: 3 found",
+    ]
+
+
+def test_without_memory_there_is_an_error(installed: Installed, tmp_path: Path) -> None:
+    """Neither an exception that crosses the boundary, nor the end of the process."""
+    rows = run(installed.programs / "consumer" / "memory", fakes.save(tmp_path / "m.onnx")).splitlines()
+    counts = {name: int(words.split()[0]) for name, words in (row.split(": ") for row in rows)}
+    assert len(counts) == 10
+    assert min(counts.values()) > 0
+
+
+def test_messages_have_pythons_numbers_whatever_the_locale(installed: Installed, tmp_path: Path) -> None:
+    printed = run(installed.programs / "consumer" / "words", fakes.save(tmp_path / "m.onnx"))
+    assert printed.splitlines() == [
+        "batch_size: expected a whole number from 1 to 1024, or 0, found 12345678",
+        "images[0]: expected edges of up to 1048576 px and up to 536870912 pixels, found 2000000x1000000 px (height x "
+        "width) with 3 channels; use a smaller image",
+    ]
 
 
 def test_what_is_exported(installed: Installed) -> None:

@@ -93,6 +93,26 @@ def test_batches_under_way_and_one_that_nobody_waits_for(both: Library, tmp_path
         batch.free()
 
 
+def num_threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def test_of_a_call_with_many_batches_few_run_at_once(
+    both: Library, embedded_path: Path, photos: list[np.ndarray]
+) -> None:
+    """Each has the memory of a run, and a thread."""
+    images = photos[:2] * 3
+    with opened(both, embedded_path, threads=1, batch_size=1) as detector:
+        expected = detector(images)
+        before = num_threads()
+        pending = detector.submit(images)
+        assert num_threads() <= before + 2
+        for found, one in zip(pending.results(), expected):
+            assert len(found.boxes) > 20
+            np.testing.assert_array_equal(found.boxes, one.boxes)
+        pending.free()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

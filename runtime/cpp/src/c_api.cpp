@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "errors.h"
 #include "maskrcnn/detector.h"
 
 struct maskrcnn_error {
@@ -31,6 +32,8 @@ static_assert(sizeof(maskrcnn::Keypoint) == 3 * sizeof(float), "key points are h
 
 namespace {
 
+constexpr size_t kMostImages = size_t{1} << 31;
+
 using maskrcnn::Error;
 using maskrcnn::ErrorCode;
 
@@ -42,16 +45,21 @@ int no_memory(maskrcnn_error** error) noexcept {
   return MASKRCNN_FAILED;
 }
 
-int report(Error problem, maskrcnn_error** error) noexcept {
-  const int code = static_cast<int>(problem.code);
-  if (error == nullptr) return code;
-  *error = new (std::nothrow) maskrcnn_error{std::move(problem)};
-  return *error == nullptr ? no_memory(error) : code;
+int report(const Error& problem, maskrcnn_error** error) noexcept {
+  if (error == nullptr) return static_cast<int>(problem.code);
+  try {
+    *error = new maskrcnn_error{problem};
+    return static_cast<int>(problem.code);
+  } catch (...) {
+    return no_memory(error);
+  }
 }
 
-int refuse(const char* message, maskrcnn_error** error) noexcept {
+// An argument that cannot be taken; `parts` are the message.
+template <typename... Parts>
+int refuse(maskrcnn_error** error, const Parts&... parts) noexcept {
   try {
-    return report({ErrorCode::kInvalid, message}, error);
+    return report({ErrorCode::kInvalid, maskrcnn::joined(parts...)}, error);
   } catch (...) {
     return no_memory(error);
   }
@@ -95,9 +103,11 @@ std::vector<maskrcnn::Image> images_from(const maskrcnn_image* given, size_t num
 template <typename Run>
 int with_images(const maskrcnn_detector* detector, const maskrcnn_image* images, size_t num_images,
                 maskrcnn_error** error, const Run& run) noexcept {
-  if (detector == nullptr) return refuse("detector: expected an open one, found NULL", error);
-  if (images == nullptr && num_images > 0) return refuse("images: expected an array, found NULL", error);
-  if (num_images > static_cast<size_t>(1) << 31) return refuse("num_images: expected fewer, found too many", error);
+  if (detector == nullptr) return refuse(error, "detector: expected an open one, found NULL");
+  if (images == nullptr && num_images > 0) return refuse(error, "images: expected an array, found NULL");
+  if (num_images > kMostImages) {
+    return refuse(error, "num_images: expected up to ", kMostImages, ", found ", num_images);
+  }
   try {
     return run(images_from(images, num_images));
   } catch (...) {
@@ -110,6 +120,12 @@ int hand_out(maskrcnn::Result<std::vector<maskrcnn::Detections>> found, maskrcnn
   if (!found) return report(found.error(), error);
   *results = new (std::nothrow) maskrcnn_results{std::move(found).value()};
   return *results == nullptr ? no_memory(error) : MASKRCNN_OK;
+}
+
+// Says of which image there are results.
+int refuse_index(const maskrcnn_results* results, size_t image, maskrcnn_error** error) noexcept {
+  if (results == nullptr) return refuse(error, "results: expected some, found NULL");
+  return refuse(error, "image: expected an index below ", results->images.size(), ", found ", image);
 }
 
 // Of an image, or null.
@@ -128,10 +144,11 @@ T* cleared(T* pointer) {
 int maskrcnn_open(const char* path, const maskrcnn_options* options, maskrcnn_detector** detector,
                   maskrcnn_error** error) {
   cleared(error);
-  if (cleared(detector) == nullptr) return refuse("detector: expected where to put it, found NULL", error);
-  if (path == nullptr) return refuse("path: expected a file, found NULL", error);
+  if (cleared(detector) == nullptr) return refuse(error, "detector: expected where to put it, found NULL");
+  if (path == nullptr) return refuse(error, "path: expected a file, found NULL");
   if (options != nullptr && options->struct_size < sizeof(options->struct_size) + sizeof(options->batch_size)) {
-    return refuse("options.struct_size: expected sizeof(maskrcnn_options), found less; set it", error);
+    return refuse(error, "options.struct_size: expected sizeof(maskrcnn_options), ", sizeof(*options), ", found ",
+                  options->struct_size, "; set it");
   }
   try {
     auto opened = maskrcnn::Detector::open(path, options_from(options));
@@ -148,7 +165,7 @@ void maskrcnn_detector_free(maskrcnn_detector* detector) { delete detector; }
 int maskrcnn_detect(const maskrcnn_detector* detector, const maskrcnn_image* images, size_t num_images, float min_score,
                     void* stream, maskrcnn_results** results, maskrcnn_error** error) {
   cleared(error);
-  if (cleared(results) == nullptr) return refuse("results: expected where to put them, found NULL", error);
+  if (cleared(results) == nullptr) return refuse(error, "results: expected where to put them, found NULL");
   return with_images(detector, images, num_images, error, [&](const std::vector<maskrcnn::Image>& given) {
     return hand_out(detector->detector.detect(given.data(), given.size(), {min_score, stream}), results, error);
   });
@@ -157,7 +174,7 @@ int maskrcnn_detect(const maskrcnn_detector* detector, const maskrcnn_image* ima
 int maskrcnn_submit(const maskrcnn_detector* detector, const maskrcnn_image* images, size_t num_images, float min_score,
                     void* stream, maskrcnn_pending** pending, maskrcnn_error** error) {
   cleared(error);
-  if (cleared(pending) == nullptr) return refuse("pending: expected where to put it, found NULL", error);
+  if (cleared(pending) == nullptr) return refuse(error, "pending: expected where to put it, found NULL");
   return with_images(detector, images, num_images, error, [&](const std::vector<maskrcnn::Image>& given) {
     auto submitted = detector->detector.submit(given.data(), given.size(), {min_score, stream});
     if (!submitted) return report(submitted.error(), error);
@@ -168,8 +185,8 @@ int maskrcnn_submit(const maskrcnn_detector* detector, const maskrcnn_image* ima
 
 int maskrcnn_wait(maskrcnn_pending* pending, maskrcnn_results** results, maskrcnn_error** error) {
   cleared(error);
-  if (cleared(results) == nullptr) return refuse("results: expected where to put them, found NULL", error);
-  if (pending == nullptr) return refuse("pending: expected a batch under way, found NULL", error);
+  if (cleared(results) == nullptr) return refuse(error, "results: expected where to put them, found NULL");
+  if (pending == nullptr) return refuse(error, "pending: expected a batch under way, found NULL");
   return hand_out(pending->pending.wait(), results, error);
 }
 
@@ -233,9 +250,9 @@ const float* maskrcnn_keypoints(const maskrcnn_results* results, size_t image) {
 int maskrcnn_rle(const maskrcnn_results* results, size_t image, size_t detection, char** counts,
                  maskrcnn_error** error) {
   cleared(error);
-  if (cleared(counts) == nullptr) return refuse("counts: expected where to put them, found NULL", error);
+  if (cleared(counts) == nullptr) return refuse(error, "counts: expected where to put them, found NULL");
   const auto* found = detections(results, image);
-  if (found == nullptr) return refuse("image: expected the index of one in the results, found another", error);
+  if (found == nullptr) return refuse_index(results, image, error);
   const auto encoded = found->rle(detection);
   if (!encoded) return report(encoded.error(), error);
   *counts = strdup(encoded.value().counts.c_str());
@@ -246,7 +263,7 @@ int maskrcnn_mask(const maskrcnn_results* results, size_t image, size_t detectio
                   maskrcnn_error** error) {
   cleared(error);
   const auto* found = detections(results, image);
-  if (found == nullptr) return refuse("image: expected the index of one in the results, found another", error);
+  if (found == nullptr) return refuse_index(results, image, error);
   const auto written = found->full_mask(detection, pixels, row_pitch);
   return written ? static_cast<int>(MASKRCNN_OK) : report(written.error(), error);
 }

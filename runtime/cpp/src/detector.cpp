@@ -1,5 +1,7 @@
 #include "maskrcnn/detector.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 #include <deque>
@@ -79,7 +81,8 @@ std::shared_ptr<const Model> opened(const std::string& path, const Options& opti
     invalid("backend: expected one that reads ", suffix, ", or none, found '", options.backend, "'; this library has ",
             backends());
   }
-  invalid("model ", path, ": expected a file .onnx, .engine, .plan or .trt, found the suffix '", suffix, "'");
+  invalid("model ", path, ": expected a file .onnx, .engine, .plan or .trt, found the suffix '", suffix,
+          "'; rename it, or make one with `python -m export.maskrcnn`");
 }
 
 // The names of an empty list, for whoever asks beyond its end.
@@ -99,13 +102,22 @@ class OpenModel {
  public:
   OpenModel(std::shared_ptr<const Model> model, int batch_size) : model_(std::move(model)), batch_size_(batch_size) {}
 
+  // Whether this is the process that opened it. One that was forked off has none of its threads, and would wait for
+  // them without end, also to destroy it.
+  bool is_here() const { return ::getpid() == process_; }
+
+  void check_process(const char* what) const {
+    if (is_here()) return;
+    failed(what, ": expected to be used in the process that made it, found one forked off it; open the model there");
+  }
+
   const ModelInfo& info() const { return model_->metadata().info; }
 
   void check(const Image* images, std::size_t num_images, const RunOptions& options) const {
     if (images == nullptr && num_images > 0) invalid("images: expected an array, found a null pointer");
     if (!(options.min_score >= -1e30f)) invalid("min_score: expected a number, found NaN");
     if (options.stream != nullptr && !model_->is_on_device()) {
-      invalid("stream: expected none, as ", info().backend, " runs on the CPU, found one");
+      invalid("stream: expected none, as ", info().backend, " runs on the CPU, found one; leave it out");
     }
     for (std::size_t i = 0; i < num_images; ++i) {
       check_image(images[i], joined("images[", i, "]"), model_->metadata());
@@ -131,40 +143,60 @@ class OpenModel {
  private:
   std::shared_ptr<const Model> model_;
   int batch_size_;
+  pid_t process_ = ::getpid();
 };
 
 struct PendingState {
+  explicit PendingState(std::shared_ptr<const OpenModel> open) : model(std::move(open)) {}
+  PendingState(const PendingState&) = delete;
+  PendingState& operator=(const PendingState&) = delete;
+  ~PendingState() {
+    if (model->is_here()) return;
+    for (auto& job : jobs) job.release();  // what it waits for is not in this process
+  }
+
+  void finish_first() {
+    const std::unique_ptr<Job> job = std::move(jobs.front());
+    jobs.pop_front();
+    auto found = job->wait();
+    std::move(found.begin(), found.end(), std::back_inserter(all));
+  }
+
   std::shared_ptr<const OpenModel> model;
+  std::vector<Detections> all;  // of the batches that have ended
   std::deque<std::unique_ptr<Job>> jobs;
   bool is_done = false;
 };
 
 namespace {
 
-void append(std::vector<Detections>& all, std::vector<Detections> found) {
-  std::move(found.begin(), found.end(), std::back_inserter(all));
+// Leaves it alone in a process that was forked off.
+void forget(const OpenModel* model) {
+  if (model->is_here()) delete model;
 }
 
 void check_open(const OpenModel* model) {
   if (model == nullptr) invalid("detector: expected an open one, found one that was moved from; use the other");
+  model->check_process("detector");
 }
 
-std::vector<Detections> detected(const OpenModel& open, const Image* images, std::size_t num_images,
-                                 const RunOptions& options) {
-  open.check(images, num_images, options);
-  std::vector<Detections> all;
-  std::deque<std::unique_ptr<Job>> jobs;
-  const auto finish_first = [&] {
-    const std::unique_ptr<Job> job = std::move(jobs.front());
-    jobs.pop_front();
-    append(all, job->wait());
-  };
-  open.for_batches(images, num_images, [&](const Image* first, std::size_t count) {
-    while (jobs.size() >= open.model().num_slots()) finish_first();
-    jobs.push_back(open.model().submit(first, count, options));
+// Of more batches than the model has slots, the first ones are waited for: each has the memory of a run.
+std::unique_ptr<PendingState> submitted(const std::shared_ptr<const OpenModel>& open, const Image* images,
+                                        std::size_t num_images, const RunOptions& options) {
+  check_open(open.get());
+  open->check(images, num_images, options);
+  auto state = std::make_unique<PendingState>(open);
+  open->for_batches(images, num_images, [&](const Image* first, std::size_t count) {
+    while (state->jobs.size() >= open->model().num_slots()) state->finish_first();
+    state->jobs.push_back(open->model().submit(first, count, options));
   });
-  while (!jobs.empty()) finish_first();
-  return all;
+  return state;
+}
+
+std::vector<Detections> finished(PendingState& state) {
+  state.is_done = true;
+  while (!state.jobs.empty()) state.finish_first();
+  return std::move(state.all);
 }
 
 }  // namespace
@@ -224,14 +256,8 @@ Result<std::vector<Detections>> Pending::wait() noexcept {
     if (state_ == nullptr || state_->is_done) {
       invalid("pending: expected a batch under way, found one that was waited for; submit it again");
     }
-    state_->is_done = true;
-    std::vector<Detections> all;
-    while (!state_->jobs.empty()) {
-      const std::unique_ptr<Job> job = std::move(state_->jobs.front());
-      state_->jobs.pop_front();
-      append(all, job->wait());
-    }
-    return all;
+    state_->model->check_process("pending");
+    return finished(*state_);
   });
 }
 
@@ -241,8 +267,7 @@ Detector& Detector::operator=(Detector&&) noexcept = default;
 Detector::~Detector() = default;
 
 Result<Detector> Detector::open(const std::string& path, const Options& options) noexcept {
-  return guarded(
-      [&] { return Detector(std::make_shared<const OpenModel>(opened(path, options), options.batch_size)); });
+  return guarded([&] { return Detector({new OpenModel(opened(path, options), options.batch_size), forget}); });
 }
 
 const ModelInfo& Detector::info() const noexcept {
@@ -252,24 +277,12 @@ const ModelInfo& Detector::info() const noexcept {
 
 Result<std::vector<Detections>> Detector::detect(const Image* images, std::size_t num_images,
                                                  const RunOptions& options) const noexcept {
-  return guarded([&] {
-    check_open(model_.get());
-    return detected(*model_, images, num_images, options);
-  });
+  return guarded([&] { return finished(*submitted(model_, images, num_images, options)); });
 }
 
 Result<Pending> Detector::submit(const Image* images, std::size_t num_images,
                                  const RunOptions& options) const noexcept {
-  return guarded([&] {
-    check_open(model_.get());
-    model_->check(images, num_images, options);
-    auto state = std::make_unique<PendingState>();
-    state->model = model_;
-    model_->for_batches(images, num_images, [&](const Image* first, std::size_t count) {
-      state->jobs.push_back(model_->model().submit(first, count, options));
-    });
-    return Pending(std::move(state));
-  });
+  return guarded([&] { return Pending(submitted(model_, images, num_images, options)); });
 }
 
 const char* version() noexcept {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <exception>
+#include <locale>
 #include <new>
 #include <sstream>
 #include <string>
@@ -16,9 +17,12 @@ struct Failure {
   std::string message;
 };
 
+// In Python's words, whatever locale the process has chosen: 1048576, not 1.048.576.
 template <typename... Parts>
 std::string joined(const Parts&... parts) {
   std::ostringstream out;
+  out.imbue(std::locale::classic());
+  out.exceptions(std::ios_base::badbit);  // without memory it would end in the middle
   (out << ... << parts);
   return out.str();
 }
@@ -81,19 +85,33 @@ inline std::string printable(const std::string& text) {
   return out;
 }
 
+// The error of what was thrown, where it is caught.
+inline Error caught() noexcept {
+  try {
+    try {
+      throw;
+    } catch (const Failure& failure) {
+      return {failure.code, printable(failure.message)};
+    } catch (const std::bad_alloc&) {
+      return {ErrorCode::kFailed, "memory: expected more, found too little; use smaller images or batches"};
+    } catch (const std::exception& error) {
+      return {ErrorCode::kFailed, printable(one_line(error.what()))};
+    } catch (...) {
+      return {ErrorCode::kFailed, "expected to run, found an exception without a text"};
+    }
+  } catch (...) {
+    // So short that a std::string holds it in itself: there is no memory for a longer one.
+    return {ErrorCode::kFailed, "out of memory"};
+  }
+}
+
 // Runs what may throw; returns its value or the error.
 template <typename Run>
 auto guarded(const Run& run) noexcept -> Result<decltype(run())> {
   try {
     return run();
-  } catch (const Failure& failure) {
-    return Error{failure.code, printable(failure.message)};
-  } catch (const std::bad_alloc&) {
-    return Error{ErrorCode::kFailed, "memory: expected more, found too little; use smaller images or batches"};
-  } catch (const std::exception& error) {
-    return Error{ErrorCode::kFailed, printable(one_line(error.what()))};
   } catch (...) {
-    return Error{ErrorCode::kFailed, "expected to run, found an exception without a text"};
+    return caught();
   }
 }
 

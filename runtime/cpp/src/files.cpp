@@ -28,7 +28,9 @@ class Descriptor {
   int number_;
 };
 
-[[noreturn]] void cannot_read() { failed("expected to read it, found: ", std::strerror(errno)); }
+[[noreturn]] void cannot_read(const std::string& place = "") {
+  failed(place, "expected to read it, found: ", std::strerror(errno), "; check the path, and who may read it");
+}
 
 }  // namespace
 
@@ -41,6 +43,7 @@ void check_model_file(const std::string& path) {
   if (is_file(path)) return;
   struct stat found {};
   const bool is_there = ::stat(path.c_str(), &found) == 0;
+  if (!is_there && errno != ENOENT && errno != ENOTDIR && errno != ELOOP) cannot_read("model " + path + ": ");
   not_found("model ", path, ": expected a file, found ",
             !is_there                ? "nothing"
             : S_ISDIR(found.st_mode) ? "a folder"

@@ -68,6 +68,23 @@ std::string shown_tuple(const Json& values) {
   return "(" + list.substr(1, list.size() - 2) + (values.size() == 1 ? ",)" : ")");
 }
 
+const char* type_of(const Json& value) {
+  switch (value.type()) {
+    case Json::value_t::null:
+      return "NoneType";
+    case Json::value_t::boolean:
+      return "bool";
+    case Json::value_t::string:
+      return "str";
+    case Json::value_t::array:
+      return "list";
+    case Json::value_t::object:
+      return "dict";
+    default:
+      return value.is_number_integer() ? "int" : "float";
+  }
+}
+
 Json parsed(const std::string& text) {
   try {
     return Json::parse(text);
@@ -123,12 +140,9 @@ Size whole_pair(const std::string& name, const Json& values) {
   return {length(found.y), length(found.x)};
 }
 
-std::vector<std::string> names(const std::string& name, const Json& values) {
-  const auto is_text = [](const Json& value) { return value.is_string(); };
-  if (!values.is_array() || !std::all_of(values.begin(), values.end(), is_text)) {
-    invalid(name, ": expected names, found ", shown(values));
-  }
-  return values.get<std::vector<std::string>>();
+const Json& list(const std::string& name, const Json& values) {
+  if (!values.is_array()) invalid(name, ": expected a list, found ", type_of(values));
+  return values;
 }
 
 Fields::Fields(const Json& object, std::initializer_list<const char*> known, std::initializer_list<const char*> needed)

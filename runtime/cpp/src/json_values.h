@@ -17,6 +17,8 @@ using Json = nlohmann::json;
 std::string shown(const Json& value);
 // The same of a list that Python keeps as a tuple: "(1, 2)".
 std::string shown_tuple(const Json& values);
+// The name of the type that Python gives it.
+const char* type_of(const Json& value);
 
 // The value of a document. kInvalid: it is none; says what was found, without the place.
 Json parsed(const std::string& text);
@@ -32,7 +34,8 @@ std::vector<double> numbers(const std::string& name, const Json& values);
 Point pair(const std::string& name, const Json& values);
 // (width, height) as a size.
 Size whole_pair(const std::string& name, const Json& values);
-std::vector<std::string> names(const std::string& name, const Json& values);
+// The list that it is, of whatever values.
+const Json& list(const std::string& name, const Json& values);
 
 // An object whose fields are known.
 class Fields {

@@ -167,6 +167,10 @@ StepPointer step_from(const Json& object, const std::string& place) {
 
 // What the steps ask for that this library does not repeat.
 void check_repeated(const Metadata& metadata) {
+  if (metadata.input != "float32") {
+    invalid("input: expected float32, found '", metadata.input,
+            "': the C++ runtime does not fill it; take the file that it was converted from, or run it from Python");
+  }
   const int channels = metadata.loads_grey ? 1 : 3;
   if (!metadata.loads_unchanged && metadata.info.channels != channels) {
     invalid("mean, std: expected ", channels, " of each for images read as ", metadata.info.color_type, ", found ",
@@ -199,13 +203,30 @@ void read_load(const Json& object, Metadata& metadata) {
   metadata.loads_unchanged = metadata.info.color_type == "unchanged";
 }
 
+bool are_names(const Json& values) {
+  return std::all_of(values.begin(), values.end(), [](const Json& value) { return value.is_string(); });
+}
+
+void read_classes(const Json& data, Metadata& metadata) {
+  const Json& names = list("classes", data.at("classes"));
+  if (names.empty() || !are_names(names)) {
+    invalid("classes: expected one name or more, found ", shown_tuple(names));
+  }
+  metadata.info.classes = names.get<std::vector<std::string>>();
+}
+
 void read_keypoints(const Json& data, Metadata& metadata) {
-  if (data.contains("keypoints")) metadata.info.keypoints = names("keypoints", data.at("keypoints"));
+  if (data.contains("keypoints")) {
+    const Json& names = list("keypoints", data.at("keypoints"));
+    if (!are_names(names)) invalid("keypoints: expected names, found ", shown_tuple(names));
+    metadata.info.keypoints = names.get<std::vector<std::string>>();
+  }
   const auto count = static_cast<std::int64_t>(metadata.info.keypoints.size());
-  const Json lines = data.value("skeleton", Json::array());
+  const Json lines = list("skeleton", data.value("skeleton", Json::array()));
+  for (const Json& line : lines) list("skeleton", line);
   const auto is_index = [&](const Json& v) { return v.is_number_integer() && v >= 0 && v < count; };
-  const auto is_line = [&](const Json& v) { return v.is_array() && v.size() == 2 && is_index(v[0]) && is_index(v[1]); };
-  if (!lines.is_array() || !std::all_of(lines.begin(), lines.end(), is_line)) {
+  const auto is_line = [&](const Json& v) { return v.size() == 2 && is_index(v[0]) && is_index(v[1]); };
+  if (!std::all_of(lines.begin(), lines.end(), is_line)) {
     invalid("skeleton: expected pairs of indices of the ", count, " key points, found ", shown_tuple(lines));
   }
   for (const Json& line : lines) metadata.info.skeleton.emplace_back(line[0].get<int>(), line[1].get<int>());
@@ -213,13 +234,17 @@ void read_keypoints(const Json& data, Metadata& metadata) {
 }
 
 void read_channels(const Json& data, Metadata& metadata) {
-  metadata.mean = numbers("mean", data.at("mean"));
-  metadata.std = numbers("std", data.at("std"));
-  if (metadata.mean.size() > kMaxChannels || metadata.mean.size() != metadata.std.size()) {
-    invalid("mean, std: expected as many numbers of each, 1 to ", kMaxChannels, ", found ", shown_tuple(data.at("mean")),
-            " and ", shown_tuple(data.at("std")));
+  const Json &mean = list("mean", data.at("mean")), &std = list("std", data.at("std"));
+  const std::string found = ", found " + shown_tuple(mean) + " and " + shown_tuple(std);
+  if (mean.empty() || mean.size() > kMaxChannels || mean.size() != std.size()) {
+    invalid("mean, std: expected as many numbers of each, 1 to ", kMaxChannels, found);
   }
-  check_normalisation(metadata.std, data.at("std"));
+  if (!std::all_of(mean.begin(), mean.end(), is_number) || !std::all_of(std.begin(), std.end(), is_number)) {
+    invalid("mean, std: expected finite numbers", found);
+  }
+  metadata.mean = mean.get<std::vector<double>>();
+  metadata.std = std.get<std::vector<double>>();
+  check_normalisation(metadata.std, std);
   metadata.info.channels = static_cast<int>(metadata.mean.size());
   const Json& order = data.at("color_order");
   if (order != "rgb" && order != "bgr") invalid("color_order: expected rgb or bgr, found ", shown(order));
@@ -236,7 +261,7 @@ void read_size(const Json& data, Metadata& metadata) {
   const Json& size = data.at("size");
   const auto is_edge = [](const Json& value) { return is_whole(value, kMaxSize); };
   if (!size.is_null()) {
-    if (!size.is_array() || size.size() != 2 || !std::all_of(size.begin(), size.end(), is_edge)) {
+    if (list("size", size).size() != 2 || !std::all_of(size.begin(), size.end(), is_edge)) {
       invalid("size: expected 2 numbers of 1 or more, up to ", kMaxSize, ", found ", shown_tuple(size));
     }
     metadata.info.height = size[0].get<int>();
@@ -273,16 +298,17 @@ void read_masks(const Json& data, Metadata& metadata) {
 
 Metadata metadata_from(const Json& data) {
   Metadata metadata;
-  const Json& steps = data.at("steps");
-  if (!steps.is_array()) invalid("steps: expected a list, found ", shown(steps));
+  const Json& steps = list("steps", data.at("steps"));
   for (std::size_t i = 0; i < steps.size(); ++i)
     metadata.steps.push_back(step_from(steps[i], joined("steps[", i, "]")));
   placed("load: ", [&] {
     read_load(data.value("load", Json::object()), metadata);
     return true;
   });
-  metadata.info.classes = names("classes", data.at("classes"));
-  if (metadata.info.classes.empty()) invalid("classes: expected one name or more, found ()");
+  if (data.contains("input")) {
+    metadata.input = choice("input", data.at("input"), {"float32", "uint8", "uint8_nhwc"});
+  }
+  read_classes(data, metadata);
   read_masks(data, metadata);
   read_keypoints(data, metadata);
   read_channels(data, metadata);
@@ -319,8 +345,7 @@ Metadata metadata_from_json(const std::string& text, const std::string& place) {
       place + "model metadata under 'maskrcnn': ", [&] { return parsed(text); }, kAgain);
   const Json format = data.is_object() ? data.value("format", Json()) : Json();
   if (!format.is_number_integer() || format < 1 || format > kFormat) {
-    invalid(place, "model metadata: expected format 1 or 2, found ",
-            data.is_object() ? shown(format) : data.type_name(),
+    invalid(place, "model metadata: expected format 1 or 2, found ", data.is_object() ? shown(format) : type_of(data),
             "; export the model again with this version of `python -m export.maskrcnn`");
   }
   const std::string malformed = place + "model metadata: malformed field (";

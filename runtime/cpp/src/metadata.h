@@ -25,10 +25,11 @@ struct Metadata {
   double pad_value = 0;
   double mask_threshold = 0.5;
   MaskMode mask_mode = MaskMode::kCrop;
-  bool clip = false;             // boxes are cut to the image
-  bool loads_float = false;      // the steps work on float32
-  bool loads_grey = false;       // images have one channel
-  bool loads_unchanged = false;  // images have the channels of their files
+  std::string input = "float32";  // what the network takes: "float32", or pixels, "uint8" or "uint8_nhwc"
+  bool clip = false;              // boxes are cut to the image
+  bool loads_float = false;       // the steps work on float32
+  bool loads_grey = false;        // images have one channel
+  bool loads_unchanged = false;   // images have the channels of their files
 
   bool has_size() const { return info.height > 0; }
   Size size() const { return {info.height, info.width}; }

@@ -2,79 +2,13 @@
 
 #include <set>
 
+#include "divisors.h"
 #include "errors.h"
 #include "files.h"
+#include "wire.h"
 
 namespace maskrcnn {
 namespace {
-
-// A piece of a protobuf message in its wire format (https://protobuf.dev/programming-guides/encoding): of a few fields
-// of ONNX, whose numbers are those of onnx.proto.
-class Message {
- public:
-  explicit Message(const std::string& data) : Message(data.data(), data.data() + data.size()) {}
-  Message(const char* begin, const char* end) : place_(begin), end_(end) {}
-
-  // Goes to the next field; false at the end.
-  bool next() {
-    if (place_ == end_) return false;
-    const std::uint64_t tag = varint();
-    number_ = tag >> 3;
-    switch (tag & 7) {
-      case 0:
-        value_ = varint();
-        break;
-      case 1:
-        skip(8);
-        break;
-      case 2:
-        skip(varint());
-        break;
-      case 5:
-        skip(4);
-        break;
-      default:
-        damaged("a field of no known kind");
-    }
-    is_bytes_ = (tag & 7) == 2;
-    if (number_ == 0) damaged("a field without a number");
-    return true;
-  }
-
-  // Whether it is the field of that number and has bytes: a text, or a message.
-  bool is(std::uint64_t number) const { return is_bytes_ && number_ == number; }
-  bool is_number(std::uint64_t number) const { return !is_bytes_ && number_ == number; }
-  std::uint64_t value() const { return value_; }
-  std::string text() const { return {begin_, place_}; }
-  Message message() const { return {begin_, place_}; }
-
- private:
-  [[noreturn]] static void damaged(const char* what) { invalid(what); }
-
-  std::uint64_t varint() {
-    std::uint64_t value = 0;
-    for (int shift = 0; shift < 64; shift += 7) {
-      if (place_ == end_) damaged("an end in the middle of a number");
-      const auto byte = static_cast<unsigned char>(*place_++);
-      value |= static_cast<std::uint64_t>(byte & 0x7f) << shift;
-      if (byte < 0x80) return value;
-    }
-    damaged("a number without an end");
-  }
-
-  void skip(std::uint64_t length) {
-    if (length > static_cast<std::uint64_t>(end_ - place_)) damaged("an end in the middle of a field");
-    begin_ = place_;
-    place_ += length;
-  }
-
-  const char* place_;
-  const char* end_;
-  const char* begin_ = nullptr;  // of the field's bytes, which end at place_
-  std::uint64_t number_ = 0;
-  std::uint64_t value_ = 0;
-  bool is_bytes_ = false;
-};
 
 std::string first_text(Message message, std::uint64_t number) {
   std::string found;
@@ -148,6 +82,16 @@ std::size_t read_graph(Message message, OnnxFile& file) {
   return num_nodes;
 }
 
+// A domain and a version.
+std::pair<std::string, std::int64_t> opset_of(Message message) {
+  std::pair<std::string, std::int64_t> found;
+  while (message.next()) {
+    if (message.is(1)) found.first = message.text();
+    if (message.is_number(2)) found.second = static_cast<std::int64_t>(message.value());
+  }
+  return found;
+}
+
 // The number of nodes.
 std::size_t read_model(const std::string& data, OnnxFile& file) {
   std::size_t num_nodes = 0;
@@ -157,6 +101,7 @@ std::size_t read_model(const std::string& data, OnnxFile& file) {
     if (message.is(14)) {
       file.properties.emplace(first_text(message.message(), 1), first_text(message.message(), 2));
     }
+    if (message.is(8)) file.opsets.push_back(opset_of(message.message()));
     if (message.is(25)) file.functions.push_back(first_text(message.message(), 1));
   }
   return num_nodes;
@@ -184,6 +129,10 @@ OnnxFile read_onnx(const std::string& path) {
     invalid(place,
             "expected an ONNX file, found one without nodes; it may be truncated, make it again with "
             "`python -m export.maskrcnn`");
+  }
+  const std::string division = fatal_division(data);
+  if (!division.empty()) {
+    invalid(place, division, ", which ends the process; the file is damaged or was exported wrongly, make it again");
   }
   return file;
 }

@@ -10,12 +10,13 @@ OnnxModel read_model(const std::string& path) {
   if (text == file.properties.end()) {
     std::string keys;
     for (const auto& [key, value] : file.properties) keys += (keys.empty() ? "" : ", ") + key;
-    invalid("model ", path,
-            ": expected the metadata key 'maskrcnn' that `python -m export.maskrcnn` and `python -m export.graft` write, "
-            "found the keys: ",
-            keys.empty() ? "none" : one_line(keys),
-            "; export the checkpoint of a Mask R-CNN with `python -m export.maskrcnn`; of another finished detector, "
-            "`python -m export.graft` makes such a file");
+    invalid(
+        "model ", path,
+        ": expected the metadata key 'maskrcnn' that `python -m export.maskrcnn` and `python -m export.graft` write, "
+        "found the keys: ",
+        keys.empty() ? "none" : one_line(keys),
+        "; export the checkpoint of a Mask R-CNN with `python -m export.maskrcnn`; of another finished detector, "
+        "`python -m export.graft` makes such a file");
   }
   Metadata metadata = metadata_from_json(text->second, "model " + path + ": ");
   check_contract("model " + path, "input", contract_inputs(metadata), file.inputs);

@@ -1,4 +1,7 @@
 // OpenVINO on a CPU: runtime/backends/openvino.py in C++, with the same defaults.
+#include <signal.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
@@ -18,8 +21,6 @@
 #include <sstream>
 #include <system_error>
 
-#include <unistd.h>
-
 #include "errors.h"
 #include "model.h"
 #include "onnx_model.h"
@@ -33,6 +34,8 @@ using Clock = std::chrono::steady_clock;
 constexpr double kSavedShare = 0.15;
 constexpr std::size_t kMaxTimed = 256;  // sizes of which it is known how long their batches took
 constexpr std::size_t kNumListed = 3;
+constexpr std::int64_t kMostOpset = 10'000;
+constexpr const char* kAgain = "; export it again with `python -m export.maskrcnn`, or use a newer OpenVINO";
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -51,11 +54,27 @@ std::string processor_flags() {
   return "";
 }
 
+// The calling thread's stack for signal handlers, put back at the end.
+class SignalStack {
+ public:
+  SignalStack() { ::sigaltstack(nullptr, &own_); }
+  ~SignalStack() { ::sigaltstack(&own_, nullptr); }
+  SignalStack(const SignalStack&) = delete;
+  SignalStack& operator=(const SignalStack&) = delete;
+
+ private:
+  stack_t own_{};
+};
+
 // Loads the plugin for the CPU in a thread of its own. It gives the thread that loads it a stack for signal handlers,
 // and puts the one before back when it goes: of two that go in the order they came, the second puts back the first's,
-// which is no more, and the next signal ends the process.
+// which is no more, and the next signal ends the process. The thread gives it back before it ends: AddressSanitizer
+// unmaps the stack that a thread ends with, as if it were the thread's own.
 void load_plugin(ov::Core& core) {
-  std::async(std::launch::async, [&] { return core.get_property("CPU", ov::device::full_name); }).get();
+  std::async(std::launch::async, [&] {
+    const SignalStack own;
+    return core.get_property("CPU", ov::device::full_name);
+  }).get();
 }
 
 // Whether it is a convolution of images, which have up to 4 channels, with a bias or without.
@@ -253,8 +272,7 @@ OpenVINOModel::OpenVINOModel(const std::string& path, const Options& options, co
     any_ = compiled(source_);
     compile_seconds_ = seconds_since(start);
   } catch (const std::exception& error) {
-    invalid("model ", path, ": OpenVINO ", openvino_version(), " cannot load it: ", one_line(error.what()),
-            "; export it again with `python -m export.maskrcnn`, or use a newer OpenVINO");
+    invalid("model ", path, ": OpenVINO ", openvino_version(), " cannot load it: ", one_line(error.what()), kAgain);
   }
   if (this->metadata().has_size() || options.sizes == 0) {
     options_.sizes = 0;
@@ -369,9 +387,20 @@ void check_no_functions(const std::string& path, const OnnxFile& file) {
     listed += (i == 0 ? "" : ", ") + file.functions[i];
   }
   if (file.functions.size() > kNumListed) listed += joined(" and ", file.functions.size() - kNumListed, " more");
-  invalid("model ", path, ": expected standard operators alone, found the local functions ", listed,
-          ", which OpenVINO does not survive; write one without them with `python -m export.convert MODEL --for onnx`, or "
-          "export it with `python -m export.maskrcnn CONFIG CHECKPOINT --for openvino`");
+  invalid(
+      "model ", path, ": expected standard operators alone, found the local functions ", listed,
+      ", which OpenVINO does not survive; write one without them with `python -m export.convert MODEL --for onnx -o "
+      "DIR`, or export it with `python -m export.maskrcnn CONFIG CHECKPOINT --for openvino`");
+}
+
+// OpenVINO counts down from one that does not exist to one that it has, for hours from the largest.
+void check_opsets(const std::string& path, const OnnxFile& file) {
+  for (const auto& [domain, version] : file.opsets) {
+    if (version >= 0 && version <= kMostOpset) continue;
+    invalid("model ", path, ": OpenVINO ", openvino_version(), " cannot load it: opset ",
+            domain.empty() ? "ai.onnx" : domain, ": expected a version up to ", kMostOpset, ", found ", version,
+            kAgain);
+  }
 }
 
 }  // namespace
@@ -383,6 +412,7 @@ std::shared_ptr<const Model> open_openvino(const std::string& path, const Option
   if (!options.cache.empty()) check_cache(options.cache);
   auto [file, metadata] = read_model(path);
   check_no_functions(path, file);
+  check_opsets(path, file);
   metadata.info.backend = "OpenVINO " + openvino_version();
   return std::make_shared<const OpenVINOModel>(path, options, file, std::move(metadata));
 }

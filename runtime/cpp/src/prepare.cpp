@@ -32,7 +32,8 @@ void check_buffer(const Image& image, const std::string& name) {
   if (image.pixels == nullptr) invalid(name, ": expected pixels, found a null pointer");
   const std::int64_t row_bytes = static_cast<std::int64_t>(image.width) * image.channels;
   if (image.row_pitch != 0 && image.row_pitch < row_bytes) {
-    invalid(name, ": expected rows at least ", row_bytes, " bytes apart, found a row_pitch of ", image.row_pitch);
+    invalid(name, ": expected rows at least ", row_bytes, " bytes apart, found a row_pitch of ", image.row_pitch,
+            "; it is in bytes, 0 of rows without a gap");
   }
   if (image.num_bytes == 0) return;
   const std::int64_t pitch = image.row_pitch == 0 ? row_bytes : image.row_pitch;

@@ -8,7 +8,8 @@
 // Nothing throws: what can fail returns a Result, whose error says what was expected, what was found and what to do.
 //
 // Threads: a Detector may be used by any number of threads at once, as may what it returned, which outlives it. Moving
-// or destroying an object while another thread uses it is the caller's to prevent. No object survives a fork.
+// or destroying an object while another thread uses it is the caller's to prevent. A forked process refuses what was
+// made before.
 #pragma once
 
 #include <cstddef>
@@ -158,7 +159,8 @@ struct Options {
   // "openvino", "onnxruntime" or "tensorrt"; empty: the first of those in the library that reads the file.
   std::string backend;
 
-  // What another backend than the one that runs has is refused. OpenVINO; of onnxruntime `threads` alone. What a file has in INT8 runs so in either precision.
+  // What another backend than the one that runs has is refused. OpenVINO; of onnxruntime `threads` alone. What a file
+  // has in INT8 runs so in either precision.
   int threads = 0;  // in all; 0: one per physical core
   Precision precision = Precision::kFp32;
   int streams = 1;    // batches that run at once; the threads are divided among them
@@ -201,7 +203,7 @@ class OpenModel;
 // An exported model.
 class MASKRCNN_API Detector {
  public:
-  // Opens an ONNX file (OpenVINO), or an engine with its sidecar (TensorRT). Takes seconds.
+  // Opens an ONNX file (OpenVINO, ONNX Runtime), or an engine with its sidecar (TensorRT). Takes seconds.
   static Result<Detector> open(const std::string& path, const Options& options = {}) noexcept;
 
   Detector(Detector&&) noexcept;
@@ -214,8 +216,9 @@ class MASKRCNN_API Detector {
   Result<std::vector<Detections>> detect(const Image* images, std::size_t num_images,
                                          const RunOptions& options = {}) const noexcept;
 
-  // The same without waiting. Images in host memory have been read when it returns; those on the device must stay as
-  // they are until the wait returns. Batches of one Detector run in their order.
+  // The same without waiting for the last batches: of a call with more than run at once, the first ones have ended when
+  // it returns. Images in host memory have been read then; those on the device must stay as they are until the wait
+  // returns. Batches of one Detector start in their order.
   Result<Pending> submit(const Image* images, std::size_t num_images, const RunOptions& options = {}) const noexcept;
 
  private:
@@ -226,7 +229,7 @@ class MASKRCNN_API Detector {
 // "0.1.0", of the library that is loaded.
 MASKRCNN_API const char* version() noexcept;
 
-// What this library was built with: "openvino", "tensorrt" or both, separated by a space.
+// What this library was built with, of "openvino", "tensorrt" and "onnxruntime", separated by spaces.
 MASKRCNN_API const char* backends() noexcept;
 
 }  // namespace maskrcnn
