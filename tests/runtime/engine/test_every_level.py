@@ -17,7 +17,9 @@ SIZE = 128  # of the image, px
 FINEST = 8.0  # RoIs of twice this side and more are for the second map, px
 
 
-def _model(function: onnx.FunctionProto, num_levels: int, outputs: Sequence[str] = ("out",)) -> onnx.ModelProto:
+def _model(
+    function: onnx.FunctionProto, num_levels: int, outputs: Sequence[str] = ("out",)
+) -> onnx.ModelProto:
     """Return a model of one node, with feature maps of strides 4, 8, ..."""
     features = [f"feature_{i}" for i in range(num_levels)]
     node = helper.make_node(

@@ -337,6 +337,24 @@ def test_the_end_finishes_what_was_taken_and_says_so_before(
     assert not [name for name in left if name.startswith(("batches", "stage", "answers"))]
 
 
+def test_clients_are_told_to_connect_elsewhere_before_the_end(fake_detector: FakeDetector) -> None:
+    """A connection that is kept would be closed while its next request is on its way."""
+    with ThreadPoolExecutor(1) as pool:
+        with running(fake_detector, drain_delay_s=1.0) as service:
+            client = service.client()
+            assert "connection" not in client.post("/detect", content=png(1)).headers
+            ending = pool.submit(_answer_while_it_ends, service, client)
+        answer = ending.result(SECONDS)
+        client.close()
+    assert answer.status_code == 200
+    assert answer.headers["connection"] == "close"
+
+
+def _answer_while_it_ends(service: Served, client: httpx.Client) -> httpx.Response:
+    wait_until(lambda: service.app.state.service.is_draining)
+    return client.post("/detect", content=png(2))
+
+
 def _watch_the_end(service: Served, runner: FakeRunner) -> list[str]:
     """Say what a watcher sees when the service ends."""
     seen: list[str] = []
@@ -417,8 +435,10 @@ def test_two_services_do_not_share_their_figures(fake_detector: FakeDetector, se
     [
         ({"max_batch": 0}, "max_batch: expected a whole number from 1 to 1024, found 0"),
         ({"max_queue": 1.5}, "max_queue: expected a whole number from 1"),
-        ({"timeout_s": 0}, "timeout_s: expected a number from 0.001, found 0"),
-        ({"max_delay_ms": float("nan")}, "max_delay_ms: expected a number from 0, found nan"),
+        ({"timeout_s": 0}, "timeout_s: expected a number from 0.001 to 1e.09, found 0"),
+        ({"max_delay_ms": float("nan")}, "max_delay_ms: expected a number from 0 to 1e.09, found nan"),
+        ({"timeout_s": float("inf")}, "timeout_s: expected a number from 0.001 to 1e.09, found inf"),
+        ({"drain_delay_s": 1e10}, "drain_delay_s: expected a number from 0 to 1e.09, found 10000000000.0"),
         ({"log": "xml"}, "log: expected one of none, plain, json, found 'xml'"),
     ],
 )
