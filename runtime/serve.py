@@ -5,6 +5,7 @@ answered, with status 0; a second one ends it at once. The exit status is 2 wher
 """
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -71,6 +72,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     with held(), ExitStack() as stack:
         with released(PATIENCE_SECONDS):
             detectors = _opened(models, args, stack)
+            _check_connections(options, 1)
             opened = stack.enter_context(opened_socket(args.address, args.port))
             log = stack.enter_context(LineLog(lambda line: print(line, flush=True)))
             app = create_app(detectors, options, log=log)
@@ -136,12 +138,27 @@ def _serve_from_processes(
     with held(), ExitStack() as stack:
         with released(PATIENCE_SECONDS):
             detectors = _opened(models, args, stack)
+            _check_connections(options, args.processes)
             reserved = stack.enter_context(reserved_socket(args.address, args.port))
             front_ends = stack.enter_context(FrontEnds(detectors, options, args.processes, reserved))
         _say_where(models, front_ends.url)
         sys.setswitchinterval(_SWITCH_SECONDS)
         front_ends.run(lambda: received() is not None)
     return EXIT_OK
+
+
+def _check_connections(options: ServingOptions, number: int) -> None:
+    """Say where so many processes have fewer descriptors than connections."""
+    from runtime.serving.descriptors import num_connections
+
+    found = number * num_connections(math.ceil(options.max_connections / number))
+    if found < options.max_connections:
+        print(
+            f"--max-connections: expected descriptors for {options.max_connections}, found them for {found}; more are "
+            "refused (503), or raise the limit (`ulimit -n`)",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _say_where(models: Mapping[str, Path], url: str) -> None:

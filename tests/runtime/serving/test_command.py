@@ -7,8 +7,10 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -24,9 +26,9 @@ OPTIONS = ("--backend", "onnxruntime", "--threads", 1, "--port", 0)
 
 
 @contextmanager
-def serving(*arguments: object) -> Iterator[tuple[subprocess.Popen, str]]:
+def serving(*arguments: object, **options: Any) -> Iterator[tuple[subprocess.Popen, str]]:
     """Start the command; yields the process and where it is."""
-    process = start(MODULE, *arguments, *OPTIONS)
+    process = start(MODULE, *arguments, *OPTIONS, **options)
     try:
         line = first_line(process).decode()
         found = re.search(r"http://[\d.:\[\]]+", line)
@@ -94,6 +96,53 @@ def test_nobody_reads_what_it_prints(fake_model: Path) -> None:
             assert client.get(path).status_code == 404
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) == 0
+
+
+def limited(soft: int, hard: int) -> Any:
+    """Return what gives a process so many descriptors."""
+    resource = pytest.importorskip("resource")
+    return partial(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_fewer_descriptors_than_connections(fake_model: Path, processes: int) -> None:
+    arguments = (fake_model, "--processes", processes, "--log", "none")
+    with serving(*arguments, preexec_fn=limited(80, 80)) as (process, url):
+        host, _, port = url.rpartition("/")[2].rpartition(":")
+        connections = [socket.create_connection((host, int(port)), SECONDS) for _ in range(300)]
+        refused = 0
+        for connection in connections[::-1]:
+            connection.settimeout(0.02 if refused > 100 else SECONDS)
+            with suppress(TimeoutError, ConnectionError):
+                refused += connection.recv(100).startswith(b"HTTP/1.1 503 ")
+        assert refused > 150
+        # Those that are taken are answered.
+        request = b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(IMAGE) + IMAGE
+        connections[0].settimeout(SECONDS)
+        connections[0].sendall(request)
+        assert connections[0].recv(100).startswith(b"HTTP/1.1 200 ")
+        for connection in connections:
+            connection.close()
+        wait_until(lambda: httpx.post(f"{url}/detect", content=IMAGE, timeout=SECONDS).status_code == 200)
+        process.send_signal(signal.SIGTERM)
+        status, _, said = ending(process)
+    assert status == 0
+    assert said.count("\n") == 1
+    assert "--max-connections: expected descriptors for 1000, found them for" in said
+
+
+def test_as_many_descriptors_as_the_system_gives(fake_model: Path) -> None:
+    with serving(fake_model, "--log", "none", preexec_fn=limited(64, 4096)) as (process, url):
+        host, _, port = url.rpartition("/")[2].rpartition(":")
+        connections = [socket.create_connection((host, int(port)), SECONDS) for _ in range(200)]
+        for connection in connections:
+            connection.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert {connection.recv(13) for connection in connections} == {b"HTTP/1.1 200 "}
+        for connection in connections:
+            connection.close()
+        process.send_signal(signal.SIGTERM)
+        status, _, said = ending(process)
+    assert (status, said) == (0, "")
 
 
 @pytest.mark.parametrize(

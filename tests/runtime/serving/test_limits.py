@@ -1,6 +1,7 @@
 """What keeps the service alive: a full queue, deadlines, sizes, slow and vanished clients, failing models, the end."""
 
 import base64
+import errno
 import json
 import socket
 import threading
@@ -14,6 +15,7 @@ import httpx
 import pytest
 
 from runtime.serving import ServingOptions, create_app
+from runtime.serving.descriptors import Shortage
 from tests.runtime.serving.servers import SECONDS, FakeDetector, FakeRunner, Served, png, served, wait_until
 
 QUICK = {"max_batch": 1, "max_delay_ms": 0.0}
@@ -221,6 +223,46 @@ def test_all_bodies_together_have_a_limit(fake_detector: FakeDetector) -> None:
             assert "expected room for requests" in reason
         wait_until(lambda: memory.held == 0)
         assert post(service).status_code == 200
+
+
+def test_connections_that_wait_are_said_in_one_line(capsys: pytest.CaptureFixture) -> None:
+    """asyncio would print a traceback for each try, hundreds a second."""
+    shortage, loop = Shortage(), FakeLoop()
+    for number in (errno.EMFILE, errno.EMFILE, errno.ENFILE):
+        shortage(loop, {"message": "accept", "exception": OSError(number, "x")})
+    assert capsys.readouterr().err == "connections wait: Too many open files\n"
+    others = [{"message": "a"}, {"message": "b", "exception": OSError(errno.EIO, "x")}]
+    for context in others:
+        shortage(loop, context)
+    assert loop.reported == others
+
+
+class FakeLoop:
+    """Takes what asyncio would print."""
+
+    def __init__(self) -> None:
+        self.reported: list[dict[str, Any]] = []
+        self.default_exception_handler = self.reported.append
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files"), OSError(errno.ENOSPC, "full"), MemoryError()]
+)
+def test_an_image_for_which_there_is_no_memory_is_for_later(
+    fake_detector: FakeDetector, runner: FakeRunner, error: Exception
+) -> None:
+    def no_room(image: Any) -> Any:
+        raise error
+
+    with running(fake_detector) as service:
+        runner.stage, stage = no_room, runner.stage
+        answer = post(service)
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"] == "1"
+        assert answer.json()["error"].startswith("image: expected room for its pixels, found none (")
+        runner.stage = stage
+        assert post(service).status_code == 200
+    assert service.metric("refusals_total", reason="no_memory") == 1
 
 
 def test_many_pixels_are_refused_before_they_are_decoded(
