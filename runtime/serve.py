@@ -36,6 +36,7 @@ from runtime.engine.config import REBUILD
 from runtime.interrupts import PATIENCE_SECONDS, held, loading, received, released
 from runtime.ranges import MAX_PROCESSES
 from runtime.serving.options import LOGS, MIB, ServingOptions
+from runtime.streams import unwaited
 
 if TYPE_CHECKING:
     from runtime.detector import Detector
@@ -47,6 +48,8 @@ _MAX_PORT = 65535
 _LOG = "plain"
 _RAY_ADDRESS = "RAY_ADDRESS"
 _POLL_SECONDS = 0.1
+_STANDARD_ERROR = 2
+_OPENCV_LEVEL = "OPENCV_LOG_LEVEL"
 # A thread that computes in Python hands over to the one that answers after so long.
 _SWITCH_SECONDS = 0.001
 # What Ray's proxies do in their own way, and what is said to Ray alone.
@@ -62,6 +65,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     models, options = named_models(args.models), _options(args)
     if args.ray:
         return _serve_in_ray(models, args, options)
+    unwaited(_STANDARD_ERROR)
+    # Of each damaged image OpenCV would print what its client is told. It looks when it is imported.
+    os.environ.setdefault(_OPENCV_LEVEL, "SILENT")
     if args.processes > 1:
         return _serve_from_processes(models, args, options)
     # Only now: signals are handled, and the arguments are known to be good.

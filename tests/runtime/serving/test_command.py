@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import subprocess
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ import pytest
 from examples import IMAGES_DIR
 from runtime.serve import named_models
 from tests.runtime.processes import ended, first_line, run, start
-from tests.runtime.serving.servers import SECONDS, wait_until
+from tests.runtime.serving.servers import SECONDS, png, wait_until
 
 IMAGE = (IMAGES_DIR / "square.jpg").read_bytes()
 MODULE = "runtime.serve"
@@ -96,6 +97,25 @@ def test_nobody_reads_what_it_prints(fake_model: Path) -> None:
             assert client.get(path).status_code == 404
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) == 0
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_nobody_reads_what_libraries_print(fake_model: Path, processes: int) -> None:
+    """libpng writes a line for each chunk that it does not like, without Python."""
+    good = png(200, 32, 48)
+    chunk = (b"\0\0\0\x04", b"gAMA\0\0\xb1\x8f")
+    gamma = chunk[0] + chunk[1] + zlib.crc32(chunk[1]).to_bytes(4, "big")
+    noisy = good[:33] + gamma * 500 + good[33:]
+    with serving(fake_model, "--log", "none", "--processes", processes) as (process, url):
+        expected = httpx.post(f"{url}/detect", content=good, timeout=SECONDS).content
+        for _ in range(10):  # 16 KiB of lines each
+            assert httpx.post(f"{url}/detect", content=noisy, timeout=SECONDS).content == expected
+            assert httpx.post(f"{url}/detect", content=noisy[:-60], timeout=SECONDS).status_code == 400
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) == 0
+        said = process.stderr.read()
+    assert said.count(b"libpng warning") > 500
+    assert b"imdecode" not in said  # of OpenCV's there is an answer
 
 
 def limited(soft: int, hard: int) -> Any:
