@@ -5,6 +5,7 @@ answered, with status 0; a second one ends it at once. The exit status is 2 wher
 """
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -35,6 +36,7 @@ from runtime.engine.config import REBUILD
 from runtime.interrupts import PATIENCE_SECONDS, held, loading, received, released
 from runtime.ranges import MAX_PROCESSES
 from runtime.serving.options import LOGS, MIB, ServingOptions
+from runtime.streams import unwaited
 
 if TYPE_CHECKING:
     from runtime.detector import Detector
@@ -46,6 +48,8 @@ _MAX_PORT = 65535
 _LOG = "plain"
 _RAY_ADDRESS = "RAY_ADDRESS"
 _POLL_SECONDS = 0.1
+_STANDARD_ERROR = 2
+_OPENCV_LEVEL = "OPENCV_LOG_LEVEL"
 # A thread that computes in Python hands over to the one that answers after so long.
 _SWITCH_SECONDS = 0.001
 # What Ray's proxies do in their own way, and what is said to Ray alone.
@@ -61,6 +65,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     models, options = named_models(args.models), _options(args)
     if args.ray:
         return _serve_in_ray(models, args, options)
+    unwaited(_STANDARD_ERROR)
+    # Of each damaged image OpenCV would print what its client is told. It looks when it is imported.
+    os.environ.setdefault(_OPENCV_LEVEL, "SILENT")
     if args.processes > 1:
         return _serve_from_processes(models, args, options)
     # Only now: signals are handled, and the arguments are known to be good.
@@ -71,6 +78,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     with held(), ExitStack() as stack:
         with released(PATIENCE_SECONDS):
             detectors = _opened(models, args, stack)
+            _check_connections(options, 1)
             opened = stack.enter_context(opened_socket(args.address, args.port))
             log = stack.enter_context(LineLog(lambda line: print(line, flush=True)))
             app = create_app(detectors, options, log=log)
@@ -136,12 +144,27 @@ def _serve_from_processes(
     with held(), ExitStack() as stack:
         with released(PATIENCE_SECONDS):
             detectors = _opened(models, args, stack)
+            _check_connections(options, args.processes)
             reserved = stack.enter_context(reserved_socket(args.address, args.port))
             front_ends = stack.enter_context(FrontEnds(detectors, options, args.processes, reserved))
         _say_where(models, front_ends.url)
         sys.setswitchinterval(_SWITCH_SECONDS)
         front_ends.run(lambda: received() is not None)
     return EXIT_OK
+
+
+def _check_connections(options: ServingOptions, number: int) -> None:
+    """Say where so many processes have fewer descriptors than connections."""
+    from runtime.serving.descriptors import num_connections
+
+    found = number * num_connections(math.ceil(options.max_connections / number))
+    if found < options.max_connections:
+        print(
+            f"--max-connections: expected descriptors for {options.max_connections}, found them for {found}; more are "
+            "refused (503), or raise the limit (`ulimit -n`)",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _say_where(models: Mapping[str, Path], url: str) -> None:

@@ -1,6 +1,7 @@
 """Standard output and standard error that never end a run: closed, full, with nobody who reads, or not UTF-8."""
 
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,12 +29,24 @@ class SafeStream:
                 self._stream.write(text)
             except UnicodeEncodeError:
                 self._stream.write(text.encode(self.encoding, "backslashreplace").decode(self.encoding))
+        except BlockingIOError:
+            pass  # see `unwaited`: it is lost, and the next may not be
         except (OSError, ValueError):
             self._give_up()
         return len(text)
 
     def flush(self) -> None:
         """Flush what can be flushed."""
+        if self._stream is not None:
+            try:
+                self._stream.flush()
+            except BlockingIOError:
+                pass
+            except (OSError, ValueError):
+                self._give_up()
+
+    def end(self) -> None:
+        """Flush what can be flushed, for the last time."""
         if self._stream is not None:
             try:
                 self._stream.flush()
@@ -79,8 +92,24 @@ def safe_streams() -> Iterator[None]:
         yield
     finally:
         for stream in streams:
-            stream.flush()
+            stream.end()
         sys.stdout, sys.stderr = before
+
+
+def unwaited(descriptor: int) -> None:
+    """Have lines that nobody reads be lost where they would be waited for, in a pipe that is full.
+
+    Native libraries write to standard error, too: what a file is warned of would otherwise stop the thread that decodes
+    it. The pipe is opened again, since whoever else writes to it may want to wait. Linux alone.
+
+    Args:
+        descriptor: of a pipe; of anything else nothing is changed.
+    """
+    with suppress(OSError):
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            again = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
+            os.dup2(again, descriptor)
+            os.close(again)
 
 
 def _fill_descriptors() -> None:

@@ -1,5 +1,6 @@
 """What a plain request is answered with: JSON, or the image with what was found drawn over it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Optional
@@ -16,6 +17,8 @@ MASKS = ("rle", "polygon", "none")
 FORMATS = ("json", "overlay")
 PNG, JPEG = "image/png", "image/jpeg"
 _SUFFIXES = {PNG: ".png", JPEG: ".jpg"}
+# Of HTTP: what weight a kind has in a header `Accept`.
+_WEIGHT = re.compile(r"[01](\.\d{0,3})?", re.ASCII)
 
 
 def image_answer(detections: Detections, masks: str = "rle") -> dict[str, Any]:
@@ -61,7 +64,7 @@ def overlay(image: np.ndarray, detections: Detections, kind: str = JPEG) -> byte
 
 def wanted_kind(form: Optional[str], accept: str) -> Optional[str]:
     """Return the kind of image that a client asks for by ``format`` or its header ``Accept``; None for JSON."""
-    kinds = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
+    kinds = _by_preference(accept)
     image = next((kind for kind in kinds if kind in _SUFFIXES), None)
     if form == "json":
         return None
@@ -70,3 +73,13 @@ def wanted_kind(form: Optional[str], accept: str) -> Optional[str]:
     # What is named first; `*/*` and `image/*` come from browsers and curl, which mean nothing by it.
     first: Sequence[str] = [kind for kind in kinds if kind in (PNG, JPEG, "application/json")][:1]
     return first[0] if first and first[0] in _SUFFIXES else None
+
+
+def _by_preference(accept: str) -> list[str]:
+    """Return the kinds of a header ``Accept``, the one most wanted first; without those of ``q=0``, not wanted."""
+    weights = {}
+    for part in accept.split(","):
+        kind, *parameters = (text.strip().lower() for text in part.split(";"))
+        weight = next((text[2:] for text in parameters if text.startswith("q=")), "1")
+        weights[kind] = float(weight) if _WEIGHT.fullmatch(weight) else 1.0
+    return sorted((kind for kind in weights if weights[kind]), key=lambda kind: -weights[kind])

@@ -32,6 +32,7 @@ from runtime.serving.refusals import (
     BAD_IMAGE,
     EXPIRED,
     MODEL_FAILED,
+    NO_MEMORY,
     NOT_READY,
     QUEUE_FULL,
     Refused,
@@ -252,6 +253,12 @@ class Batcher(Closing):
                 self._decode(job)
             except Refused as error:
                 problem = error
+            except (MemoryError, OSError) as error:
+                problem = Refused(
+                    NO_MEMORY,
+                    f"{job.name}: expected room for its pixels, found none ({said(error)}); send it again later",
+                    retry_after_s=1,
+                )
             except Exception as error:
                 problem = Refused(MODEL_FAILED, f"{job.name}: cannot be prepared: {said(error)}")
         with self._changed:

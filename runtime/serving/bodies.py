@@ -163,11 +163,14 @@ def too_many(found: int, max_images: int) -> Refused:
 
 def _images_in_json(body: bytes, max_images: int) -> list[NamedImage]:
     document = json_object(body)
-    key = next((key for key in ("image", "images") if key in document), None)
-    if key is None:
+    keys = [key for key in ("image", "images") if key in document]
+    if not keys:
         raise Refused(
             BAD_REQUEST, f'expected {{"image": base64}} or {{"images": [base64, …]}}, found {shown(document)}'
         )
+    if len(keys) > 1:
+        raise Refused(BAD_REQUEST, 'expected "image" or "images", found both; put all into "images"')
+    key = keys[0]
     values = document[key] if isinstance(document[key], list) else [document[key]]
     if len(values) > max_images:
         raise too_many(len(values), max_images)
@@ -212,7 +215,7 @@ def _images_in_form(body: bytes, content_type: str, max_images: int) -> list[Nam
     from python_multipart.multipart import FormParser, parse_options_header
 
     images: list[NamedImage] = []
-    num_fields = 0
+    num_fields, is_whole = 0, False
 
     def add_file(file: Any) -> None:
         if len(images) == max_images:
@@ -229,13 +232,19 @@ def _images_in_form(body: bytes, content_type: str, max_images: int) -> list[Nam
                 BAD_REQUEST, f"body: expected files in the form, found more than {_MOST_FIELDS} fields"
             )
 
+    def end() -> None:
+        nonlocal is_whole
+        is_whole = True
+
     try:
         boundary = parse_options_header(content_type)[1].get(b"boundary")
         # In memory: the body is, too.
         config = {"MAX_MEMORY_FILE_SIZE": len(body) + 1}
-        parser = FormParser("multipart/form-data", add_field, add_file, boundary=boundary, config=config)
+        parser = FormParser("multipart/form-data", add_field, add_file, end, boundary=boundary, config=config)
         parser.write(body)
         parser.finalize()
+        if not is_whole:  # the parser leaves out the file in which it is cut
+            raise ValueError("it ends before its last boundary")
     except Refused:
         raise
     except Exception as error:  # the parser asserts, too

@@ -5,6 +5,7 @@ import socket
 from contextlib import suppress
 from typing import Any, Optional
 
+from runtime.serving.descriptors import NUM_LINGERING
 from runtime.serving.metrics import required
 from runtime.serving.options import ServingOptions
 
@@ -14,11 +15,15 @@ HEAD_BYTES = 1 << 16
 _GRACE_SECONDS = 2.0
 
 
-def connection_class(options: ServingOptions) -> Any:
+def connection_class(options: ServingOptions, most_connections: int) -> Any:
     """Return the protocol of a connection, a class for asyncio.
 
     It is uvicorn's with h11, which limits the size of a head, and it closes what uvicorn would keep: a head that does
     not come to its end, a refused body that trickles in, an answer that is not read, and connections beyond the limit.
+
+    Args:
+        options: of the service.
+        most_connections: that are open at once.
     """
     h11 = required("h11")
     protocol: Any = required("uvicorn.protocols.http.h11_impl").H11Protocol
@@ -38,9 +43,11 @@ def connection_class(options: ServingOptions) -> Any:
             # Any byte that the client does not take counts, not those beyond 64 KiB.
             transport.set_write_buffer_limits(high=0)
             self._expect_input()
-            if len(self.connections) > options.max_connections:
+            if len(self.connections) > most_connections:
                 self._refuse(
-                    503, f"expected up to {options.max_connections} connections, found more; come again later"
+                    503,
+                    f"expected up to {most_connections} connections, found more; come again later",
+                    lingers=len(self.connections) <= most_connections + NUM_LINGERING,
                 )
 
         def data_received(self, data: bytes) -> None:
@@ -98,8 +105,8 @@ def connection_class(options: ServingOptions) -> Any:
                 self._writing.cancel()
                 self._writing = None
 
-        def _refuse(self, status: int, reason: str) -> None:
-            """Answer what no app sees, and close."""
+        def _refuse(self, status: int, reason: str, *, lingers: bool = True) -> None:
+            """Answer what no app sees, and close; at once, or when the client may have read it."""
             if self.cycle is not None and not self.cycle.response_complete:
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
@@ -113,8 +120,11 @@ def connection_class(options: ServingOptions) -> Any:
                 answer = h11.Response(status_code=status, headers=headers)
                 for event in (answer, h11.Data(data=body), h11.EndOfMessage()):
                     self.transport.write(self.conn.send(event))
-                # What still comes is taken in for a while: on unread bytes the answer would be lost.
                 self._is_refused = True
+                if not lingers:
+                    self.transport.close()
+                    return
+                # What still comes is taken in for a while: on unread bytes the answer would be lost.
                 self.flow.resume_reading()
                 self.transport.write_eof()
                 self.loop.call_later(_GRACE_SECONDS, self.transport.abort)

@@ -17,6 +17,7 @@ BODY_IS_READ = "body_is_read"
 # where the connection is closed on unread bytes the answer is lost.
 _LINGER_SECONDS, _LINGER_BYTES = 5.0, 1 << 26
 _MOST_LOGGED = 200
+_CLOSE = (b"connection", b"close")
 
 
 class Frame:
@@ -35,15 +36,20 @@ class Frame:
         async def sent(message: Any) -> None:
             if message["type"] == "http.response.start":
                 statuses.append(message["status"])
+                if self._service.is_draining:  # closed on an idle connection, its next request would be lost
+                    message = {**message, "headers": [*message.get("headers", ()), _CLOSE]}
             await send(message)
 
+        # The server leaves out the body; what is answered to GET is answered to HEAD.
+        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            await self._app(scope, receive, sent)
+            await self._app(inner, receive, sent)
         finally:
-            self._count(scope, statuses[0] if statuses else 500, time.perf_counter() - start)
+            self._count(
+                scope, inner.get("route"), statuses[0] if statuses else 500, time.perf_counter() - start
+            )
 
-    def _count(self, scope: Any, status: int, seconds: float) -> None:
-        route = scope.get("route")
+    def _count(self, scope: Any, route: Any, status: int, seconds: float) -> None:
         self._service.metrics.add_request(getattr(route, "path", OTHER), status, seconds)
         if self._log is not None and self._service.options.log != "none":
             self._log(_line(scope, status, seconds, as_json=self._service.options.log == "json"))

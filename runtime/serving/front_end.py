@@ -33,6 +33,7 @@ class FrontEndPlan:
     """What a front end is told.
 
     Attributes:
+        index: its number among them.
         models: by name; the first is the default.
         options: its own, see ``share_of``.
         family, place: where it listens, as ``reserved_socket`` has it.
@@ -40,6 +41,7 @@ class FrontEndPlan:
         threads: that decode images, of each model, and that write answers.
     """
 
+    index: int
     models: Mapping[str, ModelFacts]
     options: ServingOptions
     family: int
@@ -98,7 +100,6 @@ def _leave_signals() -> None:
 
 
 def _run(plan: FrontEndPlan, connection: Connection) -> int:
-    # Before prometheus_client is imported, which reads it then.
     from runtime.serving.metrics import FOLDER_VARIABLE
 
     os.environ[FOLDER_VARIABLE] = plan.folder
@@ -126,7 +127,7 @@ def _opened(plan: FrontEndPlan, link: "Link", log: Any) -> tuple[Any, Any]:
     from runtime.serving.server import shared_socket
 
     check_installed()
-    metrics = Metrics(Path(plan.folder))
+    metrics = Metrics(Path(plan.folder), plan.index)
     models = remote_models(link, plan.models)
     service = RemoteService(link, models, plan.options, metrics=metrics, threads=plan.threads)
     threading.Thread(target=_watch, args=(link, metrics), daemon=True, name="watch").start()

@@ -31,7 +31,7 @@ from runtime.serving.front_end import (
     run_front_end,
     share_of,
 )
-from runtime.serving.metrics import required
+from runtime.serving.metrics import forget_moment, make_files
 from runtime.serving.model_turns import Turns
 from runtime.serving.options import ServingOptions
 from runtime.serving.peer import Peer
@@ -148,6 +148,7 @@ class FrontEnds(Closing):
         self._num_tries = [0] * number
         self._running: dict[int, _FrontEnd] = {}
         try:
+            make_files(self._folder, number)
             for index in range(number):
                 self._start(index)
             while not all(one.peer.is_listening for one in self._running.values()):
@@ -196,6 +197,7 @@ class FrontEnds(Closing):
         place = self._reserved.getsockname()
         return [
             FrontEndPlan(
+                index=index,
                 models=models,
                 options=share_of(self._options, index, number),
                 family=int(self._reserved.family),
@@ -222,7 +224,7 @@ class FrontEnds(Closing):
 
     def _replace(self, index: int, *, is_starting: bool) -> None:
         front_end = self._running.pop(index)
-        self._released(front_end)
+        self._released(index, front_end)
         # At the beginning, what one cannot do, the next cannot either.
         if self._num_tries[index] >= MOST_TRIES or (is_starting and front_end.peer.refusal):
             raise RuntimeError(
@@ -232,11 +234,9 @@ class FrontEnds(Closing):
         _say(f"front end {front_end.process.pid} {front_end.end_in_words}; another one takes its place")
         self._start(index)
 
-    def _released(self, front_end: _FrontEnd) -> None:
+    def _released(self, index: int, front_end: _FrontEnd) -> None:
         front_end.close()
-        # Its counts stay among the sums, what it showed of the moment does not.
-        multiprocess = required("prometheus_client.multiprocess")
-        multiprocess.mark_process_dead(front_end.process.pid, str(self._folder))
+        forget_moment(self._folder, index)
 
     def _end(self) -> None:
         """Have all finish what they took; those that do not end in time are killed."""
@@ -250,7 +250,7 @@ class FrontEnds(Closing):
             for index, front_end in list(self._running.items()):
                 if front_end.has_ended:
                     del self._running[index]
-                    self._released(front_end)
+                    self._released(index, front_end)
                     if front_end.process.exitcode not in (0, LOST):
                         _say(f"front end {front_end.process.pid} {front_end.end_in_words}")
 

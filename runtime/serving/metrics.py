@@ -3,14 +3,18 @@
 import importlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, Optional
 
 from runtime.serving.batching import Observer
 
 EXTRA = "serve"
-# Where prometheus_client looks for a folder, once, when it is imported: each process has its figures in a file there.
+# Where prometheus_client looks for a folder: each process has its figures in files there.
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_SUMS, _GAUGES = ("counter", "histogram"), ("gauge_livesum", "gauge_livemin")
+# More than the names of a hundred models take.
+_FILE_BYTES = 1 << 20
 # From what a refusal takes to what nobody waits for.
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -31,15 +35,46 @@ def required(name: str) -> Any:
         ) from error
 
 
+def make_files(folder: Path, number: int) -> None:
+    """Make the files of so many processes, each with all of its place: writing to memory that is theirs cannot fail later.
+
+    Raises:
+        RuntimeError: there is no room.
+    """
+    kinds = (*_SUMS, *_GAUGES)
+    try:
+        for path in (_file(folder, kind, index) for index in range(number) for kind in kinds):
+            with path.open("xb") as file:
+                os.posix_fallocate(file.fileno(), 0, _FILE_BYTES)
+    except OSError as error:
+        size = number * len(kinds) * _FILE_BYTES >> 20
+        raise RuntimeError(
+            f"{folder}: expected room for {size} MiB of metrics, found: {error.strerror}; make some, or set TMPDIR"
+        ) from error
+
+
+def forget_moment(folder: Path, index: int) -> None:
+    """Have the sums not count what a process showed of the moment, which has ended; what it counted stays."""
+    for kind in _GAUGES:
+        # Where somebody has removed it, nothing of it is counted either.
+        with suppress(FileNotFoundError), _file(folder, kind, index).open("r+b") as file:
+            file.write(bytes(4))  # how much of it is used
+
+
+def _file(folder: Path, kind: str, index: int) -> Path:
+    return folder / f"{kind}_{index}.db"
+
+
 class Metrics:
     """Counters and histograms with a registry of their own: two services in a process do not mix."""
 
-    def __init__(self, folder: Optional[Path] = None) -> None:
-        """Begin to count.
+    def __init__(self, folder: Optional[Path] = None, index: int = 0) -> None:
+        """Begin to count, or go on.
 
         Args:
             folder: of ``FOLDER_VARIABLE``, where this is one process of several: ``text`` has the sums over all of
                 them, and ``process_…`` of the one that has started them. None: it is alone.
+            index: of this process among them. One that takes the place of another goes on with its files.
         """
         client = required("prometheus_client")
         self._client, self.registry = client, client.CollectorRegistry()
@@ -50,6 +85,8 @@ class Metrics:
             client.ProcessCollector(registry=self.registry)
             client.GCCollector(registry=self.registry)
         else:
+            values = required("prometheus_client.values")
+            values.ValueClass = values.MultiProcessValue(lambda: index)
             required("prometheus_client.multiprocess").MultiProcessCollector(self.registry, str(folder))
             client.ProcessCollector(pid=os.getppid, registry=self.registry)
         self._requests = self._counter("requests", "Requests, by endpoint and status.", "endpoint", "status")

@@ -9,6 +9,8 @@ MIB = 1 << 20
 LOGS = ("none", "plain", "json")
 # Far more than a machine has of either.
 _MOST = 1 << 40
+# Of seconds and milliseconds: what the system's clocks take.
+_LONGEST = 1e9
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class ServingOptions:
             ("client_timeout_s", 1e-3),
         ):
             value = getattr(self, name)
-            if not is_number(value) or value < least:
-                raise ValueError(f"{name}: expected a number from {least:g}, found {value!r}")
+            if not is_number(value) or not least <= value <= _LONGEST:
+                raise ValueError(f"{name}: expected a number from {least:g} to {_LONGEST:g}, found {value!r}")
         if self.log not in LOGS:
             raise ValueError(f"log: expected one of {', '.join(LOGS)}, found {self.log!r}")

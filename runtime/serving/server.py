@@ -12,6 +12,7 @@ from typing import Any, Callable, Optional
 
 from runtime.closing import Closing
 from runtime.serving.connection import HEAD_BYTES, connection_class
+from runtime.serving.descriptors import NUM_ACCEPTED, Shortage, num_connections
 from runtime.serving.metrics import required
 from runtime.serving.service import Service
 
@@ -104,12 +105,13 @@ def serve(app: Any, opened: socket.socket, is_over: Callable[[], bool]) -> None:
     options = service.options
     config = uvicorn.Config(
         app,
-        http=connection_class(options),
+        http=connection_class(options, num_connections(options.max_connections)),
         h11_max_incomplete_event_size=HEAD_BYTES,
         ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
+        backlog=NUM_ACCEPTED,
         timeout_keep_alive=int(max(1, min(75, options.client_timeout_s))),
         # Nothing takes longer: a request to come, to be answered, and the answer to be taken.
         timeout_graceful_shutdown=int(2 * options.client_timeout_s + options.timeout_s) + 5,
@@ -132,6 +134,13 @@ def _server(uvicorn: Any, config: Any, service: Service, is_over: Callable[[], b
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
             yield
+
+        async def startup(self, sockets: Any = None) -> None:
+            asyncio.get_running_loop().set_exception_handler(Shortage())
+            await super().startup(sockets)
+            # asyncio takes as many at once as the system keeps waiting; more may wait than are taken.
+            for opened in sockets:
+                opened.listen(BACKLOG)
 
         async def on_tick(self, counter: int) -> bool:
             if is_over() and not self.should_exit:

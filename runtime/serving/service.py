@@ -122,6 +122,11 @@ class Service(Closing):
         return all(model.batcher.is_alive for model in self.models.values())
 
     @property
+    def is_draining(self) -> bool:
+        """Whether it ends when what was taken is answered."""
+        return self._is_draining
+
+    @property
     def is_ready(self) -> bool:
         """Whether requests are taken."""
         return not self._is_draining and self.is_alive

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from runtime.streams import SafeStream, safe_streams
+from runtime.streams import SafeStream, safe_streams, unwaited
 from tests.runtime import fakes
 from tests.runtime.processes import ROOT, SECONDS, coco_of
 
@@ -98,6 +98,32 @@ def test_a_stream_that_fails_is_given_up(stream: object) -> None:
         assert safe.write("text") == 4
         safe.flush()
     assert not safe.isatty()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a pipe is opened again by /proc")
+def test_lines_that_nobody_reads_are_not_waited_for() -> None:
+    reading, writing = os.pipe()
+    own = os.dup(writing)
+    unwaited(own)
+    with open(own, "w", buffering=1) as file:
+        safe = SafeStream(file)
+        for _ in range(3000):
+            assert safe.write("x" * 99 + "\n") == 100
+        assert os.get_blocking(writing)
+        found = b""
+        while len(found) < 60_000:
+            found += os.read(reading, 1 << 16)
+        safe.write("last\n")
+        safe.end()
+    os.close(writing)
+    while part := os.read(reading, 1 << 16):
+        found += part
+    os.close(reading)
+    assert found.endswith(b"last\n")
+    assert found.count(b"\n") < 3000
+    with open(os.devnull, "wb") as file:
+        unwaited(file.fileno())
+        assert os.get_blocking(file.fileno())
 
 
 def test_what_an_encoding_lacks_is_escaped() -> None:

@@ -5,10 +5,13 @@ import re
 import signal
 import socket
 import subprocess
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,7 +19,7 @@ import pytest
 from examples import IMAGES_DIR
 from runtime.serve import named_models
 from tests.runtime.processes import ended, first_line, run, start
-from tests.runtime.serving.servers import SECONDS, wait_until
+from tests.runtime.serving.servers import SECONDS, png, wait_until
 
 IMAGE = (IMAGES_DIR / "square.jpg").read_bytes()
 MODULE = "runtime.serve"
@@ -24,9 +27,9 @@ OPTIONS = ("--backend", "onnxruntime", "--threads", 1, "--port", 0)
 
 
 @contextmanager
-def serving(*arguments: object) -> Iterator[tuple[subprocess.Popen, str]]:
+def serving(*arguments: object, **options: Any) -> Iterator[tuple[subprocess.Popen, str]]:
     """Start the command; yields the process and where it is."""
-    process = start(MODULE, *arguments, *OPTIONS)
+    process = start(MODULE, *arguments, *OPTIONS, **options)
     try:
         line = first_line(process).decode()
         found = re.search(r"http://[\d.:\[\]]+", line)
@@ -96,6 +99,72 @@ def test_nobody_reads_what_it_prints(fake_model: Path) -> None:
         assert process.wait(SECONDS) == 0
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_nobody_reads_what_libraries_print(fake_model: Path, processes: int) -> None:
+    """libpng writes a line for each chunk that it does not like, without Python."""
+    good = png(200, 32, 48)
+    chunk = (b"\0\0\0\x04", b"gAMA\0\0\xb1\x8f")
+    gamma = chunk[0] + chunk[1] + zlib.crc32(chunk[1]).to_bytes(4, "big")
+    noisy = good[:33] + gamma * 500 + good[33:]
+    with serving(fake_model, "--log", "none", "--processes", processes) as (process, url):
+        expected = httpx.post(f"{url}/detect", content=good, timeout=SECONDS).content
+        for _ in range(10):  # 16 KiB of lines each
+            assert httpx.post(f"{url}/detect", content=noisy, timeout=SECONDS).content == expected
+            assert httpx.post(f"{url}/detect", content=noisy[:-60], timeout=SECONDS).status_code == 400
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) == 0
+        said = process.stderr.read()
+    assert said.count(b"libpng warning") > 500
+    assert b"imdecode" not in said  # of OpenCV's there is an answer
+
+
+def limited(soft: int, hard: int) -> Any:
+    """Return what gives a process so many descriptors."""
+    resource = pytest.importorskip("resource")
+    return partial(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_fewer_descriptors_than_connections(fake_model: Path, processes: int) -> None:
+    arguments = (fake_model, "--processes", processes, "--log", "none")
+    with serving(*arguments, preexec_fn=limited(80, 80)) as (process, url):
+        host, _, port = url.rpartition("/")[2].rpartition(":")
+        connections = [socket.create_connection((host, int(port)), SECONDS) for _ in range(300)]
+        refused = 0
+        for connection in connections[::-1]:
+            connection.settimeout(0.02 if refused > 100 else SECONDS)
+            with suppress(TimeoutError, ConnectionError):
+                refused += connection.recv(100).startswith(b"HTTP/1.1 503 ")
+        assert refused > 150
+        # Those that are taken are answered.
+        request = b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(IMAGE) + IMAGE
+        connections[0].settimeout(SECONDS)
+        connections[0].sendall(request)
+        assert connections[0].recv(100).startswith(b"HTTP/1.1 200 ")
+        for connection in connections:
+            connection.close()
+        wait_until(lambda: httpx.post(f"{url}/detect", content=IMAGE, timeout=SECONDS).status_code == 200)
+        process.send_signal(signal.SIGTERM)
+        status, _, said = ending(process)
+    assert status == 0
+    assert said.count("\n") == 1
+    assert "--max-connections: expected descriptors for 1000, found them for" in said
+
+
+def test_as_many_descriptors_as_the_system_gives(fake_model: Path) -> None:
+    with serving(fake_model, "--log", "none", preexec_fn=limited(64, 4096)) as (process, url):
+        host, _, port = url.rpartition("/")[2].rpartition(":")
+        connections = [socket.create_connection((host, int(port)), SECONDS) for _ in range(200)]
+        for connection in connections:
+            connection.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert {connection.recv(13) for connection in connections} == {b"HTTP/1.1 200 "}
+        for connection in connections:
+            connection.close()
+        process.send_signal(signal.SIGTERM)
+        status, _, said = ending(process)
+    assert (status, said) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -103,7 +172,7 @@ def test_nobody_reads_what_it_prints(fake_model: Path) -> None:
         (["a=b=c.onnx"], "b=c.onnx"),
         (["x/y =z.onnx"], "expected a name of letters, digits"),
         (["one.onnx", "other/one.onnx"], "expected another name than 'one', which one.onnx has"),
-        (["m.onnx", "--timeout-s", "0"], "timeout_s: expected a number from 0.001, found 0"),
+        (["m.onnx", "--timeout-s", "0"], "timeout_s: expected a number from 0.001 to 1e+09, found 0"),
         (
             ["m.onnx", "--ray", "--log", "json"],
             "--log: expected an option of Ray's, found one of a service without it",
@@ -116,7 +185,7 @@ def test_nobody_reads_what_it_prints(fake_model: Path) -> None:
         (["none.onnx", "--processes", "2"], "none.onnx: expected"),
         (
             ["m.onnx", "--processes", "2", "--timeout-s", "0"],
-            "timeout_s: expected a number from 0.001, found 0",
+            "timeout_s: expected a number from 0.001 to 1e+09, found 0",
         ),
         (["m.onnx", "--gpus", "1"], "--gpus: expected --ray with it, found none; add --ray"),
         (["m.onnx", "--surge"], "--surge: expected --ray with it"),

@@ -155,6 +155,12 @@ def test_the_least_score(service: Served) -> None:
         ("/detect?format=json", "image/png", "application/json"),
         ("/detect", "*/*", "application/json"),
         ("/detect", "image/*", "application/json"),
+        ("/detect", "image/png;q=0, application/json", "application/json"),
+        ("/detect", "image/png; q=0.000", "application/json"),
+        ("/detect", "image/jpeg;q=0.2, application/json;q=0.9", "application/json"),
+        ("/detect", "application/json;q=0.2, image/jpeg;q=0.5, image/png;q=0.7", "image/png"),
+        ("/detect?format=overlay", "image/png;q=0, */*", "image/jpeg"),
+        ("/detect", "image/png;q=x", "image/png"),
     ],
 )
 def test_the_answer_is_a_picture_where_one_is_asked_for(
@@ -172,6 +178,13 @@ def test_the_answer_is_a_picture_where_one_is_asked_for(
     if kind == "image/png":  # `infer` leaves it alone, in a folder of images
         assert answer.content == marked(cv2.imencode(".png", picture)[1].tobytes())
 
+
+FORM = b"".join(
+    b'--b\r\nContent-Disposition: form-data; name="%s"; filename="%s.jpg"\r\n\r\n%s\r\n'
+    % (name, name, SQUARE.read_bytes())
+    for name in (b"one", b"two")
+) + (b"--b--\r\n")
+FORM_HEADERS = {"Content-Type": "multipart/form-data; boundary=b"}
 
 REFUSED = {
     "no body": ("/detect", {}, 400, "expected an image file (JPEG"),
@@ -203,6 +216,18 @@ REFUSED = {
         413,
         "expected up to 16 images in one request",
     ),
+    "a form cut in its second file": (
+        "/detect",
+        {"content": FORM[: -len(FORM) // 4], "headers": FORM_HEADERS},
+        400,
+        "expected a multipart form with files, found another (it ends before its last boundary)",
+    ),
+    "a form without its end": (
+        "/detect",
+        {"content": FORM[: -len(b"--b--\r\n")], "headers": FORM_HEADERS},
+        400,
+        "it ends before its last boundary",
+    ),
     "JSON that is none": (
         "/detect",
         {"content": b"{", "headers": {"Content-Type": "application/json"}},
@@ -217,6 +242,12 @@ REFUSED = {
     ),
     "JSON of another kind": ("/detect", {"json": [1]}, 400, "body: expected a JSON object, found [1]"),
     "JSON without images": ("/detect", {"json": {"picture": 1}}, 400, 'expected {"image": base64}'),
+    "JSON with images in two places": (
+        "/detect",
+        {"json": {"image": BASE64, "images": [BASE64]}},
+        400,
+        'expected "image" or "images", found both',
+    ),
     "no base64": (
         "/detect",
         {"json": {"image": "?"}},
@@ -303,6 +334,32 @@ def test_other_paths_and_methods(service: Served) -> None:
         ):
             assert answer.status_code == status
             assert set(answer.json()) == {"error"}
+
+
+@pytest.mark.parametrize("end", [b"--b--\r\n", b"--b--", b"--b--\r\nwhat comes behind it counts for nothing"])
+def test_a_form_ends_with_its_last_boundary(service: Served, end: bytes) -> None:
+    content = FORM[: -len(b"--b--\r\n")] + end
+    answer = post(service, content=content, headers=FORM_HEADERS)
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["images"]) == 2
+
+
+def test_the_head_of_what_can_be_got(service: Served) -> None:
+    with service.client() as client:
+        for path in (
+            "/",
+            "/v2",
+            "/v2/health/live",
+            "/v2/health/ready",
+            "/v2/models/fake",
+            "/metrics",
+            "/docs",
+        ):
+            head, whole = client.head(path), client.get(path)
+            assert (head.status_code, head.content) == (200, b""), path
+            assert head.headers.get("content-type") == whole.headers.get("content-type")
+        assert client.head("/detect").status_code == 405
+        assert client.head("/v2/models/x").status_code == 404
 
 
 def test_json_has_no_value_that_json_has_not(service: Served) -> None:

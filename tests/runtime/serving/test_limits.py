@@ -1,6 +1,7 @@
 """What keeps the service alive: a full queue, deadlines, sizes, slow and vanished clients, failing models, the end."""
 
 import base64
+import errno
 import json
 import socket
 import threading
@@ -14,6 +15,7 @@ import httpx
 import pytest
 
 from runtime.serving import ServingOptions, create_app
+from runtime.serving.descriptors import Shortage
 from tests.runtime.serving.servers import SECONDS, FakeDetector, FakeRunner, Served, png, served, wait_until
 
 QUICK = {"max_batch": 1, "max_delay_ms": 0.0}
@@ -223,6 +225,46 @@ def test_all_bodies_together_have_a_limit(fake_detector: FakeDetector) -> None:
         assert post(service).status_code == 200
 
 
+def test_connections_that_wait_are_said_in_one_line(capsys: pytest.CaptureFixture) -> None:
+    """asyncio would print a traceback for each try, hundreds a second."""
+    shortage, loop = Shortage(), FakeLoop()
+    for number in (errno.EMFILE, errno.EMFILE, errno.ENFILE):
+        shortage(loop, {"message": "accept", "exception": OSError(number, "x")})
+    assert capsys.readouterr().err == "connections wait: Too many open files\n"
+    others = [{"message": "a"}, {"message": "b", "exception": OSError(errno.EIO, "x")}]
+    for context in others:
+        shortage(loop, context)
+    assert loop.reported == others
+
+
+class FakeLoop:
+    """Takes what asyncio would print."""
+
+    def __init__(self) -> None:
+        self.reported: list[dict[str, Any]] = []
+        self.default_exception_handler = self.reported.append
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files"), OSError(errno.ENOSPC, "full"), MemoryError()]
+)
+def test_an_image_for_which_there_is_no_memory_is_for_later(
+    fake_detector: FakeDetector, runner: FakeRunner, error: Exception
+) -> None:
+    def no_room(image: Any) -> Any:
+        raise error
+
+    with running(fake_detector) as service:
+        runner.stage, stage = no_room, runner.stage
+        answer = post(service)
+        assert answer.status_code == 503
+        assert answer.headers["Retry-After"] == "1"
+        assert answer.json()["error"].startswith("image: expected room for its pixels, found none (")
+        runner.stage = stage
+        assert post(service).status_code == 200
+    assert service.metric("refusals_total", reason="no_memory") == 1
+
+
 def test_many_pixels_are_refused_before_they_are_decoded(
     fake_detector: FakeDetector, runner: FakeRunner
 ) -> None:
@@ -337,6 +379,24 @@ def test_the_end_finishes_what_was_taken_and_says_so_before(
     assert not [name for name in left if name.startswith(("batches", "stage", "answers"))]
 
 
+def test_clients_are_told_to_connect_elsewhere_before_the_end(fake_detector: FakeDetector) -> None:
+    """A connection that is kept would be closed while its next request is on its way."""
+    with ThreadPoolExecutor(1) as pool:
+        with running(fake_detector, drain_delay_s=1.0) as service:
+            client = service.client()
+            assert "connection" not in client.post("/detect", content=png(1)).headers
+            ending = pool.submit(_answer_while_it_ends, service, client)
+        answer = ending.result(SECONDS)
+        client.close()
+    assert answer.status_code == 200
+    assert answer.headers["connection"] == "close"
+
+
+def _answer_while_it_ends(service: Served, client: httpx.Client) -> httpx.Response:
+    wait_until(lambda: service.app.state.service.is_draining)
+    return client.post("/detect", content=png(2))
+
+
 def _watch_the_end(service: Served, runner: FakeRunner) -> list[str]:
     """Say what a watcher sees when the service ends."""
     seen: list[str] = []
@@ -417,8 +477,10 @@ def test_two_services_do_not_share_their_figures(fake_detector: FakeDetector, se
     [
         ({"max_batch": 0}, "max_batch: expected a whole number from 1 to 1024, found 0"),
         ({"max_queue": 1.5}, "max_queue: expected a whole number from 1"),
-        ({"timeout_s": 0}, "timeout_s: expected a number from 0.001, found 0"),
-        ({"max_delay_ms": float("nan")}, "max_delay_ms: expected a number from 0, found nan"),
+        ({"timeout_s": 0}, "timeout_s: expected a number from 0.001 to 1e.09, found 0"),
+        ({"max_delay_ms": float("nan")}, "max_delay_ms: expected a number from 0 to 1e.09, found nan"),
+        ({"timeout_s": float("inf")}, "timeout_s: expected a number from 0.001 to 1e.09, found inf"),
+        ({"drain_delay_s": 1e10}, "drain_delay_s: expected a number from 0 to 1e.09, found 10000000000.0"),
         ({"log": "xml"}, "log: expected one of none, plain, json, found 'xml'"),
     ],
 )

@@ -1,6 +1,7 @@
 """A service with front ends in processes of their own: ``python -m runtime.serve --processes``."""
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -150,6 +151,14 @@ def runs(request: pytest.FixtureRequest) -> Iterator[None]:
         runner.may_run.set()
 
 
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own for what is temporary, in this process and in those that it starts."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
 def test_all_requests_are_counted_whoever_answers(service: Several) -> None:
     name = 'maskrcnn_requests_total{endpoint="/detect",status="%d"}'
     before = service.metrics()
@@ -173,6 +182,61 @@ def test_all_requests_are_counted_whoever_answers(service: Several) -> None:
             assert after[key] - before.get(key, 0) == number, key
         assert after["maskrcnn_ready"] == 1
     assert after["process_resident_memory_bytes"] > 1e7
+
+
+def allocated(folder: Path) -> dict[str, int]:
+    """Return how many bytes of each file have their place in the file system."""
+    return {path.name: path.stat().st_blocks * 512 for path in folder.iterdir()}
+
+
+def test_figures_have_their_place_from_the_start_and_are_gone_on_with(
+    temporary: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A page that first finds its place when it is written to ends the process, where the disk is full by then."""
+    with several(FakeRunner()) as service:
+        (folder,) = temporary.iterdir()
+        files = allocated(folder)
+        assert len(files) == 8
+        assert all(size >= (folder / name).stat().st_size > 0 for name, size in files.items())
+        for value in range(1, 17):
+            assert service.post(value).status_code == 200
+        for victim in children(os.getpid()):
+            os.kill(victim, signal.SIGKILL)
+            wait_until(lambda: capsys_has(capsys, f"front end {victim} ended by SIGKILL"))
+        wait_until(lambda: answers_of_both(service))
+        assert allocated(folder).keys() == files.keys()
+        assert all(size >= files[name] for name, size in allocated(folder).items())
+        assert service.post(17).status_code == 200
+        counted = service.metrics()
+        assert counted['maskrcnn_requests_total{endpoint="/detect",status="200"}'] == 17
+        assert counted['maskrcnn_images_total{model="m"}'] == 17
+        assert counted["maskrcnn_ready"] == 1
+
+
+def capsys_has(capsys: pytest.CaptureFixture, text: str) -> bool:
+    return text in capsys.readouterr().err
+
+
+def answers_of_both(service: Several) -> bool:
+    """Return whether both front ends listen again."""
+    return all(one.peer.is_listening for one in list(service.front_ends._running.values())) and (
+        len(service.front_ends._running) == 2
+    )
+
+
+def test_no_room_for_figures_is_said(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with (
+        pytest.raises(
+            RuntimeError, match=r"maskrcnn-metrics-\w+: expected room for 8 MiB of metrics, found: No sp"
+        ),
+        reserved_socket("127.0.0.1", 0) as reserved,
+    ):
+        FrontEnds({"m": FakeDetector(FakeRunner())}, ServingOptions(), 2, reserved)
+    assert not list(temporary.iterdir())
 
 
 def test_the_others_of_a_batch_are_answered_where_one_image_spoils_it(service: Several) -> None:
@@ -204,14 +268,6 @@ def test_the_queue_is_bounded_and_its_length_the_sum(service: Several) -> None:
     assert set(statuses) == {200, 429}
     assert statuses[200] >= 16
     wait_until(lambda: service.metrics()['maskrcnn_queue_images{model="m"}'] == 0)
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of its own for what is temporary, in this process and in those that it starts."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return tmp_path
 
 
 def test_front_ends_that_do_not_start_end_the_service(temporary: Path, capsys: pytest.CaptureFixture) -> None:
