@@ -82,7 +82,7 @@ std::shared_ptr<const Model> opened(const std::string& path, const Options& opti
             backends());
   }
   invalid("model ", path, ": expected a file .onnx, .engine, .plan or .trt, found the suffix '", suffix,
-          "'; rename it, or make one with `python -m export.maskrcnn`");
+          "'; name the .onnx or the engine, or rename the file if it is one");
 }
 
 // The names of an empty list, for whoever asks beyond its end.
