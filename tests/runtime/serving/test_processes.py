@@ -202,7 +202,7 @@ def test_figures_have_their_place_from_the_start_and_are_gone_on_with(
             assert service.post(value).status_code == 200
         for victim in children(os.getpid()):
             os.kill(victim, signal.SIGKILL)
-            wait_until(lambda: capsys_has(capsys, f"front end {victim} ended by SIGKILL"))
+            wait_until(lambda v=victim: capsys_has(capsys, f"front end {v} ended by SIGKILL"))
         wait_until(lambda: answers_of_both(service))
         assert allocated(folder).keys() == files.keys()
         assert all(size >= files[name] for name, size in allocated(folder).items())
