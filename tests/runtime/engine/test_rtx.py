@@ -128,9 +128,10 @@ def test_unsupported_operators_are_all_listed(rtx: Library) -> None:
 
 
 def test_what_needs_our_plugins_is_refused_by_name(exported: onnx.ModelProto, rtx: Library) -> None:
-    """The bodies are inlined, and the parser has no NonZero, of which RoiAlign's takes the RoIs of a level."""
+    """The bodies are inlined, and the parser's RoiAlign is a plugin, of which it has none."""
     with pytest.raises(
-        ValueError, match=r"(?s)TensorRT-RTX .* parses, found 1 error; .*NonZero \(node \d+, "
+        ValueError,
+        match=r"(?s)TensorRT-RTX .* parses, found 1 error; .*RoiAlign \(node \d+, MultiLevelRoiAlign/",
     ):
         build_engine(exported, EngineConfig(precision="fp32"), library=rtx)
 
