@@ -4,7 +4,6 @@ import errno
 import multiprocessing
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Callable
@@ -351,23 +350,24 @@ def test_nobody_is_told_of_a_failed_model_where_its_process_has_ended(runner: Fa
 
 
 def test_how_long_a_front_end_is_silent(ends: Ends, runner: FakeRunner) -> None:
-    time.sleep(0.1)
-    assert ends.peer.silence_s >= 0.1
+    def grows() -> float:
+        wait_until(lambda: ends.peer.silence_s >= 0.2)
+        return ends.peer.silence_s
+
+    before = grows()
     ends.link.send(Listening())
-    wait_until(lambda: ends.peer.is_listening)
-    assert ends.peer.silence_s < 0.1
+    wait_until(lambda: ends.peer.silence_s < before)
     # Not while it is this process that does not listen.
-    may_stage = threading.Event()
-    runner.stage = lambda image: may_stage.wait(SECONDS) and image
+    may_stage, is_staging = threading.Event(), threading.Event()
+    runner.stage = lambda image: (is_staging.set(), may_stage.wait(SECONDS)) and image
     pending = ends.submitted(1)
-    time.sleep(0.15)
+    assert is_staging.wait(SECONDS)
     assert ends.peer.silence_s == 0
     may_stage.set()
     pending.result({}, {})
-    time.sleep(0.1)
-    assert ends.peer.silence_s >= 0.1
+    before = grows()
     ends.peer.excuse()
-    assert ends.peer.silence_s < 0.1
+    assert ends.peer.silence_s < before
 
 
 def detections_with(source: MaskSource) -> Detections:
