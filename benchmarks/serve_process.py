@@ -24,6 +24,15 @@ class Resources:
     descriptors: int
 
 
+def front_ends(process: int) -> list[int]:
+    """Return the front ends that a process has started, by Linux's /proc."""
+    found = []
+    for file in Path(f"/proc/{process}/task").glob("*/children"):
+        children = (Path(f"/proc/{number}") for number in file.read_text().split())
+        found += [int(child.name) for child in children if b"spawn_main" in (child / "cmdline").read_bytes()]
+    return sorted(found)
+
+
 def resources(process: int) -> Resources:
     """Return what a process holds now, by Linux's /proc."""
     place = Path(f"/proc/{process}")
@@ -64,8 +73,13 @@ class ServiceProcess(Closing):
         self._reader.start()
 
     def resources(self) -> Resources:
-        """Return what it holds now."""
-        return resources(self.pid)
+        """Return what it and its front ends hold now; memory that they share counts for each."""
+        each = [resources(process) for process in (self.pid, *front_ends(self.pid))]
+        return Resources(
+            round(sum(one.mib for one in each), 1),
+            sum(one.threads for one in each),
+            sum(one.descriptors for one in each),
+        )
 
     def end(self) -> list[str]:
         """End it by SIGTERM; return what is wrong with how it ended."""

@@ -40,6 +40,10 @@ from runtime.serving.server import url_of
 # A front end that does not begin to listen is not tried for ever.
 MOST_TRIES = 3
 START_SECONDS = 120.0
+# One that is well says something every few seconds. One that is stopped keeps the connections that it is given.
+MOST_SILENT_SECONDS = 30.0
+# Where this process did not look for so long, it was stopped itself.
+_STOPPED_SECONDS = 5.0
 _POLL_SECONDS = 0.1
 # Beyond what uvicorn takes to end.
 _SLACK_SECONDS = 30.0
@@ -85,17 +89,21 @@ class _FrontEnd(Closing):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()
         self.started = time.monotonic()
+        self.is_silent = False
         self.peer = Peer(ours, turns)
 
     @property
     def has_ended(self) -> bool:
         """Whether it is of no more use: it has ended, is cut off, or does not begin."""
         is_late = not self.peer.is_listening and time.monotonic() > self.started + START_SECONDS
-        return is_late or self.peer.is_gone or not self.process.is_alive()
+        self.is_silent = self.peer.is_listening and self.peer.silence_s > MOST_SILENT_SECONDS
+        return is_late or self.is_silent or self.peer.is_gone or not self.process.is_alive()
 
     @property
     def end_in_words(self) -> str:
         """How it ended; of one that was closed."""
+        if self.is_silent:
+            return f"was not heard of for {MOST_SILENT_SECONDS:g} s"
         status = self.process.exitcode or 0
         how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
         return f"ended {how}{f': {self.peer.refusal}' if self.peer.refusal else ''}"
@@ -147,6 +155,7 @@ class FrontEnds(Closing):
         self._plans = self._planned(detectors, number)
         self._num_tries = [0] * number
         self._running: dict[int, _FrontEnd] = {}
+        self._looked_at = time.monotonic()
         try:
             make_files(self._folder, number)
             for index in range(number):
@@ -214,13 +223,21 @@ class FrontEnds(Closing):
 
     def _look(self, *, is_starting: bool) -> None:
         """Wait a moment; replace those that have ended."""
-        sentinels: Sequence[Any] = [one.process.sentinel for one in self._running.values()]
-        connections.wait(sentinels, _POLL_SECONDS)
+        self._wait()
         for index, front_end in list(self._running.items()):
             if front_end.peer.is_listening:
                 self._num_tries[index] = 0
             if front_end.has_ended:
                 self._replace(index, is_starting=is_starting)
+
+    def _wait(self) -> None:
+        """Wait a moment, or until one ends."""
+        sentinels: Sequence[Any] = [one.process.sentinel for one in self._running.values()]
+        connections.wait(sentinels, _POLL_SECONDS)
+        before, self._looked_at = self._looked_at, time.monotonic()
+        if self._looked_at > before + _STOPPED_SECONDS:
+            for front_end in self._running.values():
+                front_end.peer.excuse()
 
     def _replace(self, index: int, *, is_starting: bool) -> None:
         front_end = self._running.pop(index)
@@ -246,12 +263,12 @@ class FrontEnds(Closing):
         for front_end in self._running.values():
             front_end.peer.end()
         while self._running and time.monotonic() < until:
-            connections.wait([one.process.sentinel for one in self._running.values()], _POLL_SECONDS)
+            self._wait()
             for index, front_end in list(self._running.items()):
                 if front_end.has_ended:
                     del self._running[index]
                     self._released(index, front_end)
-                    if front_end.process.exitcode not in (0, LOST):
+                    if front_end.is_silent or front_end.process.exitcode not in (0, LOST):
                         _say(f"front end {front_end.process.pid} {front_end.end_in_words}")
 
 

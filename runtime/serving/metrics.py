@@ -36,7 +36,7 @@ def required(name: str) -> Any:
 
 
 def make_files(folder: Path, number: int) -> None:
-    """Make the files of so many processes, each with all of its place, so that no write to them can fail later.
+    """Make the files of so many processes, each with all of its place: writing to their memory cannot fail later.
 
     Raises:
         RuntimeError: there is no room.

@@ -3,6 +3,7 @@
 import os
 import queue
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -52,6 +53,11 @@ class Peer(Closing):
         self.refusal = ""
         self._listening, self._gone = threading.Event(), threading.Event()
         self._segments: dict[int, np.ndarray] = {}
+        # Those that no image was in yet: their files' descriptors and bytes.
+        self._new: dict[int, tuple[int, int]] = {}
+        # Of `time.monotonic`; None while what it said is seen to.
+        self._silent_since: Optional[float] = time.monotonic()
+        self._excused_at = 0.0
         self._answers: queue.SimpleQueue[Optional[ToFrontEnd]] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=run, daemon=True, name=name)
@@ -70,6 +76,16 @@ class Peer(Closing):
         """Whether nothing comes from it any more."""
         return self._gone.is_set()
 
+    @property
+    def silence_s(self) -> float:
+        """For how long nothing has come from it; one that is well says something every few seconds."""
+        since = self._silent_since
+        return 0.0 if since is None else time.monotonic() - max(since, self._excused_at)
+
+    def excuse(self) -> None:
+        """Count its silence from now on."""
+        self._excused_at = time.monotonic()
+
     def end(self) -> None:
         """Have it answer what it took, and end."""
         self._answers.put(End())
@@ -85,24 +101,25 @@ class Peer(Closing):
     def _read(self) -> None:
         try:
             while True:
-                self._take(self._connection.recv())
+                self._silent_since = time.monotonic()
+                message = self._connection.recv()
+                self._silent_since = None
+                self._take(message)
         except (EOFError, OSError, RuntimeError):
-            pass  # it has ended, maybe in the middle of a message, or there is no memory for what it shares
+            pass  # it has ended, maybe in the middle of a message, or there is no descriptor for what it shares
         finally:
             self._gone.set()
             self._segments.clear()
+            for number in list(self._new):
+                self._forget(number)
 
     def _take(self, message: Any) -> None:
         if isinstance(message, Batch):
             self._stage(message)
         elif isinstance(message, Share):
-            descriptor = recv_handle(self._connection)
-            try:
-                self._segments[message.segment] = mapped(descriptor, message.num_bytes)
-            finally:
-                os.close(descriptor)
+            self._new[message.segment] = recv_handle(self._connection), message.num_bytes
         elif isinstance(message, Unshare):
-            del self._segments[message.segment]
+            self._forget(message.segment)
         elif isinstance(message, Ping):
             self._answers.put(Pong(all(turns.is_alive for turns in self._turns.values())))
         elif isinstance(message, NotStarted):
@@ -111,11 +128,33 @@ class Peer(Closing):
             self._listening.set()
 
     def _stage(self, batch: Batch) -> None:
-        images = [shown(image, self._segments) for image in batch.images]
         try:
+            images = [shown(image, self._pixels(image.segment)) for image in batch.images]
             self._turns[batch.model].put(batch, images, self._answers.put, lambda: not self._gone.is_set())
         except Exception as error:
             self._answers.put(failure_of(batch, error))
+
+    def _pixels(self, number: int) -> np.ndarray:
+        """Return the bytes of a segment.
+
+        Raises:
+            RuntimeError: there is no room for them here; the next time there may be.
+        """
+        if number in self._new:
+            try:
+                pixels = mapped(*self._new[number])
+            except OSError as error:
+                raise RuntimeError(f"expected room for an image, found none ({said(error)})") from error
+            self._forget(number)
+            self._segments[number] = pixels
+        return self._segments[number]
+
+    def _forget(self, number: int) -> None:
+        """Give up a segment."""
+        self._segments.pop(number, None)
+        descriptor, _ = self._new.pop(number, (None, 0))
+        if descriptor is not None:
+            os.close(descriptor)
 
     def _write(self) -> None:
         """Send answers: a front end that does not read them keeps nobody else waiting."""

@@ -34,6 +34,10 @@ from runtime.serving.shared_images import SegmentPool, StagedImage
 # The model's process has not answered for so long: it is not ready.
 SILENCE_SECONDS = 5.0
 _PING_SECONDS = 1.0
+# So long an answer to one is waited for: that process wants to hear something, too.
+_PATIENCE_SECONDS = 5.0
+# In which this process ends, where the other one has.
+_END_SECONDS = 5.0
 
 
 class Link:
@@ -49,13 +53,13 @@ class Link:
 
         Args:
             connection: to the model's process.
-            on_lost: called, in that thread, when the model's process has ended.
+            on_lost: called, in that thread, when the model's process has ended, before anybody who waits is told.
         """
         self._connection, self._on_lost = connection, on_lost
         self._sending = threading.Lock()
         self._numbers = itertools.count()
         self._waiting: dict[int, Future[Answer]] = {}
-        self._is_over = threading.Event()
+        self._is_over, self._is_lost = threading.Event(), threading.Event()
         self._heard = self._asked = time.monotonic()
         self._is_asking = False
         self.is_alive = True
@@ -81,7 +85,7 @@ class Link:
             with self._sending:
                 self._connection.send(message)
         except OSError as error:
-            raise RuntimeError(f"the model's process: expected it to run, found {error}") from error
+            raise self._lost(error) from error
 
     def run(
         self, model: str, images: Sequence[StagedImage], min_score: float, *, check_masks: bool
@@ -99,7 +103,7 @@ class Link:
     def keep_up(self) -> None:
         """Ask now and then whether the model's process answers; called several times a second."""
         now = time.monotonic()
-        if not self._is_asking and now > self._asked + _PING_SECONDS:
+        if now > self._asked + (_PATIENCE_SECONDS if self._is_asking else _PING_SECONDS):
             self._is_asking, self._asked = True, now
             self.send(Ping())
         self.pool.trim()
@@ -110,7 +114,12 @@ class Link:
                 self._connection.send(Share(number, num_bytes))
                 send_handle(self._connection, descriptor, os.getppid())
         except OSError as error:
-            raise RuntimeError(f"the model's process: expected it to run, found {error}") from error
+            raise self._lost(error) from error
+
+    def _lost(self, error: OSError) -> RuntimeError:
+        """Return what is raised where nothing can be sent, when it is sure that the other process has ended."""
+        self._is_lost.wait(_END_SECONDS)
+        return RuntimeError(f"the model's process: expected it to run, found {error}")
 
     def _read(self) -> None:
         while True:
@@ -128,11 +137,13 @@ class Link:
                 self._is_asking, self.is_alive = False, message.is_alive
             elif isinstance(message, End):
                 self._is_over.set()
+        # First: a client whose connection ends asks another service, one with an answer blames its image.
+        self._on_lost()
+        self._is_lost.set()
         for future in self._waiting.values():
             future.set_exception(
                 RuntimeError("the model's process: expected an answer, found that it has ended")
             )
-        self._on_lost()
 
 
 class RemoteRunner:

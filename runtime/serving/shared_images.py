@@ -11,7 +11,6 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Callable
@@ -150,15 +149,15 @@ def _libc() -> Any:
     return libc
 
 
-def shown(image: SharedImage, segments: Mapping[int, np.ndarray]) -> np.ndarray:
+def shown(image: SharedImage, pixels: np.ndarray) -> np.ndarray:
     """Return an image where it lies.
 
     Args:
         image: that the other process has staged.
-        segments: their bytes by number.
+        pixels: of its segment.
     """
     num_bytes = int(np.prod(image.shape))
-    return segments[image.segment][:num_bytes].reshape(image.shape)
+    return pixels[:num_bytes].reshape(image.shape)
 
 
 def _rounded(num_bytes: int) -> int:

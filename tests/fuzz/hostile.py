@@ -376,9 +376,9 @@ def problem_of(case: Case, answer: bytes) -> str:
     return "" if len(reason) > 5 and "Traceback" not in reason else f"unclear: {reason!r}"
 
 
-def run(model: Path, num_requests: int, seed: int) -> dict[str, Any]:
+def run(model: Path, num_requests: int, seed: int, processes: int = 1) -> dict[str, Any]:
     """Start a service, send it everything, and say what came of it."""
-    with service_of(model) as service:
+    with service_of(model, processes) as service:
         good = good_answer(service)
         outcome, lock = Outcome(), threading.Lock()
 
@@ -406,10 +406,11 @@ def run(model: Path, num_requests: int, seed: int) -> dict[str, Any]:
             last = settled(service)
         seconds = time.monotonic() - start
         ended = service.end()
-    failures = [*outcome.failures, *ended, *grown(first, last)]
+    failures = [*outcome.failures, *ended, *grown(first, last, processes)]
     return {
         "requests": num_requests,
         "seed": seed,
+        "processes": processes,
         "seconds": round(seconds),
         "kinds": dict(sorted(outcome.kinds.items())),
         "statuses": dict(sorted(outcome.statuses.items())),
@@ -420,22 +421,22 @@ def run(model: Path, num_requests: int, seed: int) -> dict[str, Any]:
     }
 
 
-def grown(first: Resources, last: Resources) -> list[str]:
+def grown(first: Resources, last: Resources, processes: int = 1) -> list[str]:
     """Return what has grown."""
     found = []
-    if last.mib > first.mib * (1 + MOST_GROWTH) + _SLACK_MIB:
+    if last.mib > first.mib * (1 + MOST_GROWTH) + _SLACK_MIB * processes:
         found.append(f"memory: {first.mib} MiB at first, {last.mib} MiB at last")
     for name in ("threads", "descriptors"):
-        if getattr(last, name) > getattr(first, name) + MOST_MORE:
+        if getattr(last, name) > getattr(first, name) + MOST_MORE * processes:
             found.append(f"{name}: {getattr(first, name)} at first, {getattr(last, name)} at last")
     return found
 
 
-def service_of(model: Path) -> ServiceProcess:
+def service_of(model: Path, processes: int) -> ServiceProcess:
     """Start the command with limits that are met."""
     options = ("--backend", "onnxruntime", "--threads", 1, "--max-images", 8, "--max-body-mb", 4)
     limits = ("--client-timeout-s", _CLIENT_TIMEOUT, "--max-pixels", 4_000_000)
-    return ServiceProcess(f"hostile={model}", *options, *limits)
+    return ServiceProcess(f"hostile={model}", *options, *limits, "--processes", processes)
 
 
 def good_answer(service: ServiceProcess) -> list[str]:
@@ -459,7 +460,7 @@ def settled(service: ServiceProcess) -> Resources:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Send them; print what came of them, and return 1 if anything failed."""
     args = _parse_arguments(argv)
-    found = run(args.model, args.requests, args.seed)
+    found = run(args.model, args.requests, args.seed, args.processes)
     print(json.dumps(found, indent=1))
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
@@ -473,6 +474,7 @@ def _parse_arguments(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("model", type=Path, help="an exported model")
     parser.add_argument("--requests", type=int, default=10_000, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--processes", type=int, default=1, help="of the service (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the counts")
     return parser.parse_args(argv)
 

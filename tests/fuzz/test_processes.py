@@ -32,9 +32,10 @@ def test_memory_does_not_grow(fake_model: Path) -> None:
     _run("tests.fuzz.memory", fake_model, "--calls", 800)
 
 
-def test_a_service_answers_hostile_requests(fake_model: Path) -> None:
+@pytest.mark.parametrize(("processes", "requests"), [(1, 500), (2, 300)])
+def test_a_service_answers_hostile_requests(fake_model: Path, processes: int, requests: int) -> None:
     pytest.importorskip("uvicorn", reason="the extra serve is not installed")
-    _run("tests.fuzz.hostile", fake_model, "--requests", 500)
+    _run("tests.fuzz.hostile", fake_model, "--requests", requests, "--processes", processes)
 
 
 @pytest.mark.slow

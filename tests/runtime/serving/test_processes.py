@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Optional
 
@@ -23,7 +24,7 @@ from benchmarks.serve_load import Load, closed_loop, requests_of
 from benchmarks.serve_process import ServiceProcess
 from examples import IMAGES_DIR
 from runtime import Detector
-from runtime.serving import ServingOptions
+from runtime.serving import ServingOptions, front_ends
 from runtime.serving.front_end import share_of
 from runtime.serving.front_ends import FrontEnds, check_processes
 from runtime.serving.server import reserved_socket
@@ -104,6 +105,11 @@ class Several:
     url: str
     runner: FakeRunner
     front_ends: FrontEnds
+
+    @property
+    def processes(self) -> list[int]:
+        """Those of the front ends that run."""
+        return [one.process.pid for one in list(self.front_ends._running.values())]
 
     def post(self, value: int = 1, **options: Any) -> httpx.Response:
         """Send an image over a connection of its own."""
@@ -200,15 +206,17 @@ def test_figures_have_their_place_from_the_start_and_are_gone_on_with(
         assert all(size >= (folder / name).stat().st_size > 0 for name, size in files.items())
         for value in range(1, 17):
             assert service.post(value).status_code == 200
-        for victim in children(os.getpid()):
+        answered = 'maskrcnn_requests_total{endpoint="/detect",status="200"}'
+        wait_until(lambda: service.metrics()[answered] == 16)
+        for victim in service.processes:
             os.kill(victim, signal.SIGKILL)
-            wait_until(lambda v=victim: capsys_has(capsys, f"front end {v} ended by SIGKILL"))
+            wait_until(partial(capsys_has, capsys, f"front end {victim} ended by SIGKILL"))
         wait_until(lambda: answers_of_both(service))
         assert allocated(folder).keys() == files.keys()
         assert all(size >= files[name] for name, size in allocated(folder).items())
         assert service.post(17).status_code == 200
+        wait_until(lambda: service.metrics()[answered] == 17)
         counted = service.metrics()
-        assert counted['maskrcnn_requests_total{endpoint="/detect",status="200"}'] == 17
         assert counted['maskrcnn_images_total{model="m"}'] == 17
         assert counted["maskrcnn_ready"] == 1
 
@@ -237,6 +245,21 @@ def test_no_room_for_figures_is_said(temporary: Path, monkeypatch: pytest.Monkey
     ):
         FrontEnds({"m": FakeDetector(FakeRunner())}, ServingOptions(), 2, reserved)
     assert not list(temporary.iterdir())
+
+
+def test_a_front_end_that_is_silent_is_replaced(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(front_ends, "MOST_SILENT_SECONDS", 2.5)
+    with several(FakeRunner()) as service:
+        victim, other = service.processes
+        os.kill(victim, signal.SIGSTOP)
+        wait_until(lambda: victim not in service.processes)
+        wait_until(lambda: answers_of_both(service))
+        assert other in service.processes
+        assert {service.post(value).status_code for value in range(1, 9)} == {200}
+    said = capsys.readouterr().err
+    assert said == f"front end {victim} was not heard of for 2.5 s; another one takes its place\n"
 
 
 def test_the_others_of_a_batch_are_answered_where_one_image_spoils_it(service: Several) -> None:

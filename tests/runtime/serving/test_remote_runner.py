@@ -1,5 +1,6 @@
 """A model behind a connection: the front end's side and the model's, in one process."""
 
+import errno
 import multiprocessing
 import socket
 import threading
@@ -14,8 +15,8 @@ from runtime.detections import Detections
 from runtime.host.postprocess import CroppedMasks, FullMasks
 from runtime.masks import MaskSource
 from runtime.rle import RunLengthMasks
-from runtime.serving import remote_runner
-from runtime.serving.exchange import ModelFacts
+from runtime.serving import peer, remote_runner
+from runtime.serving.exchange import Listening, ModelFacts
 from runtime.serving.model_turns import Turns
 from runtime.serving.peer import Peer
 from runtime.serving.remote_runner import Link, RemoteRunner
@@ -144,6 +145,30 @@ def test_memory_is_used_again_and_grows_with_the_images(ends: Ends, runner: Fake
     ends.link.pool.trim(idle_s=0)
     wait_until(lambda: not ends.peer._segments)
     assert ends.submitted(5).result({}, {})[0].boxes[0, 0] == 5
+
+
+def test_memory_that_the_model_s_process_cannot_have_fails_its_images_alone(
+    ends: Ends, runner: FakeRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = ends.runner.stage(pixels(1))
+    assert ends.runner.submit([kept]).result({}, {})
+
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(peer, "mapped", full)
+    other = ends.runner.stage(pixels(2))
+    for staged in ([other], [kept, other]):
+        with pytest.raises(
+            RuntimeError, match="expected room for an image, found none .*Cannot allocate memory"
+        ):
+            ends.runner.submit(staged).result({}, {})
+    assert ends.runner.submit([kept]).result({}, {})[0].boxes[0, 0] == 1
+    monkeypatch.undo()
+    del other, staged
+    ends.link.pool.trim(idle_s=0)
+    assert ends.submitted(3).result({}, {})[0].boxes[0, 0] == 3
+    assert not ends.peer.is_gone
 
 
 def test_an_image_stays_until_its_batch_is_answered_and_can_run_again(ends: Ends, runner: FakeRunner) -> None:
@@ -277,6 +302,7 @@ def test_the_batches_of_a_front_end_that_is_gone_do_not_run(ends: Ends, runner: 
     wait_until(lambda: ends.peer.is_gone and not ends.peer._segments)
     runner.may_run.set()
     ends.turns.close()
+    assert ends.is_lost.wait(SECONDS)
     assert runner.num_submitted == 1
     for one in pending:
         with pytest.raises(
@@ -306,6 +332,42 @@ def test_whether_the_model_s_process_is_well(
     assert ends.link.is_alive
     ends.turns.close()
     wait_until(lambda: is_answering() and not ends.link.is_alive)
+
+
+def test_nobody_is_told_of_a_failed_model_where_its_process_has_ended(runner: FakeRunner) -> None:
+    """The front end ends, before its clients get an answer that blames their images."""
+    ends, answered_before = Ends(runner), []
+    runner.may_run.clear()
+    pending = ends.submitted(1)
+    ends.link._on_lost = lambda: (answered_before.append(pending._answer.done()), ends.is_lost.set())
+    runner.may_run.clear()
+    ends.cut()
+    with pytest.raises(RuntimeError, match="it has ended"):
+        pending.result({}, {})
+    runner.may_run.set()
+    ends.close()
+    assert answered_before == [False]
+
+
+def test_how_long_a_front_end_is_silent(ends: Ends, runner: FakeRunner) -> None:
+    def grows() -> float:
+        wait_until(lambda: ends.peer.silence_s >= 0.2)
+        return ends.peer.silence_s
+
+    before = grows()
+    ends.link.send(Listening())
+    wait_until(lambda: ends.peer.silence_s < before)
+    # Not while it is this process that does not listen.
+    may_stage, is_staging = threading.Event(), threading.Event()
+    runner.stage = lambda image: (is_staging.set(), may_stage.wait(SECONDS)) and image
+    pending = ends.submitted(1)
+    assert is_staging.wait(SECONDS)
+    assert ends.peer.silence_s == 0
+    may_stage.set()
+    pending.result({}, {})
+    before = grows()
+    ends.peer.excuse()
+    assert ends.peer.silence_s < before
 
 
 def detections_with(source: MaskSource) -> Detections:
